@@ -1,0 +1,74 @@
+# Everything here works on a machine with Python 3.11, make and a C compiler; what else is needed is installed
+# into .venv or the user's cache folder. `make help` lists the targets.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+STUBS := clients/python
+PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's#^\./##' | sort)
+BUF := npx --yes @bufbuild/buf@1.75.0
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-unit test-integration test-e2e lint types proto proto-check proto-lint lock bench clean
+
+help: ## what can be made
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 20
+
+run: .venv/.installed ## a development cluster, a server, a first token; Ctrl-C stops it all
+	@exec $(BIN)/python -m devcluster.quickstart
+
+test: .venv/.installed ## all tests: unit, on the real API server, and the first run itself
+	$(BIN)/python -m pytest
+
+test-unit: .venv/.installed ## the tests without network, in seconds
+	$(BIN)/python -m pytest tests/unit
+
+test-integration: .venv/.installed ## the tests on the real API server
+	$(BIN)/python -m pytest tests/integration
+
+test-e2e: .venv/.installed ## the tests of `make run`
+	$(BIN)/python -m pytest tests/e2e
+
+lint: .venv/.installed proto-lint ## style, imports, protos
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: .venv/.installed ## mypy --strict
+	$(BIN)/mypy
+	$(BIN)/mypy tests
+
+proto: .venv/.installed ## the Python stubs and the descriptor set, from protos/
+	@find $(STUBS)/kubevend/v1 $(STUBS)/buf -name '*_pb2*' -delete 2>/dev/null || true
+	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=../$(STUBS) --mypy_out=quiet:../$(STUBS) \
+	  --descriptor_set_out=../$(STUBS)/kubevend/v1/kubevend.protoset --include_imports $(PROTOS)
+	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --grpc_python_out=../$(STUBS) \
+	  --mypy_grpc_out=quiet:../$(STUBS) $(filter %_service.proto,$(PROTOS))
+
+proto-check: proto ## fail if the committed stubs are not what protos/ makes
+	@if [ -n "$$(git status --porcelain -- $(STUBS))" ]; then \
+	  git status --short -- $(STUBS); git --no-pager diff --stat -- $(STUBS); \
+	  echo "The generated stubs differ from protos/. Run 'make proto' and commit what it makes."; exit 1; fi
+
+proto-lint: ## buf lint (needs Node; CI forbids the skip)
+	@if command -v npx >/dev/null; then $(BUF) lint && $(BUF) format --diff --exit-code --path protos/kubevend; \
+	elif [ -n "$$CI" ]; then echo "CI needs Node for buf"; exit 1; \
+	else echo "skipped buf lint: Node is not installed"; fi
+
+bench: .venv/.installed ## kubevend against TokenRequest direct and OpenBao; writes bench.json
+	$(BIN)/python -m tests.bench
+
+lock: ## resolve the dependencies again into requirements.lock
+	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate --upgrade \
+	  --no-emit-package kubevend --group dev pyproject.toml -o requirements.lock
+
+clean: ## remove what `make` made in this folder
+	rm -rf .venv .dev .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/.installed: requirements.lock pyproject.toml clients/python/pyproject.toml
+	@echo "Installing the Python dependencies into .venv (about a minute the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e clients/python -e .
+	@touch $@

@@ -1,0 +1,1 @@
+"""kubevend: short-lived Kubernetes ServiceAccount tokens over gRPC."""
