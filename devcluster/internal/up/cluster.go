@@ -66,7 +66,7 @@ func (c *cluster) start(ctx context.Context) error {
 
 // startAPIServer starts the API server unless it runs, and waits until it is ready.
 func (c *cluster) startAPIServer(ctx context.Context) error {
-	if _, ok := c.children[apiserverName]; !ok {
+	if !c.runs(apiserverName) {
 		if err := c.startChild(apiserverName, c.apiserverArgs()); err != nil {
 			return err
 		}
@@ -107,6 +107,20 @@ func (c *cluster) waitReady(ctx context.Context) error {
 			return fmt.Errorf("the API server did not become ready (%w): %w", ctx.Err(), notReady)
 		case <-ticker.C:
 		}
+	}
+}
+
+// runs looks at the child itself, since word of its end may still be waiting in c.ended.
+func (c *cluster) runs(name string) bool {
+	started, ok := c.children[name]
+	if !ok {
+		return false
+	}
+	select {
+	case <-started.exited:
+		return false
+	default:
+		return true
 	}
 }
 

@@ -16,6 +16,7 @@ rules:
   - level: Metadata
 `
 
+// kubeconfigTemplate has a context without a user too: kubectl prefers a certificate to a --token.
 const kubeconfigTemplate = `apiVersion: v1
 kind: Config
 current-context: devcluster
@@ -34,6 +35,9 @@ contexts:
     context:
       cluster: devcluster
       user: admin
+  - name: anonymous
+    context:
+      cluster: devcluster
 `
 
 // writeFiles puts what the API server and its clients read into the folder. The signing key and the CA are

@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
 	"runtime"
 	"syscall"
@@ -19,6 +20,8 @@ import (
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	// Children die with the thread that started them (see childAttributes): stay on one that lasts.
 	runtime.LockOSThread()
+	// Once asked for, SIGPIPE no longer kills: a reader of stdout that is gone must not end the clean-up.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	o, err := parseOptions(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return 0
