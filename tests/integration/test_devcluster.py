@@ -29,7 +29,7 @@ def cluster() -> Iterator[DevCluster]:
 
 def header(token: str) -> dict[str, Any]:
     """Return the header of a JWT, unverified."""
-    return decode(token.split(".")[0])
+    return decode(token.split(".", maxsplit=1)[0])
 
 
 def claims(token: str) -> dict[str, Any]:
