@@ -1,0 +1,242 @@
+"""The whole program, built top to bottom: read this first."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from datetime import timedelta
+from http.server import HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import grpc
+import structlog
+from google.protobuf import message_factory
+from google.protobuf.descriptor_pool import Default as default_pool
+from google.protobuf.message import Message
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, start_http_server
+
+from kubevend_server.audit.log import AuditLog
+from kubevend_server.authentication import Authenticator, CallerCluster, read_admin_digest
+from kubevend_server.authorization import Authorizer
+from kubevend_server.calls import Method
+from kubevend_server.catalog import Catalog
+from kubevend_server.clock import Clock, utc_now
+from kubevend_server.cluster.clusters import Clusters, OwnCluster
+from kubevend_server.cluster.connection import Connection, Endpoint, Transport
+from kubevend_server.cluster.credentials import TokenFile
+from kubevend_server.config_rules import ConfigRules
+from kubevend_server.encryption import Keyring, read_keys
+from kubevend_server.health import Health, add_health, add_reflection
+from kubevend_server.interceptors import Recorder, behavior, chain
+from kubevend_server.issuance import Issuance
+from kubevend_server.journal import Journal, read_head
+from kubevend_server.metrics import LeaseCollector, Metrics
+from kubevend_server.paging import PageTokens
+from kubevend_server.policy.access import AccessPolicy, actions
+from kubevend_server.policy.terms import Limits
+from kubevend_server.services import Service
+from kubevend_server.services.configs import ConfigService
+from kubevend_server.services.issue import IssueService
+from kubevend_server.services.leases import LeaseService
+from kubevend_server.services.roles import RoleService
+from kubevend_server.settings import CallerClusterSettings, Settings
+from kubevend_server.store import leases as lease_store
+from kubevend_server.store import roles as role_store
+from kubevend_server.store.configs import ConfigStore
+from kubevend_server.store.database import Database
+
+_log = structlog.get_logger()
+
+_MOST_REQUEST_BYTES = 1 << 18
+
+
+async def serve(settings: Settings, clock: Clock = utc_now) -> None:
+    """Run the server until SIGTERM or SIGINT.
+
+    Args:
+        settings: how.
+        clock: the time of day.
+
+    Raises:
+        ValueError, OSError: something that the server needs cannot be used; the message says what.
+    """
+    # The store, and what it remembers.
+    keyring = Keyring(read_keys(Path(settings.store.key_file)))
+    database = Database(settings.store.url)
+    database.migrate()
+    config_store = ConfigStore(keyring)
+    catalog = Catalog(database.read_now(config_store.all), database.read_now(role_store.all_roles))
+
+    # The audit log, which goes on where the store knows it to have been.
+    audit_key = next(iter(read_keys(Path(settings.audit.key_file)).values()))
+    audit = _open_audit_log(settings, audit_key, database, clock)
+    journal = Journal(database.writer, audit)
+
+    # Who may do what.
+    policy = AccessPolicy(_read_policies(Path(settings.policy.folder)))
+    authorizer = Authorizer(policy)
+    limits = Limits(
+        default_ttl=timedelta(seconds=settings.issuance.default_ttl_seconds),
+        max_ttl=timedelta(seconds=settings.issuance.max_ttl_seconds),
+        reserved_audiences=frozenset({settings.callers.audience}),
+    )
+
+    # The clusters: those that issue, and those whose ServiceAccounts may call.
+    own = OwnCluster(Path(settings.kubernetes.service_account_folder))
+    transport = _transport(settings)
+    clusters = Clusters(own, transport)
+    caller_clusters = [
+        CallerCluster(name, _caller_connection(found, own, transport), found.issuers)
+        for name, found in settings.callers.clusters.items()
+    ]
+    authenticator = Authenticator(
+        admin_digest=read_admin_digest(Path(settings.callers.admin_token_file)),
+        clusters=caller_clusters,
+        audience=settings.callers.audience,
+        remember=settings.callers.remember_seconds,
+        clock=clock,
+    )
+
+    # The services, and what every call passes through.
+    page_tokens = PageTokens(keyring)
+    rules = ConfigRules(own.host, settings.kubernetes.token_folders)
+    issuance = Issuance(catalog, authorizer, clusters, journal, limits, clock)
+    services: list[Service] = [
+        ConfigService(catalog, authorizer, page_tokens, config_store, rules, clock),
+        RoleService(catalog, authorizer, page_tokens, limits, clock),
+        IssueService(issuance),
+        LeaseService(database, authorizer, page_tokens, clock),
+    ]
+    registry = CollectorRegistry()
+    recorder = Recorder(journal, Metrics(registry))
+    server = grpc.aio.server(options=_OPTIONS)
+    _add_services(server, services, chain(authenticator, recorder))
+    names = [service.name for service in services]
+    health = await add_health(server, names)
+    add_reflection(server, names)
+
+    # Open the doors, and wait.
+    registry.register(LeaseCollector(lambda: database.read_now(lambda c: lease_store.live(c, clock()))))
+    metrics_server = _serve_metrics(settings.metrics.address, registry)
+    port = _listen(server, settings)
+    await server.start()
+    _log.info(
+        "serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback
+    )
+    await _wait_for_stop(audit)
+
+    await _stop(server, health, recorder, settings.drain_seconds)
+    if metrics_server is not None:
+        metrics_server[0].shutdown()
+        metrics_server[1].join()
+    for cluster in caller_clusters:
+        await cluster.connection.retire()
+    await clusters.close()
+    audit.close()
+    database.close()
+    _log.info("stopped")
+
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", _MOST_REQUEST_BYTES),
+    # Two servers on one port would share out the calls between them without a word.
+    ("grpc.so_reuseport", 0),
+)
+
+
+def _open_audit_log(settings: Settings, key: bytes, database: Database, clock: Clock) -> AuditLog:
+    committed = database.read_now(read_head)
+    audit = AuditLog(Path(settings.audit.file), key, committed, clock)
+    if audit.found.sequence < committed.sequence:
+        _log.error(
+            "audit_log_cut",
+            file=settings.audit.file,
+            ends_with=audit.found.sequence,
+            committed=committed.sequence,
+            hint="lines that were on the disk are gone (or the file was rotated while the server was stopped)",
+        )
+    return audit
+
+
+def _read_policies(folder: Path) -> str:
+    files = sorted(folder.glob("*.cedar"))
+    if not files:
+        _log.warning(
+            "no_policies", folder=str(folder), hint="nobody may do anything, the bootstrap admin included"
+        )
+    return "\n".join(file.read_text() for file in files)
+
+
+def _transport(settings: Settings) -> Transport:
+    kubernetes = settings.kubernetes
+    return Transport(
+        connect_timeout=kubernetes.connect_timeout_seconds,
+        request_timeout=kubernetes.request_timeout_seconds,
+        max_connections=kubernetes.max_connections,
+        trust_env=kubernetes.trust_env,
+    )
+
+
+def _caller_connection(found: CallerClusterSettings, own: OwnCluster, transport: Transport) -> Connection:
+    if not found.kubernetes_host:
+        return Connection(own.endpoint(), own.token, transport)
+    endpoint = Endpoint(found.kubernetes_host, ca_file=found.ca_file)
+    return Connection(endpoint, TokenFile(Path(found.token_file)), transport)
+
+
+def _add_services(
+    server: grpc.aio.Server, services: Sequence[Service], interceptors: Sequence[object]
+) -> None:
+    known = actions()
+    for service in services:
+        descriptor = default_pool().FindServiceByName(service.name)
+        found = service.handlers()
+        handlers = {}
+        for method in descriptor.methods:
+            if method.name not in known:
+                raise ValueError(
+                    f"The access policy's schema does not know {method.full_name}, so nobody may call it."
+                )
+            request: type[Message] = message_factory.GetMessageClass(method.input_type)
+            reads = method.name.startswith(("Get", "List"))
+            handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+                behavior(Method(service.name, method.name, request, reads), found[method.name], interceptors)
+            )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, handlers),))
+
+
+def _listen(server: grpc.aio.Server, settings: Settings) -> int:
+    listener = settings.listener
+    if listener.insecure_loopback:
+        return server.add_insecure_port(listener.address)
+    key = Path(listener.private_key_file).read_bytes()
+    certificate = Path(listener.certificate_file).read_bytes()
+    return server.add_secure_port(listener.address, grpc.ssl_server_credentials([(key, certificate)]))
+
+
+def _serve_metrics(address: str, registry: CollectorRegistry) -> tuple[HTTPServer, Thread] | None:
+    if not address:
+        return None
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    host, _, port = address.rpartition(":")
+    return start_http_server(int(port), host.strip("[]"), registry)
+
+
+async def _wait_for_stop(audit: AuditLog) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, audit.reopen)
+    await stop.wait()
+
+
+async def _stop(server: grpc.aio.Server, health: Health, recorder: Recorder, drain_seconds: float) -> None:
+    """Say NOT_SERVING, let what runs end, then stop. What is irrevocable is carried to its end in any case."""
+    _log.info("draining", seconds=drain_seconds)
+    await health.enter_graceful_shutdown()
+    await server.stop(drain_seconds)
+    await recorder.drain()

@@ -1,0 +1,107 @@
+"""Audit events, made from what is known of a call. The fields are those of AuditEvent, in proto JSON."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any
+
+from kubevend_server.audit.log import rfc3339
+from kubevend_server.calls import Call, Record
+from kubevend_server.errors import KubevendError, OutcomeUnknown, PermissionDenied, Unauthenticated
+from kubevend_server.policy.grant import Grant
+from kubevend_server.policy.terms import seconds
+
+_USER_AGENT = 256
+
+
+def intent(call: Call, grant: Grant, lease: str, audit_id: str) -> dict[str, Any]:
+    """The line before a TokenRequest: who is about to have asked what, under which ids."""
+    return {
+        "stage": "STAGE_INTENT",
+        **_identity(call),
+        "resource": call.record.resource,
+        "grant": _grant(grant),
+        "lease": lease,
+        "kubernetesAuditId": audit_id,
+    }
+
+
+def completion(call: Call, error: KubevendError | None, *, cancelled: bool = False) -> dict[str, Any]:
+    """The line at the end of a call.
+
+    Args:
+        call: the call.
+        error: with what it ended, or None.
+        cancelled: whether the caller gave up before anything was done.
+    """
+    record = call.record
+    event = {
+        "stage": "STAGE_COMPLETE",
+        **_identity(call),
+        "resource": record.resource,
+        "request": record.request,
+        "decision": _decision(record),
+        "grant": _grant(record.grant) if record.grant else None,
+        "lease": record.lease,
+        "jti": record.jti,
+        "kubernetesAuditId": record.kubernetes_audit_id,
+        "expiration": rfc3339(record.expiration) if record.expiration else None,
+        "tokenExpiration": rfc3339(record.token_expiration) if record.token_expiration else None,
+        "warnings": [
+            {"reason": w.reason, "message": w.message, "metadata": dict(w.metadata)} for w in record.warnings
+        ],
+        "outcome": _outcome(call, error, cancelled=cancelled),
+        "status": "CANCELLED" if cancelled else error.status if error else "OK",
+        "reason": error.reason if error else None,
+        "message": error.message if error else None,
+        "duration": seconds(timedelta(seconds=round(time.monotonic() - call.started, 6))),
+    }
+    return {key: value for key, value in event.items() if value}
+
+
+def _outcome(call: Call, error: KubevendError | None, *, cancelled: bool) -> str:
+    if cancelled:
+        return "OUTCOME_CANCELLED"
+    if isinstance(error, OutcomeUnknown):
+        return "OUTCOME_UNKNOWN"
+    if call.record.denied or isinstance(error, PermissionDenied | Unauthenticated):
+        return "OUTCOME_DENIED"
+    if error is not None:
+        return "OUTCOME_FAILED"
+    return "OUTCOME_ABANDONED" if call.abandoned else "OUTCOME_SUCCEEDED"
+
+
+def _identity(call: Call) -> dict[str, Any]:
+    identity = {
+        "method": call.method.full_name,
+        "requestId": call.request_id,
+        "traceId": call.trace_id,
+        "caller": None,
+        "source": call.peer,
+        "userAgent": call.metadata.get("user-agent", "")[:_USER_AGENT],
+    }
+    if call.caller is not None:
+        caller = {
+            "name": call.caller.name,
+            "mechanism": call.caller.mechanism,
+            "credentialId": call.caller.credential_id,
+        }
+        identity["caller"] = {key: value for key, value in caller.items() if value}
+    return {key: value for key, value in identity.items() if value}
+
+
+def _decision(record: Record) -> dict[str, Any] | None:
+    if record.policies is None and not record.rules:
+        return None
+    return {"policies": list(record.policies or ()), "rules": list(record.rules)}
+
+
+def _grant(grant: Grant) -> dict[str, Any]:
+    return {
+        "config": grant.terms.config,
+        "namespace": grant.namespace,
+        "serviceAccount": grant.service_account,
+        "audiences": list(grant.audiences),
+        "ttl": seconds(grant.ttl),
+    }

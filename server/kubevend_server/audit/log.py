@@ -1,0 +1,139 @@
+"""The audit log's file: lines go to its end, chained; nothing else is ever done to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from kubevend_server.audit.chain import BrokenLine, Head, close_line, read_line
+from kubevend_server.clock import Clock
+
+Event = Mapping[str, Any]
+"""The proto JSON form of an AuditEvent, without `sequence`, `time`, `previousHash` and `hash`."""
+
+_LAST_LINES = 1 << 20
+_PRIVATE = 0o600
+
+
+class AuditLog:
+    """Appends events to the audit file.
+
+    Not safe for threads: the journal, on the event loop's thread, is its only user.
+    """
+
+    def __init__(self, path: Path, key: bytes, committed: Head, clock: Clock) -> None:
+        """Open the log and go on where it ended.
+
+        Args:
+            path: the file; made, for its owner only, where there is none.
+            key: the audit key.
+            committed: the last line that the store knows to be on the disk. If the file ends before it, lines have
+                been taken away; the chain goes on from here, so that verification shows the gap.
+            clock: stamps the lines.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        self._path = path
+        self._key = key
+        self._clock = clock
+        self._descriptor = _open(path)
+        self.found = _end_last_line(self._descriptor, path, key)
+        self.head = self.found if self.found.sequence >= committed.sequence else committed
+        self._logger = _Events(self, [self._stamp, self._encode, self._chain], {})
+
+    def append(self, event: Event) -> None:
+        """Write one event to the end of the file, without a sync.
+
+        Raises:
+            OSError: it could not be written whole. Call `rewind` to take back what was.
+        """
+        self._logger.append(event)
+
+    def sync(self) -> None:
+        """Bring what was written onto the disk.
+
+        Raises:
+            OSError: the disk did not take it.
+        """
+        os.fdatasync(self._descriptor)
+
+    def mark(self) -> tuple[int, Head]:
+        """Where the file ends now, for `rewind`."""
+        return os.fstat(self._descriptor).st_size, self.head
+
+    def rewind(self, mark: tuple[int, Head]) -> None:
+        """Take back the lines since `mark`: none of them was committed, and no answer left that rests on them."""
+        size, self.head = mark
+        os.ftruncate(self._descriptor, size)
+
+    def reopen(self) -> None:
+        """Open the file by its name again, after it was moved away; the chain goes on in the new one."""
+        fresh = _open(self._path)
+        self.sync()
+        os.close(self._descriptor)
+        self._descriptor = fresh
+
+    def close(self) -> None:
+        """Sync and close the file."""
+        self.sync()
+        os.close(self._descriptor)
+
+    def line(self, line: bytes) -> None:
+        """Write one whole line; the last step of structlog's chain."""
+        while line:
+            line = line[os.write(self._descriptor, line) :]
+
+    def _stamp(self, _logger: object, _name: str, event: dict[str, Any]) -> dict[str, Any]:
+        place = {"sequence": str(self.head.sequence + 1), "time": rfc3339(self._clock())}
+        return {**place, **event, "previousHash": self.head.hash}
+
+    def _encode(self, _logger: object, _name: str, event: dict[str, Any]) -> bytes:
+        return msgspec.json.encode(event)
+
+    def _chain(self, _logger: object, _name: str, body: bytes) -> bytes:
+        line, digest = close_line(body, self._key)
+        self.head = Head(self.head.sequence + 1, digest)
+        return line
+
+
+class _Events(structlog.BoundLoggerBase):
+    """structlog's logger for events: fields in, one chained line out."""
+
+    def append(self, event: Event) -> None:
+        self._proxy_to_logger("line", **event)
+
+
+def rfc3339(moment: datetime) -> str:
+    """Write a moment as proto JSON does, in microseconds."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _open(path: Path) -> int:
+    # Readable too: the end is read once at the start.
+    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
+
+
+def _end_last_line(descriptor: int, path: Path, key: bytes) -> Head:
+    """Find the last whole line. A torn one, which a crash leaves, is ended, so that the next line stands alone."""
+    size = os.fstat(descriptor).st_size
+    if size == 0:
+        return Head()
+    tail = os.pread(descriptor, _LAST_LINES, max(0, size - _LAST_LINES))
+    if not tail.endswith(b"\n"):
+        os.write(descriptor, b"\n")
+    for line in reversed(tail.splitlines()):
+        try:
+            return read_line(line, key).head
+        except BrokenLine:
+            continue
+    structlog.get_logger().error(
+        "audit_log_unreadable", file=str(path), hint="no line of it fits the audit key"
+    )
+    return Head()

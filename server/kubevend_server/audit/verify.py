@@ -1,0 +1,86 @@
+"""Verification of the audit log: has a line been changed, left out, put in, or cut off the end?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from kubevend_server.audit.chain import BrokenLine, Head, read_line
+
+
+@dataclass(slots=True)
+class Report:
+    """What verification found.
+
+    Attributes:
+        lines: how many lines are whole and in place.
+        torn: how many fragments a crash left; the chain goes on after each, so nothing is missing.
+        faults: what must not be, one sentence each; empty if the log is sound.
+    """
+
+    lines: int = 0
+    torn: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def verify(lines: Iterable[bytes], key: bytes, committed: Head) -> Report:
+    """Check the lines of a log, the oldest first, over all its files.
+
+    Args:
+        lines: the lines, with or without their newlines. The first need not be the first of the log.
+        key: the audit key.
+        committed: the last line that the store knows to have been on the disk.
+
+    Returns:
+        The report. A fragment counts as torn by a crash only if the line after it joins on to the line before it.
+    """
+    report = Report()
+    last: Head | None = None
+    fragment = 0
+    hashes: dict[int, str] = {}
+    for number, line in _numbered(lines):
+        try:
+            link = read_line(line, key)
+        except BrokenLine as error:
+            if fragment:
+                report.faults.append(f"line {fragment}: the line is torn or was changed")
+            fragment = number
+            del error
+            continue
+        if last is not None and (link.previous_hash != last.hash or link.sequence != last.sequence + 1):
+            report.faults.append(
+                f"line {number}: sequence {link.sequence} does not join on to sequence {last.sequence}: "
+                "lines were changed, left out or put in"
+            )
+        elif fragment and last is not None:
+            report.torn += 1
+        elif fragment:
+            report.faults.append(f"line {fragment}: the line is torn or was changed")
+        fragment = 0
+        report.lines += 1
+        last = link.head
+        hashes[link.sequence] = link.hash
+    if fragment:
+        # At the very end there is no next line to tell; the committed head does.
+        report.torn += 1
+    _check_head(report, last or Head(), hashes, committed)
+    return report
+
+
+def _check_head(report: Report, last: Head, hashes: dict[int, str], committed: Head) -> None:
+    if last.sequence < committed.sequence:
+        report.faults.append(
+            f"the log ends with sequence {last.sequence}, but the store knows that {committed.sequence} was on the disk: "
+            "the end was cut off"
+        )
+    elif committed.sequence in hashes and hashes[committed.sequence] != committed.hash:
+        report.faults.append(
+            f"sequence {committed.sequence} is not the line that the store knows: the end was replaced"
+        )
+
+
+def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    for number, line in enumerate(lines, start=1):
+        stripped = line.rstrip(b"\n")
+        if stripped:
+            yield number, stripped

@@ -1,0 +1,76 @@
+"""The access policy, asked about a call; what it answers goes into the call's record."""
+
+from __future__ import annotations
+
+from kubevend_server.calls import Call
+from kubevend_server.errors import KubevendError, PermissionDenied
+from kubevend_server.policy.access import AccessPolicy, Circumstances, Decision, Resource
+from kubevend_server.policy.terms import Terms
+from kubevend_server.roles import Role
+
+
+class Authorizer:
+    """Asks the access policy on behalf of calls."""
+
+    def __init__(self, policy: AccessPolicy) -> None:
+        self._policy = policy
+
+    def require(
+        self,
+        call: Call,
+        resource: Resource,
+        *,
+        hidden: KubevendError | None = None,
+        terms: Terms | None = None,
+        proposed: Role | None = None,
+    ) -> Decision:
+        """Refuse a call that the access policy does not allow.
+
+        Args:
+            call: the call; its method is the action.
+            resource: on what.
+            hidden: the answer for a resource that is not there. A caller who may not even get the resource gets
+                this one, so that the two cannot be told apart.
+            terms: what would be granted.
+            proposed: the role as it would be.
+
+        Raises:
+            PermissionDenied: it is denied, and the caller may know that the resource exists.
+            KubevendError: `hidden`.
+        """
+        decision = self._ask(call, call.method.name, resource, terms, proposed)
+        call.record.policies = decision.policies
+        if decision.allowed:
+            return decision
+        call.record.denied = True
+        if hidden is not None and not self.may(call, f"Get{type(resource).__name__}", resource):
+            raise hidden
+        raise PermissionDenied(
+            "ACCESS_DENIED",
+            f"{call.who.name} may not {call.method.name} on {resource.name}: {_why(decision)}. Have an operator add or "
+            "change an access policy.",
+            metadata={"caller": call.who.name, "action": call.method.name, "resource": resource.name},
+        )
+
+    def may(self, call: Call, action: str, resource: Resource) -> bool:
+        """Whether the caller may do something else, such as get what a list would show."""
+        return self._ask(call, action, resource).allowed
+
+    def _ask(
+        self,
+        call: Call,
+        action: str,
+        resource: Resource,
+        terms: Terms | None = None,
+        proposed: Role | None = None,
+    ) -> Decision:
+        circumstances = Circumstances(call.source_ip, terms, proposed)
+        return self._policy.authorize(call.who, action, resource, circumstances)
+
+
+def _why(decision: Decision) -> str:
+    if decision.errors:
+        return "an access policy could not be evaluated, which denies"
+    if decision.policies:
+        return f"forbidden by the access policies {', '.join(decision.policies)}"
+    return "no access policy permits it"

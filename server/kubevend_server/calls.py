@@ -1,0 +1,123 @@
+"""A call on its way through the server, and the record of it that the audit log gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from google.protobuf.message import Message
+
+from kubevend_server.callers import Caller
+from kubevend_server.policy.grant import Grant
+from kubevend_server.policy.terms import Warning
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method of the API.
+
+    Attributes:
+        service: its service's full name, `kubevend.v1.IssueService`.
+        name: its own, `IssueToken`, which is its action in the access policy.
+        request: the type of its request.
+        reads: whether it only reads; then its audit event is written only where it is denied.
+    """
+
+    service: str
+    name: str
+    request: type[Message]
+    reads: bool
+
+    @property
+    def full_name(self) -> str:
+        """`kubevend.v1.IssueService/IssueToken`."""
+        return f"{self.service}/{self.name}"
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of a call, gathered on its way, for its audit event and its entry in the journal.
+
+    Attributes:
+        resource: what the call is about, as `roles/ci`.
+        request: what was asked, as proto JSON without secrets.
+        denied: whether policy or role denied it, whatever the answer tells of that.
+        policies: the access policies that decided; None before there was a decision.
+        rules: where each value of the grant came from.
+        grant: what was granted.
+        lease, jti, kubernetes_audit_id, expiration, token_expiration: what was issued.
+        warnings: what came out otherwise than asked.
+        rows, change, committed: for the journal, as in `journal.Entry`.
+    """
+
+    resource: str = ""
+    request: dict[str, Any] | None = None
+    denied: bool = False
+    policies: tuple[str, ...] | None = None
+    rules: tuple[str, ...] = ()
+    grant: Grant | None = None
+    lease: str = ""
+    jti: str = ""
+    kubernetes_audit_id: str = ""
+    expiration: datetime | None = None
+    token_expiration: datetime | None = None
+    warnings: tuple[Warning, ...] = ()
+    rows: Sequence[tuple[sa.Table, dict[str, object]]] = ()
+    change: Callable[[sa.Connection], None] | None = None
+    committed: Callable[[], None] | None = None
+
+
+@dataclass(slots=True)
+class Call:
+    """One call.
+
+    Attributes:
+        method: which.
+        payload: the request's bytes.
+        metadata: the first value of each key of the caller's metadata, keys in lower case.
+        peer: the peer's address as gRPC writes it, `ipv4:10.0.0.7:51234`.
+        started: `time.monotonic()` when it arrived.
+        request_id: a UUID.
+        trace_id: of the caller's traceparent, or empty.
+        caller: who; None before authentication.
+        request: the request, once parsed.
+        irrevocable: from here on the caller's cancellation no longer stops the work, since something is being done
+            outside that must be recorded.
+        abandoned: the caller has given up.
+        record: what the audit log shall know.
+    """
+
+    method: Method
+    payload: bytes
+    metadata: dict[str, str]
+    peer: str
+    started: float
+    request_id: str = ""
+    trace_id: str = ""
+    caller: Caller | None = None
+    request: Message | None = None
+    irrevocable: bool = False
+    abandoned: bool = False
+    record: Record = field(default_factory=Record)
+
+    def __repr__(self) -> str:
+        return f"Call({self.method.full_name}, {self.request_id})"
+
+    @property
+    def who(self) -> Caller:
+        """The caller, after authentication."""
+        if self.caller is None:
+            raise RuntimeError("The call has not been authenticated.")
+        return self.caller
+
+    @property
+    def source_ip(self) -> str:
+        """The peer's IP address, or empty where it has none."""
+        kind, _, rest = self.peer.partition(":")
+        if kind not in ("ipv4", "ipv6"):
+            return ""
+        host = rest.rpartition(":")[0]
+        return host.removeprefix("[").removesuffix("]").partition("%")[0]

@@ -1,0 +1,84 @@
+"""The kubevend-server command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from kubevend_server import __version__
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kubevend-server")
+def main() -> None:
+    """Issue short-lived Kubernetes ServiceAccount tokens over gRPC."""
+
+
+_SETTINGS = click.option(
+    "--settings",
+    "settings_file",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The settings, a TOML file.",
+)
+
+
+@main.command()
+@_SETTINGS
+def serve(settings_file: Path) -> None:
+    """Run the server until SIGTERM. SIGHUP opens the audit file again, after it was rotated."""
+    import uvloop
+
+    from kubevend_server import app, logs, settings
+
+    try:
+        found = settings.load(settings_file)
+        logs.configure(found.log_level)
+        uvloop.run(app.serve(found))
+    except (ValueError, OSError, RuntimeError) as error:
+        raise click.ClickException(f"The server cannot run: {error}") from error
+
+
+@main.group()
+def audit() -> None:
+    """Work with the audit log."""
+
+
+@audit.command()
+@_SETTINGS
+@click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
+def verify(settings_file: Path, files: Sequence[Path]) -> None:
+    """Check that no line of the audit log was changed, left out, put in, or cut off the end.
+
+    FILES are the log's files, the oldest first. Default: the one that the settings name.
+    """
+    from kubevend_server import settings
+    from kubevend_server.audit.verify import verify as check
+    from kubevend_server.encryption import read_keys
+    from kubevend_server.journal import read_head
+    from kubevend_server.store.database import Database
+
+    try:
+        found = settings.load(settings_file)
+        key = next(iter(read_keys(Path(found.audit.key_file)).values()))
+        database = Database(found.store.url)
+        # Before the lines are read: what is written meanwhile only adds to them.
+        committed = database.read_now(read_head)
+        report = check(_lines(files or [Path(found.audit.file)]), key, committed)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{report.lines} lines in place, {report.torn} torn by a crash, {len(report.faults)} faults")
+    for fault in report.faults:
+        click.echo(fault, err=True)
+    sys.exit(1 if report.faults else 0)
+
+
+def _lines(files: Sequence[Path]) -> Iterator[bytes]:
+    for file in files:
+        with file.open("rb") as lines:
+            yield from lines
+if __name__ == "__main__":
+    main()

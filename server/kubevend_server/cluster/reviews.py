@@ -1,0 +1,77 @@
+"""TokenReview: a cluster says whose a token is.
+
+See https://kubernetes.io/docs/reference/kubernetes-api/authentication-resources/token-review-v1/.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+import msgspec
+
+from kubevend_server.cluster.connection import Connection
+from kubevend_server.cluster.failures import Attempt, unreadable
+
+_CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    """What a cluster says of a token.
+
+    Attributes:
+        authenticated: whether it is valid for the audience that was asked for.
+        username: whose it is, as `system:serviceaccount:{namespace}:{name}`.
+        jti: the token's id, or empty.
+        error: why it is not valid, in the cluster's words; never holds the token.
+    """
+
+    authenticated: bool
+    username: str = ""
+    jti: str = ""
+    error: str = ""
+
+
+async def review_token(connection: Connection, token: str, audience: str) -> Reviewed:
+    """Ask a cluster whose a token is, and whether it is meant for `audience`.
+
+    Raises:
+        KubevendError: the cluster could not be asked, or kubevend may not ask it.
+    """
+    attempt = Attempt(
+        host=connection.host,
+        what="a TokenReview of the caller's token",
+        right="Bind it to the ClusterRole system:auth-delegator.",
+        audit_id=str(uuid.uuid4()),
+    )
+    body = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenReview",
+        "spec": {"token": token, "audiences": [audience]},
+    }
+    answer = await connection.post("/apis/authentication.k8s.io/v1/tokenreviews", body, attempt)
+    try:
+        status = msgspec.json.decode(answer.body, type=_TokenReview).status
+    except msgspec.DecodeError as error:
+        raise unreadable(attempt) from error
+    jti = next(iter(status.user.extra.get(_CREDENTIAL_ID, ())), "").removeprefix("JTI=")
+    # An authenticator that knows no audiences answers without any; such a token was not meant for us.
+    authenticated = status.authenticated and audience in status.audiences
+    return Reviewed(authenticated, status.user.username, jti, status.error)
+
+
+class _User(msgspec.Struct):
+    username: str = ""
+    extra: dict[str, list[str]] = {}
+
+
+class _Status(msgspec.Struct):
+    user: _User = msgspec.field(default_factory=_User)
+    authenticated: bool = False
+    audiences: list[str] = []
+    error: str = ""
+
+
+class _TokenReview(msgspec.Struct):
+    status: _Status

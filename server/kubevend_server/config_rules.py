@@ -1,0 +1,104 @@
+"""The rules that a config must keep: whom the credential may be sent to, and where token files may be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from cryptography import x509
+
+from kubevend_server.configs import Config
+from kubevend_server.errors import InvalidArgument, Violation
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigRules:
+    """What this server allows of a config.
+
+    Attributes:
+        own_host: the pod's own API server, or empty outside of a pod.
+        token_folders: where token files may be.
+    """
+
+    own_host: str
+    token_folders: Sequence[str]
+
+    def check(self, config: Config) -> None:
+        """Check a config that is to be written.
+
+        Raises:
+            InvalidArgument: with every fault, by field.
+        """
+        faults = [*self._host(config), *self._credential(config), *_ca(config.kubernetes_ca_cert)]
+        if faults:
+            what = "; ".join(f"{fault.field}: {fault.description}" for fault in faults)
+            raise InvalidArgument(
+                "CONFIG_INVALID",
+                f"{config.name} cannot be: {what}.",
+                metadata={"config": config.name},
+                violations=faults,
+            )
+
+    def _host(self, config: Config) -> Iterator[Violation]:
+        host, field = config.kubernetes_host, "config.kubernetes_host"
+        if config.credential.kind == "in_cluster":
+            if host and host != self.own_host:
+                own = self.own_host or "none, since kubevend does not run in a pod"
+                yield Violation(
+                    field,
+                    f"the pod's own credential goes to the pod's own API server only ({own}); for another host set "
+                    "token_file or service_account_jwt",
+                )
+            elif not self.own_host:
+                yield Violation(
+                    field,
+                    "kubevend does not run in a pod, so there is no in-cluster credential: set kubernetes_host, and "
+                    "token_file or service_account_jwt",
+                )
+            return
+        if not _is_https(host):
+            yield Violation(
+                field, f"{host!r} is not an https URL of a host alone, like https://10.0.0.1:6443"
+            )
+
+    def _credential(self, config: Config) -> Iterator[Violation]:
+        credential = config.credential
+        if credential.kind == "service_account_jwt" and not credential.service_account_jwt:
+            yield Violation("config.service_account_jwt", "it is empty")
+        if credential.kind == "token_file" and not self._is_allowed(credential.token_file):
+            allowed = ", ".join(self.token_folders) or "none"
+            yield Violation(
+                "config.token_file",
+                f"{credential.token_file!r} is not in a folder that the server's settings allow ({allowed})",
+            )
+
+    def _is_allowed(self, path: str) -> bool:
+        # The real path: neither `..` nor a symbolic link leads out of the folder.
+        real = os.path.realpath(path)
+        return any(
+            os.path.commonpath([real, folder]) == folder
+            for folder in map(os.path.realpath, self.token_folders)
+        )
+
+
+def _is_https(host: str) -> bool:
+    try:
+        parts = urlsplit(host)
+        port_is_sound = parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+    bare = not (parts.path or parts.query or parts.fragment or parts.username or parts.password)
+    return parts.scheme == "https" and bool(parts.hostname) and bare and port_is_sound and host.isprintable()
+
+
+def _ca(pem: str) -> Iterator[Violation]:
+    if not pem:
+        return
+    try:
+        x509.load_pem_x509_certificates(pem.encode())
+    except ValueError:
+        yield Violation(
+            "config.kubernetes_ca_cert", "it is not PEM certificates (-----BEGIN CERTIFICATE-----)"
+        )

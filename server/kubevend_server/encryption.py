@@ -1,0 +1,111 @@
+"""Keys in files, and what they seal: secrets at rest, and page tokens.
+
+A key file has a line `{key id}:{32 bytes in base64}` for each key. The first one seals; all of them open, so a key is
+rotated by putting a new line on top.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+_KEY_BYTES = 32
+_NONCE_BYTES = 12
+_PRIVATE = 0o600
+
+
+class KeyFileError(ValueError):
+    """A key file that cannot be used. The message never shows its contents."""
+
+
+class UnsealError(ValueError):
+    """Something that no key of this key file sealed, or sealed for another purpose."""
+
+
+class Keyring:
+    """The keys of one key file."""
+
+    def __init__(self, keys: dict[str, bytes]) -> None:
+        """Take the keys by id, the sealing one first, 32 bytes each."""
+        if not keys:
+            raise KeyFileError("There is no key.")
+        self._ciphers = {key_id: AESGCM(key) for key_id, key in keys.items()}
+        self._primary = next(iter(keys))
+
+    def __repr__(self) -> str:
+        return f"Keyring({', '.join(self._ciphers)})"
+
+    def seal(self, plaintext: bytes, purpose: str) -> bytes:
+        """Encrypt and authenticate. `purpose` says what it is and whose; opening needs the same one."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        sealed = self._ciphers[self._primary].encrypt(nonce, plaintext, purpose.encode())
+        return self._primary.encode() + b":" + nonce + sealed
+
+    def open(self, sealed: bytes, purpose: str) -> bytes:
+        """Undo `seal`.
+
+        Raises:
+            UnsealError: it was not sealed by one of these keys for this purpose.
+        """
+        key_id, _, rest = sealed.partition(b":")
+        cipher = self._ciphers.get(key_id.decode("ascii", "replace"))
+        if cipher is None:
+            raise UnsealError(
+                f"It was sealed with a key that is not in the key file ({', '.join(self._ciphers)})."
+            )
+        try:
+            return cipher.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], purpose.encode())
+        except (InvalidTag, ValueError) as error:
+            raise UnsealError("It was changed, or sealed for another purpose.") from error
+
+
+def read_keys(path: Path) -> dict[str, bytes]:
+    """Read a key file, and make one with a first key where there is none.
+
+    Returns:
+        The keys by id, the sealing one first.
+
+    Raises:
+        KeyFileError: a line is not `{key id}:{32 bytes in base64}`.
+        OSError: the file cannot be read or made.
+    """
+    text = read_or_make(path, lambda: f"k1:{base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()}\n")
+    keys: dict[str, bytes] = {}
+    for number, line in enumerate(text.split(), start=1):
+        key_id, _, encoded = line.partition(":")
+        try:
+            key = base64.b64decode(encoded, validate=True)
+        except binascii.Error:
+            key = b""
+        if not key_id.isalnum() or len(key) != _KEY_BYTES:
+            raise KeyFileError(
+                f"Line {number} of {path} is not a key id, a colon and {_KEY_BYTES} bytes in base64. "
+                f"`openssl rand -base64 {_KEY_BYTES}` makes such bytes."
+            )
+        keys[key_id] = key
+    return keys
+
+
+def read_or_make(path: Path, make: Callable[[], str]) -> str:
+    """Read a private text file; where there is none, make it first, for its owner only (mode 0600).
+
+    Args:
+        path: the file.
+        make: called without arguments for the text of a new file.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
+    except FileExistsError:
+        return path.read_text()
+    with os.fdopen(descriptor, "w") as file:
+        file.write(make())
+        file.flush()
+        os.fsync(file.fileno())
+    return path.read_text()

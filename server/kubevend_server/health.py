@@ -1,0 +1,53 @@
+"""Health (grpc.health.v1), with List, and reflection, over v1 and v1alpha: open to anyone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+_REFLECTION_V1ALPHA = "grpc.reflection.v1alpha.ServerReflection"
+
+
+class Health(HealthServicer):
+    """The health service of grpcio, and the List that it lacks (grpc issue 41991)."""
+
+    async def List(  # noqa: N802 - gRPC's name
+        self, request: health_pb2.HealthListRequest, context: object
+    ) -> health_pb2.HealthListResponse:
+        """The status of every service."""
+        del request, context
+        statuses = {
+            name: health_pb2.HealthCheckResponse(status=status)
+            for name, status in self._server_status.items()
+        }
+        return health_pb2.HealthListResponse(statuses=statuses)
+
+
+async def add_health(server: grpc.aio.Server, services: Sequence[str]) -> Health:
+    """Serve health, SERVING for the server as a whole and for each service."""
+    health = Health()
+    for name in services:
+        await health.set(name, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    return health
+
+
+def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
+    """Serve reflection under both of its names: grpcio knows v1alpha only (grpc issue 38576); the two are alike."""
+    shown = [*services, "grpc.health.v1.Health", _REFLECTION_V1, _REFLECTION_V1ALPHA]
+    servicer = ReflectionServicer(shown)
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    for name in (_REFLECTION_V1, _REFLECTION_V1ALPHA):
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}),)
+        )

@@ -1,0 +1,156 @@
+"""The way of an issuance, from a request through a role to a token: `docs/architecture.md` tells it in steps."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from kubevend_server import names
+from kubevend_server.audit import event
+from kubevend_server.authorization import Authorizer
+from kubevend_server.calls import Call
+from kubevend_server.catalog import Catalog
+from kubevend_server.clock import Clock
+from kubevend_server.cluster.clusters import Clusters
+from kubevend_server.cluster.tokens import IssuedToken, request_token
+from kubevend_server.errors import KubevendError
+from kubevend_server.journal import Journal
+from kubevend_server.leases import Lease, LeaseToken
+from kubevend_server.policy.grant import Grant, grant
+from kubevend_server.policy.terms import Asked, Limits, Terms, Warning, check_min_ttl, shortened, terms
+from kubevend_server.roles import Role
+from kubevend_server.store import leases as lease_store
+from kubevend_server.store.configs import config_missing
+from kubevend_server.store.roles import role_not_found
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What an issuance came to. `token`, `lease`, `jti` and `kubernetes_audit_id` are empty where it was only validated."""
+
+    grant: Grant
+    audiences: tuple[str, ...]
+    expiration: datetime
+    token_expiration: datetime
+    granted_ttl: timedelta
+    warnings: tuple[Warning, ...]
+    token: IssuedToken | None = None
+    lease: str = ""
+
+
+class Issuance:
+    """Issues tokens."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        authorizer: Authorizer,
+        clusters: Clusters,
+        journal: Journal,
+        limits: Limits,
+        clock: Clock,
+    ) -> None:
+        self._catalog = catalog
+        self._authorizer = authorizer
+        self._clusters = clusters
+        self._journal = journal
+        self._limits = limits
+        self._clock = clock
+
+    async def issue(self, call: Call, role_name: str, asked: Asked, *, validate_only: bool) -> Issued:
+        """Decide on a request, and have the cluster mint the token.
+
+        The lease goes into the call's record: the journal writes it together with the audit event, before the token
+        leaves.
+
+        Raises:
+            KubevendError: see the comment of IssueService.IssueToken.
+        """
+        granted = self._decide(call, role_name, asked)
+        config = self._catalog.config(granted.terms.config)
+        if config is None:
+            raise config_missing(granted.terms.config)
+        if validate_only:
+            return _foreseen(granted, self._clock())
+        connection = await self._clusters.of(config)
+
+        lease_name, audit_id = names.new_lease_name(self._clock()), str(uuid.uuid4())
+        self._journal.intend(event.intent(call, granted, lease_name, audit_id))
+        call.record.kubernetes_audit_id = audit_id
+        # From here on a token may exist, so the work is carried to its end, whether or not the caller waits for it.
+        call.irrevocable = True
+        token = await request_token(connection, granted, audit_id)
+        return self._lease(call, granted, token, lease_name)
+
+    def _decide(self, call: Call, role_name: str, asked: Asked) -> Grant:
+        call.record.resource = role_name
+        role = self._catalog.role(role_name)
+        if role is None:
+            # The same question as for a role that is there, so that neither answer nor time tells them apart.
+            self._require_sight(call, Role(role_name))
+            raise role_not_found(role_name)
+        try:
+            offered = terms(role, asked, self._limits)
+        except KubevendError:
+            # The refusal tells what the role allows, which is for those who may see the role.
+            self._require_sight(call, role)
+            raise
+        decision = self._authorizer.require(call, role, hidden=role_not_found(role.name), terms=offered)
+        call.record.rules, call.record.warnings = offered.rules, offered.warnings
+        call.record.grant = grant(offered, decision)
+        return call.record.grant
+
+    def _require_sight(self, call: Call, role: Role) -> None:
+        if not self._authorizer.may(call, "GetRole", role):
+            call.record.denied = True
+            raise role_not_found(role.name)
+
+    def _lease(self, call: Call, granted: Grant, token: IssuedToken, lease_name: str) -> Issued:
+        record = call.record
+        record.jti, record.kubernetes_audit_id = token.jti, token.kubernetes_audit_id
+        record.token_expiration = token.expire_time
+        record.warnings = (*granted.terms.warnings, *_by_cluster(granted.terms, token))
+        check_min_ttl(token.ttl, granted.terms, record.warnings)
+        lease = Lease(
+            name=lease_name,
+            role=granted.terms.role,
+            config=granted.terms.config,
+            caller=call.who.name,
+            namespace=granted.namespace,
+            service_account=granted.service_account,
+            audiences=token.audiences,
+            create_time=token.issue_time,
+            expire_time=token.expire_time,
+            tokens=(LeaseToken(token.jti, token.kubernetes_audit_id, token.issue_time, token.expire_time),),
+        )
+        record.lease, record.expiration = lease.name, lease.expire_time
+        record.rows = lease_store.rows(lease)
+        return Issued(
+            grant=granted,
+            audiences=token.audiences,
+            expiration=lease.expire_time,
+            token_expiration=token.expire_time,
+            granted_ttl=token.expire_time - token.issue_time,
+            warnings=record.warnings,
+            token=token,
+            lease=lease.name,
+        )
+
+
+def _by_cluster(offered: Terms, token: IssuedToken) -> tuple[Warning, ...]:
+    if token.ttl < offered.ttl:
+        return (shortened("TTL_CAPPED_BY_CLUSTER", "the cluster's maximum", offered.ttl, token.ttl),)
+    return tuple(Warning("CLUSTER_WARNING", f"The cluster warned: {text}") for text in token.warnings)
+
+
+def _foreseen(granted: Grant, now: datetime) -> Issued:
+    end = now + granted.ttl
+    return Issued(
+        grant=granted,
+        audiences=granted.audiences,
+        expiration=end,
+        token_expiration=end,
+        granted_ttl=granted.ttl,
+        warnings=granted.terms.warnings,
+    )

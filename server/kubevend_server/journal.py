@@ -1,0 +1,195 @@
+"""The journal: what was done and that it was done, made durable together, before the answer leaves.
+
+All calls that are waiting share one transaction of the store and one sync of the audit file. In this order:
+
+1. the changes go into the open transaction (one that refuses does so alone, and its event says it),
+2. the events go to the audit file, and the file is synced,
+3. the transaction commits, with the head of the audit chain in it.
+
+So what the store knows is always in the audit file. A crash between 2 and 3 leaves events beyond the head, whose
+answers never left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from kubevend_server.audit.chain import Head
+from kubevend_server.audit.log import AuditLog, Event
+from kubevend_server.errors import KubevendError, Unavailable
+from kubevend_server.store.schema import audit_head
+
+Change = Callable[[sa.Connection], None]
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one call leaves behind.
+
+    Attributes:
+        event: makes the audit event; its argument is the error that came up while it was recorded, or None.
+        rows: new rows that cannot be refused, by table.
+        change: a change that can be: it raises a KubevendError.
+        committed: called once it is durable.
+    """
+
+    event: Callable[[KubevendError | None], Event]
+    rows: Sequence[tuple[sa.Table, dict[str, object]]] = ()
+    change: Change | None = None
+    committed: Callable[[], None] | None = None
+
+
+class Journal:
+    """Commits entries in groups, on the event loop's thread.
+
+    A thread of its own would cost a fifth of the throughput, for handing the interpreter's lock over and back
+    (`docs/performance.md`).
+    """
+
+    def __init__(self, engine: sa.Engine, audit: AuditLog) -> None:
+        self._engine = engine
+        self._audit = audit
+        self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
+
+    def intend(self, event: Event) -> None:
+        """Write down, without a sync, what is about to be asked of Kubernetes.
+
+        Raises:
+            Unavailable: it could not be written, so it must not be asked.
+        """
+        mark = self._audit.mark()
+        try:
+            self._audit.append(event)
+        except OSError as error:
+            self._audit.rewind(mark)
+            _log.error("intent_not_recorded", error=str(error))
+            raise not_recorded() from error
+
+    async def commit(self, entry: Entry) -> None:
+        """Make an entry durable, together with all others that are waiting.
+
+        Raises:
+            KubevendError: the entry's own change was refused; the event that says so is durable.
+            Unavailable: nothing of it could be recorded.
+        """
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        if not self._waiting:
+            # Everything else that is ready in this turn of the loop joins the group.
+            loop.call_soon(self._flush)
+        self._waiting.append((entry, done))
+        await done
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        entries = [entry for entry, _ in waiting]
+        try:
+            refusals = self._commit(entries)
+        except Exception:
+            # Whatever it was, nothing is durable, and no answer may leave as if it were.
+            _log.exception("not_recorded", entries=len(entries))
+            refusals = [not_recorded() for _ in entries]
+            self._record_failure(entries)
+        for (entry, done), refusal in zip(waiting, refusals, strict=True):
+            if refusal is None and entry.committed is not None:
+                entry.committed()
+            if done.done():
+                continue
+            if refusal is None:
+                done.set_result(None)
+            else:
+                done.set_exception(refusal)
+
+    def _commit(self, entries: Sequence[Entry]) -> list[KubevendError | None]:
+        mark = self._audit.mark()
+        try:
+            with self._engine.begin() as connection:
+                refusals = [_apply(connection, entry.change) for entry in entries]
+                _insert(connection, entries)
+                self._write(entries, refusals)
+                _save_head(connection, self._audit.head)
+        except Exception:
+            self._audit.rewind(mark)
+            raise
+        return refusals
+
+    def _write(self, entries: Sequence[Entry], refusals: Sequence[KubevendError | None]) -> None:
+        for entry, refusal in zip(entries, refusals, strict=True):
+            self._audit.append(entry.event(refusal))
+        self._audit.sync()
+
+    def _record_failure(self, entries: Sequence[Entry]) -> None:
+        """Try to leave true events where the store failed but the audit file may still take lines."""
+        mark = self._audit.mark()
+        try:
+            self._write(entries, [not_recorded() for _ in entries])
+        except Exception:
+            self._audit.rewind(mark)
+            _log.exception("failure_not_recorded", entries=len(entries))
+
+
+def rehearse(change: Change, *, only: bool) -> Change:
+    """Make a change that is undone at once where a request says `validate_only`.
+
+    Args:
+        change: the change.
+        only: whether to undo it.
+    """
+    if not only:
+        return change
+
+    def rehearsal(connection: sa.Connection) -> None:
+        savepoint = connection.begin_nested()
+        change(connection)
+        savepoint.rollback()
+
+    return rehearsal
+
+
+def not_recorded() -> Unavailable:
+    """The refusal of a call whose lease or audit event could not be made durable."""
+    return Unavailable(
+        "NOT_RECORDED",
+        "The lease or the audit event could not be written, so nothing was handed out. Try again; if it persists, the "
+        "server's operator finds the cause in its log (a full or failing disk, most often).",
+    )
+
+
+def read_head(connection: sa.Connection) -> Head:
+    """The last line of the audit log that the store knows to be on the disk."""
+    row = connection.execute(sa.select(audit_head.c.sequence, audit_head.c.hash)).one_or_none()
+    return Head() if row is None else Head(row.sequence, row.hash)
+
+
+def _apply(connection: sa.Connection, change: Change | None) -> KubevendError | None:
+    if change is None:
+        return None
+    try:
+        with connection.begin_nested():
+            change(connection)
+    except KubevendError as refusal:
+        return refusal
+    return None
+
+
+def _insert(connection: sa.Connection, entries: Sequence[Entry]) -> None:
+    by_table: dict[sa.Table, list[dict[str, Any]]] = {}
+    for entry in entries:
+        for table, row in entry.rows:
+            by_table.setdefault(table, []).append(row)
+    for table, rows in by_table.items():
+        connection.execute(sa.insert(table), rows)
+
+
+def _save_head(connection: sa.Connection, head: Head) -> None:
+    values = {"sequence": head.sequence, "hash": head.hash}
+    if connection.execute(sa.update(audit_head).values(values)).rowcount == 0:
+        connection.execute(sa.insert(audit_head).values(id=1, **values))

@@ -1,0 +1,203 @@
+"""The access policy: which caller may do what, to what. Cedar policies; what none permits is denied.
+
+See https://docs.cedarpolicy.com.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import cedarpy
+
+from kubevend_server.callers import Caller
+from kubevend_server.configs import Config
+from kubevend_server.leases import Lease
+from kubevend_server.policy.terms import Terms
+from kubevend_server.roles import Role
+
+SCHEMA = resources.files(__package__).joinpath("kubevend.cedarschema").read_text()
+
+_REMEMBERED_ENTITIES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """This server as a resource: what lists are asked of."""
+
+    name: str = "kubevend"
+
+
+Resource = Server | Config | Role | Lease
+
+
+class PolicyError(ValueError):
+    """A set of policies that cannot be used; the message names each fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer of the access policy.
+
+    Attributes:
+        allowed: whether.
+        policies: the `@id` of each policy that decided; empty where none matched, which denies.
+        errors: what went wrong in the evaluation, which denies too.
+    """
+
+    allowed: bool
+    policies: tuple[str, ...]
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What policies may ask about a call besides who, what and on what.
+
+    Attributes:
+        source_ip: the peer's address, or empty where it has none.
+        terms: for IssueToken, what would be granted.
+        proposed: for CreateRole and UpdateRole, the role as it would be.
+    """
+
+    source_ip: str = ""
+    terms: Terms | None = None
+    proposed: Role | None = None
+
+
+class AccessPolicy:
+    """A set of Cedar policies, parsed and checked against the schema once."""
+
+    def __init__(self, policies: str) -> None:
+        """Parse and check a set of policies.
+
+        Args:
+            policies: Cedar text; every policy has an `@id` of its own.
+
+        Raises:
+            PolicyError: the text does not parse, does not fit the schema, or an `@id` is missing or doubled.
+        """
+        try:
+            _check_ids(policies)
+            self._policies = cedarpy.PolicySet.from_str(policies)
+        except ValueError as error:
+            raise PolicyError(f"The access policies cannot be used: {error}") from error
+        result = cedarpy.validate_policies(policies, SCHEMA)
+        if not result.validation_passed:
+            ids = result.id_annotations_by_policy_id
+            faults = "; ".join(f"{ids.get(e.policy_id, e.policy_id)}: {e.error}" for e in result.errors)
+            raise PolicyError(f"The access policies do not fit the schema: {faults}")
+        self._schema = cedarpy.Schema.from_str(SCHEMA)
+        self._entities = functools.lru_cache(_REMEMBERED_ENTITIES)(self._parse_entities)
+
+    def authorize(
+        self, caller: Caller, action: str, resource: Resource, circumstances: Circumstances
+    ) -> Decision:
+        """Decide whether a caller may do something.
+
+        Args:
+            caller: who.
+            action: what: a method's name, or `UseConfig`.
+            resource: to what.
+            circumstances: the rest of what policies may ask about.
+
+        Returns:
+            The decision. An evaluation error is a denial: Cedar by itself would skip a `forbid` that errs.
+        """
+        request = {
+            "principal": {"type": caller.kind, "id": caller.name},
+            "action": {"type": "Action", "id": action},
+            "resource": {"type": type(resource).__name__, "id": resource.name},
+            "context": _context(caller, circumstances),
+        }
+        entities = self._entities(caller, resource, circumstances.proposed)
+        result = cedarpy.is_authorized(request, self._policies, entities, self._schema)
+        diagnostics = result.diagnostics
+        ids = diagnostics.id_annotations_by_reason
+        return Decision(
+            allowed=result.allowed and not diagnostics.errors,
+            policies=tuple(sorted(ids.get(reason, reason) for reason in diagnostics.reasons)),
+            errors=tuple(diagnostics.errors),
+        )
+
+    def _parse_entities(self, caller: Caller, resource: Resource, proposed: Role | None) -> cedarpy.Entities:
+        entities = [_principal(caller), _entity(resource)]
+        if proposed is not None:
+            entities.append(_role(proposed, _proposed_id(proposed)))
+        return cedarpy.Entities.from_json_str(json.dumps(entities), self._schema)
+
+
+def actions() -> frozenset[str]:
+    """The actions that the schema knows: the methods of the API, `UseConfig`, and the groups."""
+    declared = re.findall(r"^action ([\w, ]+?)(?: in|\s+appliesTo|;)", SCHEMA, re.MULTILINE)
+    return frozenset(name.strip() for names in declared for name in names.split(","))
+
+
+def _check_ids(policies: str) -> None:
+    seen: set[str] = set()
+    parsed = json.loads(cedarpy.policies_to_json_str(policies))
+    for position, policy in parsed["staticPolicies"].items():
+        name = policy.get("annotations", {}).get("id")
+        if not name:
+            raise ValueError(f'{position} (counted from 0) has no @id; write @id("a-name") before it')
+        if name in seen:
+            raise ValueError(f"two policies have the @id {name!r}")
+        seen.add(name)
+
+
+def _context(caller: Caller, circumstances: Circumstances) -> dict[str, Any]:
+    context: dict[str, Any] = {"mechanism": caller.mechanism}
+    if circumstances.source_ip:
+        context["source"] = {"__extn": {"fn": "ip", "arg": circumstances.source_ip}}
+    if circumstances.terms is not None:
+        context["namespace"] = circumstances.terms.namespace
+        context["service_account"] = circumstances.terms.service_account
+        context["audiences"] = list(circumstances.terms.audiences)
+        context["ttl"] = int(circumstances.terms.ttl.total_seconds())
+    if circumstances.proposed is not None:
+        context["proposed"] = {"__entity": {"type": "Role", "id": _proposed_id(circumstances.proposed)}}
+    return context
+
+
+def _proposed_id(role: Role) -> str:
+    # A role's name has no space, so this is nobody's name.
+    return f"{role.name} as proposed"
+
+
+def _principal(caller: Caller) -> Mapping[str, Any]:
+    attributes = {"name": caller.name, **dict(caller.attributes)}
+    return {"uid": {"type": caller.kind, "id": caller.name}, "attrs": attributes, "parents": []}
+
+
+def _entity(resource: Resource) -> Mapping[str, Any]:
+    if isinstance(resource, Role):
+        return _role(resource, resource.name)
+    attributes: dict[str, Any] = {}
+    if isinstance(resource, Lease):
+        attributes = {
+            "role": resource.role,
+            "config": resource.config,
+            "caller": resource.caller,
+            "namespace": resource.namespace,
+            "service_account": resource.service_account,
+        }
+    return {"uid": {"type": type(resource).__name__, "id": resource.name}, "attrs": attributes, "parents": []}
+
+
+def _role(role: Role, entity_id: str) -> Mapping[str, Any]:
+    return {
+        "uid": {"type": "Role", "id": entity_id},
+        "attrs": {
+            "config": {"__entity": {"type": "Config", "id": role.config}},
+            "allowed_namespaces": list(role.allowed_namespaces),
+            "allowed_service_accounts": list(role.allowed_service_accounts),
+            "allowed_audiences": list(role.allowed_audiences),
+        },
+        "tags": dict(role.labels),
+        "parents": [],
+    }

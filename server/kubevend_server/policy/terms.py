@@ -1,0 +1,244 @@
+"""The typed rules: what exactly may be asked of Kubernetes for one request through one role."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from kubevend_server.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Violation
+from kubevend_server.roles import ANY, Role
+
+MINIMUM_TTL = timedelta(seconds=600)
+"""Kubernetes' own floor (pkg/apis/authentication/validation: 10 minutes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What this server allows, whatever a role says.
+
+    Attributes:
+        default_ttl: where neither request nor role names one.
+        max_ttl: what is longer is shortened.
+        reserved_audiences: kubevend's own, by which callers prove who they are. Never issued: such a token
+            would let its holder call kubevend as somebody else.
+    """
+
+    default_ttl: timedelta
+    max_ttl: timedelta
+    reserved_audiences: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asks of a role; empty or None where it leaves the choice to the role."""
+
+    namespace: str = ""
+    service_account: str = ""
+    audiences: tuple[str, ...] = ()
+    ttl: timedelta | None = None
+    min_ttl: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Warning:  # noqa: A001 - the API's own word, and nothing here issues Python's warnings
+    """Something that came out otherwise than asked: `reason` for programs, `message` for people."""
+
+    reason: str
+    message: str
+    metadata: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a role allows of a request, complete and explicit.
+
+    Attributes:
+        rules: where each value came from, one sentence each.
+        warnings: what came out otherwise than asked.
+    """
+
+    config: str
+    role: str
+    namespace: str
+    service_account: str
+    audiences: tuple[str, ...]
+    ttl: timedelta
+    min_ttl: timedelta | None
+    rules: tuple[str, ...]
+    warnings: tuple[Warning, ...]
+
+
+def terms(role: Role, asked: Asked, limits: Limits) -> Terms:
+    """Apply a role's rules to a request.
+
+    Args:
+        role: the role.
+        asked: what the request asks.
+        limits: the server's own.
+
+    Returns:
+        Terms that are never wider than the role, with the rule behind each value named.
+
+    Raises:
+        InvalidArgument: the request leaves open what this role does not decide, or its TTL is too short.
+        PermissionDenied: the role does not allow a namespace, a ServiceAccount or an audience.
+        FailedPrecondition: the longest that can be had is less than `min_ttl`.
+    """
+    namespace, namespace_rule = _one_of(asked.namespace, role.allowed_namespaces, role.name, _NAMESPACE)
+    account, account_rule = _one_of(
+        asked.service_account, role.allowed_service_accounts, role.name, _SERVICE_ACCOUNT
+    )
+    audiences, audience_rule = _audiences(role, asked.audiences, limits.reserved_audiences)
+    ttl, ttl_rules, warnings = _ttl(role, asked, limits)
+    return Terms(
+        config=role.config,
+        role=role.name,
+        namespace=namespace,
+        service_account=account,
+        audiences=audiences,
+        ttl=ttl,
+        min_ttl=asked.min_ttl,
+        rules=(namespace_rule, account_rule, audience_rule, *ttl_rules),
+        warnings=warnings,
+    )
+
+
+def check_min_ttl(got: timedelta, asked: Asked | Terms, shortened_by: Iterable[Warning]) -> None:
+    """Refuse a life that is shorter than the caller can use.
+
+    Raises:
+        FailedPrecondition: `got` is less than `asked.min_ttl`. The message names who shortened it.
+    """
+    if asked.min_ttl is None or got >= asked.min_ttl:
+        return
+    because = " ".join(w.message for w in shortened_by) or "Ask for a longer ttl."
+    raise FailedPrecondition(
+        "MIN_TTL_NOT_MET",
+        f"min_ttl is {seconds(asked.min_ttl)}, but the token would live {seconds(got)} only. {because}",
+        metadata={"min_ttl": seconds(asked.min_ttl), "ttl": seconds(got), "subject": "min_ttl"},
+    )
+
+
+def seconds(duration: timedelta) -> str:
+    """Write a duration as people and protobuf do: `3600s`."""
+    return f"{duration.total_seconds():.15g}s"
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    field: str
+    plural: str
+    noun: str
+    reason: str
+
+
+_NAMESPACE = _Choice("namespace", "allowed_namespaces", "namespace", "NAMESPACE")
+_SERVICE_ACCOUNT = _Choice(
+    "service_account_name", "allowed_service_accounts", "ServiceAccount", "SERVICE_ACCOUNT"
+)
+
+
+def _one_of(asked: str, allowed: tuple[str, ...], role: str, choice: _Choice) -> tuple[str, str]:
+    if not asked:
+        if len(allowed) == 1 and allowed[0] != ANY:
+            return allowed[0], f"{choice.field}: the only one that {role} allows"
+        raise InvalidArgument(
+            f"{choice.reason}_REQUIRED",
+            f"{role} allows {_listed(allowed)}: set {choice.field} to the {choice.noun} that you mean.",
+            metadata={"role": role, "allowed": _listed(allowed)},
+            violations=[Violation(choice.field, f"required, since {role} allows more than one")],
+        )
+    if asked in allowed or ANY in allowed:
+        return asked, f"{choice.field}: asked, and in {choice.plural} of {role}"
+    raise PermissionDenied(
+        f"{choice.reason}_NOT_ALLOWED",
+        f"{role} does not allow {choice.noun} {asked!r}; it allows {_listed(allowed)}. Ask for one of those, or "
+        f"have {choice.plural} of {role} extended.",
+        metadata={"role": role, choice.field: asked, "allowed": _listed(allowed)},
+    )
+
+
+def _audiences(role: Role, asked: tuple[str, ...], reserved: frozenset[str]) -> tuple[tuple[str, ...], str]:
+    if asked:
+        audiences, rule = asked, f"audiences: asked, and in allowed_audiences of {role.name}"
+    elif role.default_audiences:
+        audiences, rule = role.default_audiences, f"audiences: default_audiences of {role.name}"
+    elif len(role.allowed_audiences) == 1:
+        audiences, rule = role.allowed_audiences, f"audiences: the only one that {role.name} allows"
+    else:
+        raise InvalidArgument(
+            "AUDIENCE_REQUIRED",
+            f"{role.name} allows the audiences {_listed(role.allowed_audiences)} and has no default_audiences: set "
+            "audiences to those that you mean.",
+            metadata={"role": role.name, "allowed": _listed(role.allowed_audiences)},
+            violations=[Violation("audiences", f"required, since {role.name} has no default")],
+        )
+    for audience in audiences:
+        if audience in reserved or audience not in role.allowed_audiences:
+            raise _audience_not_allowed(role, audience, reserved)
+    return audiences, rule
+
+
+def _audience_not_allowed(role: Role, audience: str, reserved: frozenset[str]) -> PermissionDenied:
+    allowed = _listed(a for a in role.allowed_audiences if a not in reserved)
+    why = (
+        "is kubevend's own and is never issued" if audience in reserved else f"is not allowed by {role.name}"
+    )
+    return PermissionDenied(
+        "AUDIENCE_NOT_ALLOWED",
+        f"Audience {audience!r} {why}; {role.name} allows {allowed}.",
+        metadata={"role": role.name, "audience": audience, "allowed": allowed},
+    )
+
+
+def _ttl(role: Role, asked: Asked, limits: Limits) -> tuple[timedelta, tuple[str, ...], tuple[Warning, ...]]:
+    if asked.ttl is not None:
+        ttl, rule = asked.ttl, "ttl: asked"
+    elif role.ttl is not None:
+        ttl, rule = role.ttl, f"ttl: of {role.name}"
+    else:
+        ttl, rule = limits.default_ttl, "ttl: the server's default_ttl"
+    _check_floor("ttl", ttl)
+    if asked.ttl is not None and asked.min_ttl is not None and asked.min_ttl > asked.ttl:
+        raise InvalidArgument(
+            "MIN_TTL_ABOVE_TTL",
+            f"min_ttl is {seconds(asked.min_ttl)}, more than ttl, {seconds(asked.ttl)}: lower the one or raise the other.",
+            violations=[Violation("min_ttl", "at most ttl")],
+        )
+    rules, warnings = [rule], []
+    for by, cap, reason in (
+        (f"max_ttl of {role.name}", role.max_ttl, "TTL_CAPPED_BY_ROLE"),
+        ("the server's max_ttl", limits.max_ttl, "TTL_CAPPED_BY_SERVER"),
+    ):
+        if cap is not None and ttl > cap:
+            warnings.append(shortened(reason, by, ttl, cap))
+            rules.append(f"ttl: shortened from {seconds(ttl)} to {seconds(cap)} by {by}")
+            ttl = cap
+    check_min_ttl(ttl, asked, warnings)
+    return ttl, tuple(rules), tuple(warnings)
+
+
+def shortened(reason: str, by: str, before: timedelta, after: timedelta) -> Warning:
+    """The warning that a TTL was shortened: by whom, from what, to what."""
+    return Warning(
+        reason,
+        f"The TTL was shortened from {seconds(before)} to {seconds(after)} by {by}.",
+        (("by", by), ("from", seconds(before)), ("to", seconds(after))),
+    )
+
+
+def _check_floor(field: str, ttl: timedelta) -> None:
+    if ttl < MINIMUM_TTL:
+        raise InvalidArgument(
+            "TTL_TOO_SHORT",
+            f"{field} is {seconds(ttl)}, but Kubernetes issues no token for less than {seconds(MINIMUM_TTL)}: ask for "
+            f"{seconds(MINIMUM_TTL)} or more.",
+            metadata={field: seconds(ttl), "minimum": seconds(MINIMUM_TTL)},
+            violations=[Violation(field, f"at least {seconds(MINIMUM_TTL)}")],
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    written = ", ".join("any" if n == ANY else n for n in names)
+    return written or "none"

@@ -1,0 +1,61 @@
+"""Between protos and the domain's own types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from kubevend.v1 import warning_pb2
+from kubevend_server.errors import InvalidArgument, Violation
+from kubevend_server.policy.terms import Warning
+
+
+def duration(message: Message, field: str, path: str = "") -> timedelta | None:
+    """A duration field, in whole seconds, or None where it is not set.
+
+    Args:
+        message: the message that has it.
+        field: its name.
+        path: its path from the request, where that is another one.
+
+    Raises:
+        InvalidArgument: it has a fraction of a second, which Kubernetes' lifetimes do not.
+    """
+    if not message.HasField(field):
+        return None
+    value: Duration = getattr(message, field)
+    if value.nanos:
+        raise InvalidArgument(
+            "FIELD_INVALID",
+            f"{path or field} has a fraction of a second: Kubernetes counts lifetimes in whole seconds.",
+            violations=[Violation(path or field, "whole seconds")],
+        )
+    return timedelta(seconds=value.seconds)
+
+
+def set_duration(target: Duration, value: timedelta) -> None:
+    """Write a duration."""
+    target.FromTimedelta(value)
+
+
+def set_timestamp(target: Timestamp, value: datetime | None) -> None:
+    """Write a moment; None leaves the field as it is."""
+    if value is not None:
+        target.FromDatetime(value)
+
+
+def moment(message: Message, field: str) -> datetime | None:
+    """A timestamp field, or None where it is not set."""
+    if not message.HasField(field):
+        return None
+    value: Timestamp = getattr(message, field)
+    return value.ToDatetime(tzinfo=UTC)
+
+
+def warnings(found: Iterable[Warning]) -> list[warning_pb2.Warning]:
+    """Warnings as the API has them."""
+    return [warning_pb2.Warning(reason=w.reason, message=w.message, metadata=dict(w.metadata)) for w in found]

@@ -1,0 +1,75 @@
+"""IssueService."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from google.protobuf.message import Message
+
+from kubevend.v1 import issue_service_pb2 as pb
+from kubevend_server.calls import Call
+from kubevend_server.interceptors import Handler
+from kubevend_server.issuance import Issuance, Issued
+from kubevend_server.policy.terms import Asked, seconds
+from kubevend_server.services import convert
+
+
+class IssueService:
+    """Issues tokens."""
+
+    name = "kubevend.v1.IssueService"
+
+    def __init__(self, issuance: Issuance) -> None:
+        self._issuance = issuance
+
+    def handlers(self) -> dict[str, Handler]:
+        """Its methods by name."""
+        return {"IssueToken": self.issue_token}
+
+    async def issue_token(self, call: Call) -> Message:
+        """Issue one token."""
+        request = cast("pb.IssueTokenRequest", call.request)
+        call.record.resource = request.role
+        asked = Asked(
+            namespace=request.namespace,
+            service_account=request.service_account_name,
+            audiences=tuple(request.audiences),
+            ttl=convert.duration(request, "ttl"),
+            min_ttl=convert.duration(request, "min_ttl"),
+        )
+        call.record.request = _written(request, asked)
+        issued = await self._issuance.issue(call, request.role, asked, validate_only=request.validate_only)
+        return _reply(issued)
+
+
+def _written(request: pb.IssueTokenRequest, asked: Asked) -> dict[str, Any]:
+    """The request in proto JSON; by hand, since this is the hot path and json_format takes ten times as long."""
+    written = {
+        "role": request.role,
+        "namespace": asked.namespace,
+        "serviceAccountName": asked.service_account,
+        "ttl": seconds(asked.ttl) if asked.ttl is not None else None,
+        "minTtl": seconds(asked.min_ttl) if asked.min_ttl is not None else None,
+        "audiences": list(asked.audiences),
+        "validateOnly": request.validate_only,
+    }
+    return {key: value for key, value in written.items() if value}
+
+
+def _reply(issued: Issued) -> pb.IssueTokenResponse:
+    reply = pb.IssueTokenResponse(
+        namespace=issued.grant.namespace,
+        service_account=issued.grant.service_account,
+        audiences=issued.audiences,
+        lease=issued.lease,
+        warnings=convert.warnings(issued.warnings),
+        decision=pb.Decision(policies=issued.grant.decision.policies, rules=issued.grant.terms.rules),
+    )
+    convert.set_timestamp(reply.expiration, issued.expiration)
+    convert.set_timestamp(reply.token_expiration, issued.token_expiration)
+    convert.set_duration(reply.granted_ttl, issued.granted_ttl)
+    if issued.token is not None:
+        reply.token = issued.token.token
+        reply.jti = issued.token.jti
+        reply.kubernetes_audit_id = issued.token.kubernetes_audit_id
+    return reply

@@ -1,0 +1,252 @@
+"""How this server process runs: a TOML file. What it does not know stops the start."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+
+from kubevend_server.authentication import AUDIENCE
+from kubevend_server.cluster.clusters import SERVICE_ACCOUNT_FOLDER
+from kubevend_server.policy.terms import MINIMUM_TTL
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message says which and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """Where callers connect.
+
+    Attributes:
+        address: `host:port`.
+        certificate_file: the server's certificate chain, PEM.
+        private_key_file: its key, PEM.
+        insecure_loopback: plain text instead of TLS; the address must then be a loopback one.
+    """
+
+    address: str = "0.0.0.0:7443"
+    certificate_file: str = ""
+    private_key_file: str = ""
+    insecure_loopback: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """Where configs, roles and leases are kept.
+
+    Attributes:
+        url: `sqlite:////absolute/path`.
+        key_file: the keys under which credentials are sealed; made on the first start.
+    """
+
+    url: str
+    key_file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """Where audit events go.
+
+    Attributes:
+        file: the JSON lines.
+        key_file: the key of their chain; made on the first start.
+    """
+
+    file: str
+    key_file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerClusterSettings:
+    """A cluster whose ServiceAccounts may call.
+
+    Attributes:
+        kubernetes_host: an https URL; empty for the pod's own API server.
+        ca_file: the CA that vouches for it, PEM.
+        token_file: with which kubevend asks it (needs system:auth-delegator); empty for the pod's own.
+        issuers: the `iss` of its tokens; empty for any.
+    """
+
+    kubernetes_host: str = ""
+    ca_file: str = ""
+    token_file: str = ""
+    issuers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callers:
+    """Who may call at all.
+
+    Attributes:
+        admin_token_file: the bootstrap admin's token; made on the first start.
+        audience: which ServiceAccount tokens must have.
+        remember_seconds: for how long a cluster's answer about a token is used again.
+        clusters: by the name that becomes part of the callers' names.
+    """
+
+    admin_token_file: str
+    audience: str = AUDIENCE
+    remember_seconds: float = 10.0
+    clusters: dict[str, CallerClusterSettings] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The access policy.
+
+    Attributes:
+        folder: every `*.cedar` file in it.
+    """
+
+    folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuanceSettings:
+    """What holds whatever a role says.
+
+    Attributes:
+        default_ttl_seconds: where neither request nor role names a TTL.
+        max_ttl_seconds: what is longer is shortened.
+    """
+
+    default_ttl_seconds: int = 3600
+    max_ttl_seconds: int = 86400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kubernetes:
+    """How clusters are called.
+
+    Attributes:
+        token_folders: where the token files of configs may be.
+        service_account_folder: the pod's own credential.
+        connect_timeout_seconds: for a connection, the wait for a free one included.
+        request_timeout_seconds: for a whole request.
+        max_connections: at once, to each cluster; what is more waits. No rate is limited.
+        trust_env: heed HTTPS_PROXY and its like.
+    """
+
+    token_folders: tuple[str, ...] = ()
+    service_account_folder: str = str(SERVICE_ACCOUNT_FOLDER)
+    connect_timeout_seconds: float = 5.0
+    request_timeout_seconds: float = 15.0
+    max_connections: int = 100
+    trust_env: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsSettings:
+    """Where Prometheus asks.
+
+    Attributes:
+        address: `host:port`, plain HTTP; empty for none.
+    """
+
+    address: str = "127.0.0.1:9443"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All of them. `drain_seconds`: how long running calls have at a stop. `log_level`: of the process log."""
+
+    listener: Listener
+    store: Store
+    audit: Audit
+    callers: Callers
+    policy: Policy
+    issuance: IssuanceSettings = field(default_factory=IssuanceSettings)
+    kubernetes: Kubernetes = field(default_factory=Kubernetes)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    drain_seconds: float = 20.0
+    log_level: str = "info"
+
+
+def load(path: Path) -> Settings:
+    """Read settings from a TOML file.
+
+    Raises:
+        SettingsError: the file cannot be read, has a key that is not known, or a value that cannot be.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise SettingsError(f"The settings file {path} cannot be read: {error.strerror}.") from error
+    try:
+        return parse(text)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
+def parse(text: str) -> Settings:
+    """Read settings from TOML.
+
+    Raises:
+        SettingsError: it is no TOML, has a key that is not known, or a value that cannot be.
+    """
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"It is not TOML: {error}.") from error
+    _check_keys(found, Settings, "")
+    try:
+        settings = msgspec.convert(found, Settings)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{error}.") from error
+    _check(settings)
+    return settings
+
+
+def _check_keys(found: dict[str, Any], expected: Any, path: str) -> None:
+    hints = get_type_hints(expected)
+    known = [f.name for f in fields(expected)]
+    for key, value in found.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {path}{near[0]}?" if near else f"known here: {', '.join(known)}."
+            raise SettingsError(f"{path}{key} is not a setting; {hint}")
+        if is_dataclass(hints[key]) and isinstance(value, dict):
+            _check_keys(value, hints[key], f"{path}{key}.")
+        elif key == "clusters" and isinstance(value, dict):
+            for name, cluster in value.items():
+                if isinstance(cluster, dict):
+                    _check_keys(cluster, get_args(hints[key])[1], f"{path}clusters.{name}.")
+
+
+def _check(settings: Settings) -> None:
+    listener = settings.listener
+    if listener.insecure_loopback:
+        if not _is_loopback(listener.address):
+            raise SettingsError(
+                f"listener.insecure_loopback is set, but {listener.address} is no loopback address: use 127.0.0.1 or TLS."
+            )
+    elif not (listener.certificate_file and listener.private_key_file):
+        raise SettingsError("listener needs certificate_file and private_key_file: kubevend speaks TLS.")
+    for key, seconds in (
+        ("default_ttl_seconds", settings.issuance.default_ttl_seconds),
+        ("max_ttl_seconds", settings.issuance.max_ttl_seconds),
+    ):
+        if timedelta(seconds=seconds) < MINIMUM_TTL:
+            raise SettingsError(
+                f"issuance.{key} is {seconds}; Kubernetes issues no token for less than 600 seconds."
+            )
+    for name in settings.callers.clusters:
+        if not name.replace("-", "").isalnum() or not name.isascii() or name != name.lower():
+            raise SettingsError(
+                f"callers.clusters.{name}: the name becomes part of the callers' names: use lower-case letters, digits "
+                "and hyphens."
+            )
+    if not settings.callers.audience:
+        raise SettingsError("callers.audience is empty: a token for any audience would then do.")
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    return host in ("localhost", "::1") or host.startswith("127.")

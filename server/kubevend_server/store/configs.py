@@ -1,0 +1,170 @@
+"""Configs in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from kubevend_server.configs import Config, Credential
+from kubevend_server.encryption import Keyring
+from kubevend_server.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound
+from kubevend_server.store import leases
+from kubevend_server.store.schema import configs, roles
+
+Change = Callable[[sa.Connection], None]
+
+
+class ConfigStore:
+    """Reads configs, and makes the changes that the journal commits."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        """Take the keys under which credentials are sealed."""
+        self._keyring = keyring
+
+    def all(self, connection: sa.Connection) -> list[Config]:
+        """Every config, credentials opened.
+
+        Raises:
+            UnsealError: a credential was sealed under a key that is not in the key file.
+        """
+        return [self._from_row(row) for row in connection.execute(sa.select(configs))]
+
+    def insert(self, config: Config) -> Change:
+        """The change that adds a config. Refuses a name that is taken."""
+
+        def change(connection: sa.Connection) -> None:
+            try:
+                connection.execute(sa.insert(configs).values(self._to_row(config)))
+            except sa.exc.IntegrityError as error:
+                raise AlreadyExists(
+                    "CONFIG_EXISTS",
+                    f"{config.name} exists already. Change it with UpdateConfig, or choose another config_id.",
+                    metadata={"config": config.name},
+                ) from error
+
+        return change
+
+    def update(self, old: Config, new: Config, now: datetime) -> Change:
+        """The change from one version of a config to the next.
+
+        Refuses if the old one is no longer the current one, or another host or CA while leases live on it.
+        """
+
+        def change(connection: sa.Connection) -> None:
+            moved = (old.kubernetes_host, old.kubernetes_ca_cert) != (
+                new.kubernetes_host,
+                new.kubernetes_ca_cert,
+            )
+            if moved:
+                _refuse_live_leases(connection, old.name, now)
+            changed = connection.execute(
+                sa.update(configs)
+                .where(configs.c.name == old.name, configs.c.etag == old.etag)
+                .values(self._to_row(new))
+            )
+            if changed.rowcount == 0:
+                raise etag_mismatch(old.name)
+
+        return change
+
+    def delete(self, config: Config, now: datetime) -> Change:
+        """The change that removes a config. Refuses while roles or live leases use it."""
+
+        def change(connection: sa.Connection) -> None:
+            users = connection.scalars(
+                sa.select(roles.c.name).where(roles.c.config == config.name).order_by(roles.c.name).limit(10)
+            ).all()
+            if users:
+                raise FailedPrecondition(
+                    "CONFIG_IN_USE",
+                    f"{config.name} is used by {', '.join(users)}: delete these roles or give them another config.",
+                    metadata={"config": config.name, "roles": ", ".join(users), "subject": config.name},
+                )
+            _refuse_live_leases(connection, config.name, now)
+            deleted = connection.execute(
+                sa.delete(configs).where(configs.c.name == config.name, configs.c.etag == config.etag)
+            )
+            if deleted.rowcount == 0:
+                raise etag_mismatch(config.name)
+
+        return change
+
+    def _to_row(self, config: Config) -> dict[str, object]:
+        jwt = config.credential.service_account_jwt
+        return {
+            "name": config.name,
+            "kubernetes_host": config.kubernetes_host,
+            "kubernetes_ca_cert": config.kubernetes_ca_cert,
+            "credential_kind": config.credential.kind,
+            "token_file": config.credential.token_file,
+            "sealed_jwt": self._keyring.seal(jwt.encode(), _purpose(config.name)) if jwt else b"",
+            "etag": config.etag,
+            "create_time": config.create_time,
+            "update_time": config.update_time,
+        }
+
+    def _from_row(self, row: sa.Row[tuple[object, ...]]) -> Config:
+        jwt = self._keyring.open(row.sealed_jwt, _purpose(row.name)).decode() if row.sealed_jwt else ""
+        return Config(
+            name=row.name,
+            kubernetes_host=row.kubernetes_host,
+            kubernetes_ca_cert=row.kubernetes_ca_cert,
+            credential=Credential(row.credential_kind, row.token_file, jwt),
+            etag=row.etag,
+            create_time=row.create_time,
+            update_time=row.update_time,
+        )
+
+
+def etag_mismatch(name: str) -> Aborted:
+    """The refusal of a change to a version that is no longer the current one."""
+    return Aborted(
+        "ETAG_MISMATCH",
+        f"{name} was changed by somebody else in the meantime: read it again, and make the change to what you get.",
+        metadata={"name": name},
+    )
+
+
+def require_config(connection: sa.Connection, name: str) -> None:
+    """Refuse a role whose config is not there (any more).
+
+    Raises:
+        FailedPrecondition: no such config.
+    """
+    if connection.scalar(sa.select(configs.c.name).where(configs.c.name == name)) is None:
+        raise config_missing(name)
+
+
+def config_missing(name: str) -> FailedPrecondition:
+    """The refusal of whatever needs a config that is not there, or that the caller may not use."""
+    return FailedPrecondition(
+        "CONFIG_NOT_FOUND",
+        f"{name} does not exist, or you may not use it: make it with CreateConfig, or ask for the right to UseConfig.",
+        metadata={"config": name, "subject": name},
+    )
+
+
+def config_not_found(name: str) -> NotFound:
+    """The answer for a config that is not there, or that the caller may not see."""
+    return NotFound(
+        "CONFIG_NOT_FOUND",
+        f"{name} does not exist, or you may not see it. ListConfigs shows those that you may see.",
+        metadata={"config": name},
+    )
+
+
+def _refuse_live_leases(connection: sa.Connection, name: str, now: datetime) -> None:
+    live = leases.count_live(connection, name, now)
+    if live:
+        raise FailedPrecondition(
+            "CONFIG_IN_USE",
+            f"{name} has {live} live leases. Wait until they end (ListLeases with filter.config shows them), or make "
+            "another config.",
+            metadata={"config": name, "live_leases": str(live), "subject": name},
+        )
+
+
+def _purpose(name: str) -> str:
+    return f"service_account_jwt of {name}"

@@ -1,0 +1,77 @@
+"""The database: how it is opened, brought up to date, and read."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from importlib import resources
+from typing import Any, TypeVar
+
+import alembic.command
+import alembic.config
+import sqlalchemy as sa
+
+T = TypeVar("T")
+
+_BUSY_SECONDS = 10
+
+
+class Database:
+    """An SQLite file: one connection that writes, a few that read beside it (WAL).
+
+    `writer` is for the journal and for the start; everything else reads through `read`.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Open the database at an SQLAlchemy URL, `sqlite:////absolute/path`, and make it if there is none.
+
+        Raises:
+            ValueError: the URL is not of a file in SQLite.
+        """
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+            raise ValueError(f"store.url is {url!r}; it must be sqlite:////absolute/path of a file")
+        self.writer = sa.create_engine(parsed, poolclass=sa.StaticPool, connect_args=_CONNECT)
+        sa.event.listen(self.writer, "connect", _configure)
+        # Taking the write lock at once, so that what a transaction has read is still true when it writes.
+        sa.event.listen(
+            self.writer, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
+        )
+        self._reader = sa.create_engine(parsed, pool_size=4, max_overflow=0, connect_args=_CONNECT)
+        sa.event.listen(self._reader, "connect", _configure)
+        sa.event.listen(self._reader, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+
+    def migrate(self) -> None:
+        """Bring the tables up to date."""
+        config = alembic.config.Config()
+        config.set_main_option(
+            "script_location", str(resources.files("kubevend_server.store") / "migrations")
+        )
+        with self.writer.begin() as connection:
+            config.attributes["connection"] = connection
+            alembic.command.upgrade(config, "head")
+
+    async def read(self, query: Callable[[sa.Connection], T]) -> T:
+        """Run a query in a thread, on a connection that only reads."""
+        return await asyncio.to_thread(self.read_now, query)
+
+    def read_now(self, query: Callable[[sa.Connection], T]) -> T:
+        """Run a query in this thread, on a connection that only reads."""
+        with self._reader.begin() as connection:
+            return query(connection)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._reader.dispose()
+        self.writer.dispose()
+
+
+_CONNECT: dict[str, Any] = {"check_same_thread": False, "timeout": _BUSY_SECONDS}
+
+
+def _configure(connection: sqlite3.Connection, _record: object) -> None:
+    # SQLAlchemy begins and ends the transactions; the driver's own guesses stay out of it.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
