@@ -12,9 +12,9 @@ from threading import Thread
 
 import grpc
 import structlog
-from google.protobuf import message_factory
-from google.protobuf.descriptor_pool import Default as default_pool
+from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
+from grpc import aio
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, start_http_server
 
 from kubevend_server.audit.log import AuditLog
@@ -29,7 +29,7 @@ from kubevend_server.cluster.credentials import TokenFile
 from kubevend_server.config_rules import ConfigRules
 from kubevend_server.encryption import Keyring, read_keys
 from kubevend_server.health import Health, add_health, add_reflection
-from kubevend_server.interceptors import Recorder, behavior, chain
+from kubevend_server.interceptors import Interceptor, Recorder, behavior, chain
 from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
 from kubevend_server.metrics import LeaseCollector, Metrics
@@ -111,7 +111,7 @@ async def serve(settings: Settings, clock: Clock = utc_now) -> None:
     ]
     registry = CollectorRegistry()
     recorder = Recorder(journal, Metrics(registry))
-    server = grpc.aio.server(options=_OPTIONS)
+    server = aio.server(options=_OPTIONS)
     _add_services(server, services, chain(authenticator, recorder))
     names = [service.name for service in services]
     health = await add_health(server, names)
@@ -122,9 +122,7 @@ async def serve(settings: Settings, clock: Clock = utc_now) -> None:
     metrics_server = _serve_metrics(settings.metrics.address, registry)
     port = _listen(server, settings)
     await server.start()
-    _log.info(
-        "serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback
-    )
+    _log.info("serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback)
     await _wait_for_stop(audit)
 
     await _stop(server, health, recorder, settings.drain_seconds)
@@ -163,9 +161,7 @@ def _open_audit_log(settings: Settings, key: bytes, database: Database, clock: C
 def _read_policies(folder: Path) -> str:
     files = sorted(folder.glob("*.cedar"))
     if not files:
-        _log.warning(
-            "no_policies", folder=str(folder), hint="nobody may do anything, the bootstrap admin included"
-        )
+        _log.warning("no_policies", folder=str(folder), hint="nobody may do anything, the bootstrap admin included")
     return "\n".join(file.read_text() for file in files)
 
 
@@ -186,19 +182,15 @@ def _caller_connection(found: CallerClusterSettings, own: OwnCluster, transport:
     return Connection(endpoint, TokenFile(Path(found.token_file)), transport)
 
 
-def _add_services(
-    server: grpc.aio.Server, services: Sequence[Service], interceptors: Sequence[object]
-) -> None:
+def _add_services(server: aio.Server, services: Sequence[Service], interceptors: Sequence[Interceptor]) -> None:
     known = actions()
     for service in services:
-        descriptor = default_pool().FindServiceByName(service.name)
+        descriptor = descriptor_pool.Default().FindServiceByName(service.name)
         found = service.handlers()
-        handlers = {}
+        handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
         for method in descriptor.methods:
             if method.name not in known:
-                raise ValueError(
-                    f"The access policy's schema does not know {method.full_name}, so nobody may call it."
-                )
+                raise ValueError(f"The access policy's schema does not know {method.full_name}, so nobody may call it.")
             request: type[Message] = message_factory.GetMessageClass(method.input_type)
             reads = method.name.startswith(("Get", "List"))
             handlers[method.name] = grpc.unary_unary_rpc_method_handler(
@@ -207,7 +199,7 @@ def _add_services(
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, handlers),))
 
 
-def _listen(server: grpc.aio.Server, settings: Settings) -> int:
+def _listen(server: aio.Server, settings: Settings) -> int:
     listener = settings.listener
     if listener.insecure_loopback:
         return server.add_insecure_port(listener.address)
@@ -234,7 +226,7 @@ async def _wait_for_stop(audit: AuditLog) -> None:
     await stop.wait()
 
 
-async def _stop(server: grpc.aio.Server, health: Health, recorder: Recorder, drain_seconds: float) -> None:
+async def _stop(server: aio.Server, health: Health, recorder: Recorder, drain_seconds: float) -> None:
     """Say NOT_SERVING, let what runs end, then stop. What is irrevocable is carried to its end in any case."""
     _log.info("draining", seconds=drain_seconds)
     await health.enter_graceful_shutdown()

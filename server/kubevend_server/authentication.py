@@ -103,20 +103,20 @@ class Authenticator:
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, OverflowError, OSError) as error:
             raise _refused(
                 "TOKEN_MALFORMED",
-                "The bearer token is neither the bootstrap admin's nor a ServiceAccount token (a JWT with aud and exp).",
+                "The bearer token is neither the bootstrap admin's nor a ServiceAccount token (a JWT with "
+                "aud and exp).",
             ) from error
         if self.audience not in ([audiences] if isinstance(audiences, str) else audiences):
             raise _refused(
                 "TOKEN_AUDIENCE",
-                f"The bearer token is not meant for kubevend: its audience must be {self.audience!r}. For a pod, project a "
+                f"The bearer token is not meant for kubevend: its audience must be {self.audience!r}. For "
+                "a pod, project a "
                 "serviceAccountToken volume with that audience; by hand: kubectl create token NAME "
                 f"--audience={self.audience}.",
             )
         life = (expires - self.clock()).total_seconds()
         if life <= 0:
-            raise _refused(
-                "TOKEN_EXPIRED", f"The bearer token expired at {expires.isoformat()}: get a fresh one."
-            )
+            raise _refused("TOKEN_EXPIRED", f"The bearer token expired at {expires.isoformat()}: get a fresh one.")
         return str(claims.get("iss", "")), life
 
     async def _review(self, token: str, issuer: str) -> Caller | Unauthenticated:
@@ -135,9 +135,7 @@ class Authenticator:
                 return _service_account(cluster.name, reviewed)
             reasons.append(f"{cluster.name}: {reviewed.error or 'not valid'}")
         if not candidates:
-            return _refused(
-                "TOKEN_FOREIGN", "No cluster whose ServiceAccounts may call here issues such tokens."
-            )
+            return _refused("TOKEN_FOREIGN", "No cluster whose ServiceAccounts may call here issues such tokens.")
         return _refused("TOKEN_REJECTED", f"The bearer token was not accepted ({'; '.join(reasons)}).")
 
 
@@ -161,7 +159,8 @@ def _bearer(metadata: Mapping[str, str]) -> str:
     if scheme.lower() != "bearer" or not token.strip():
         raise _refused(
             "CREDENTIAL_MISSING",
-            "The call shows no credential: send the metadata `authorization: Bearer TOKEN`, with a ServiceAccount token or "
+            "The call shows no credential: send the metadata `authorization: Bearer TOKEN`, with a "
+            "ServiceAccount token or "
             "the bootstrap admin's.",
         )
     return token.strip()

@@ -80,5 +80,7 @@ def _lines(files: Sequence[Path]) -> Iterator[bytes]:
     for file in files:
         with file.open("rb") as lines:
             yield from lines
+
+
 if __name__ == "__main__":
     main()

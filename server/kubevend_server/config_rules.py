@@ -59,9 +59,7 @@ class ConfigRules:
                 )
             return
         if not _is_https(host):
-            yield Violation(
-                field, f"{host!r} is not an https URL of a host alone, like https://10.0.0.1:6443"
-            )
+            yield Violation(field, f"{host!r} is not an https URL of a host alone, like https://10.0.0.1:6443")
 
     def _credential(self, config: Config) -> Iterator[Violation]:
         credential = config.credential
@@ -77,10 +75,7 @@ class ConfigRules:
     def _is_allowed(self, path: str) -> bool:
         # The real path: neither `..` nor a symbolic link leads out of the folder.
         real = os.path.realpath(path)
-        return any(
-            os.path.commonpath([real, folder]) == folder
-            for folder in map(os.path.realpath, self.token_folders)
-        )
+        return any(os.path.commonpath([real, folder]) == folder for folder in map(os.path.realpath, self.token_folders))
 
 
 def _is_https(host: str) -> bool:
@@ -99,6 +94,4 @@ def _ca(pem: str) -> Iterator[Violation]:
     try:
         x509.load_pem_x509_certificates(pem.encode())
     except ValueError:
-        yield Violation(
-            "config.kubernetes_ca_cert", "it is not PEM certificates (-----BEGIN CERTIFICATE-----)"
-        )
+        yield Violation("config.kubernetes_ca_cert", "it is not PEM certificates (-----BEGIN CERTIFICATE-----)")

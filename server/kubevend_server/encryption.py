@@ -57,9 +57,7 @@ class Keyring:
         key_id, _, rest = sealed.partition(b":")
         cipher = self._ciphers.get(key_id.decode("ascii", "replace"))
         if cipher is None:
-            raise UnsealError(
-                f"It was sealed with a key that is not in the key file ({', '.join(self._ciphers)})."
-            )
+            raise UnsealError(f"It was sealed with a key that is not in the key file ({', '.join(self._ciphers)}).")
         try:
             return cipher.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], purpose.encode())
         except (InvalidTag, ValueError) as error:

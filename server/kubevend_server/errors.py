@@ -57,7 +57,8 @@ class KubevendError(Exception):
     @property
     def status(self) -> str:
         """The name of the gRPC status, as `PERMISSION_DENIED`."""
-        return code_pb2.Code.Name(self.code)
+        name: str = code_pb2.Code.Name(self.code)
+        return name
 
 
 class InvalidArgument(KubevendError):

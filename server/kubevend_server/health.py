@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import grpc
+from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection_pb2
@@ -22,14 +23,11 @@ class Health(HealthServicer):
     ) -> health_pb2.HealthListResponse:
         """The status of every service."""
         del request, context
-        statuses = {
-            name: health_pb2.HealthCheckResponse(status=status)
-            for name, status in self._server_status.items()
-        }
+        statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._server_status.items()}
         return health_pb2.HealthListResponse(statuses=statuses)
 
 
-async def add_health(server: grpc.aio.Server, services: Sequence[str]) -> Health:
+async def add_health(server: aio.Server, services: Sequence[str]) -> Health:
     """Serve health, SERVING for the server as a whole and for each service."""
     health = Health()
     for name in services:
@@ -38,7 +36,7 @@ async def add_health(server: grpc.aio.Server, services: Sequence[str]) -> Health
     return health
 
 
-def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
+def add_reflection(server: aio.Server, services: Sequence[str]) -> None:
     """Serve reflection under both of its names: grpcio knows v1alpha only (grpc issue 38576); the two are alike."""
     shown = [*services, "grpc.health.v1.Health", _REFLECTION_V1, _REFLECTION_V1ALPHA]
     servicer = ReflectionServicer(shown)

@@ -10,15 +10,16 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-import grpc
 import protovalidate
 import structlog
 from google.protobuf.message import DecodeError, Message
+from grpc import aio
 from grpc_status import rpc_status
 
 from kubevend_server.audit import event
+from kubevend_server.audit.log import Event
 from kubevend_server.authentication import Authenticator
 from kubevend_server.calls import Call, Method
 from kubevend_server.errors import Internal, InvalidArgument, KubevendError, Violation, to_status
@@ -27,7 +28,7 @@ from kubevend_server.metrics import Metrics
 
 Handler = Callable[[Call], Awaitable[Message]]
 Interceptor = Callable[[Call, Handler], Awaitable[Message]]
-Behavior = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
+Behavior = Callable[[bytes, "aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
 
 _log = structlog.get_logger()
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -53,7 +54,7 @@ def behavior(method: Method, handler: Handler, interceptors: Sequence[Intercepto
     for interceptor in reversed(interceptors):
         handle = _inside(interceptor, handle)
 
-    async def behave(payload: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+    async def behave(payload: bytes, context: aio.ServicerContext[bytes, bytes]) -> bytes:
         call = Call(method, payload, _first_values(context), context.peer(), time.monotonic())
         try:
             reply = await handle(call)
@@ -145,7 +146,7 @@ class Recorder:
             self._metrics.count(call, error, cancelled=cancelled)
 
     def _entry(self, call: Call, error: KubevendError | None, *, cancelled: bool) -> Entry:
-        def completion(refusal: KubevendError | None) -> event.Event:
+        def completion(refusal: KubevendError | None) -> Event:
             return event.completion(call, refusal or error, cancelled=cancelled)
 
         if error is not None or cancelled:
@@ -174,7 +175,8 @@ async def parse_request(call: Call, proceed: Handler) -> Message:
     except DecodeError as error:
         raise InvalidArgument(
             "REQUEST_MALFORMED",
-            f"The request is no {request.DESCRIPTOR.full_name} in protobuf: generate your client from kubevend's protos.",
+            f"The request is no {request.DESCRIPTOR.full_name} in protobuf: generate your client from "
+            "kubevend's protos.",
         ) from error
     check_rules(request)
     call.request = request
@@ -196,9 +198,7 @@ def check_rules(message: Message, prefix: str = "") -> None:
         return
     violations = [Violation(prefix + _path(v.proto.field), v.proto.message) for v in found]
     what = "; ".join(f"{v.field} {v.description}" for v in violations)
-    raise InvalidArgument(
-        "FIELD_INVALID", f"The request breaks rules of its fields: {what}.", violations=violations
-    )
+    raise InvalidArgument("FIELD_INVALID", f"The request breaks rules of its fields: {what}.", violations=violations)
 
 
 def _path(field: protovalidate.FieldPathPb | None) -> str:
@@ -216,7 +216,7 @@ def _inside(interceptor: Interceptor, handler: Handler) -> Handler:
     return handle
 
 
-def _first_values(context: grpc.aio.ServicerContext[bytes, bytes]) -> Mapping[str, str]:
+def _first_values(context: aio.ServicerContext[bytes, bytes]) -> dict[str, str]:
     values: dict[str, str] = {}
     for key, value in context.invocation_metadata() or ():
         values.setdefault(key, value if isinstance(value, str) else value.decode("latin-1"))

@@ -93,7 +93,7 @@ class Journal:
         entries = [entry for entry, _ in waiting]
         try:
             refusals = self._commit(entries)
-        except Exception:
+        except Exception:  # noqa: BLE001 - answers of a whole group hang on it, so every kind must end here
             # Whatever it was, nothing is durable, and no answer may leave as if it were.
             _log.exception("not_recorded", entries=len(entries))
             refusals = [not_recorded() for _ in entries]
@@ -131,7 +131,7 @@ class Journal:
         mark = self._audit.mark()
         try:
             self._write(entries, [not_recorded() for _ in entries])
-        except Exception:
+        except Exception:  # noqa: BLE001 - the calls are refused already; the log is the last place to say it
             self._audit.rewind(mark)
             _log.exception("failure_not_recorded", entries=len(entries))
 

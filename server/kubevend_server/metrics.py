@@ -24,9 +24,7 @@ class Metrics:
             ["method", "status", "reason"],
             registry=registry,
         )
-        self._issuances = Counter(
-            "kubevend_issuances", "Tokens issued, by role.", ["role"], registry=registry
-        )
+        self._issuances = Counter("kubevend_issuances", "Tokens issued, by role.", ["role"], registry=registry)
         self._failures = Counter(
             "kubevend_issuance_failures",
             "Issuances that were denied, failed or given up, by reason.",

@@ -225,7 +225,8 @@ def _check(settings: Settings) -> None:
     if listener.insecure_loopback:
         if not _is_loopback(listener.address):
             raise SettingsError(
-                f"listener.insecure_loopback is set, but {listener.address} is no loopback address: use 127.0.0.1 or TLS."
+                f"listener.insecure_loopback is set, but {listener.address} is no loopback address: use "
+                "127.0.0.1 or TLS."
             )
     elif not (listener.certificate_file and listener.private_key_file):
         raise SettingsError("listener needs certificate_file and private_key_file: kubevend speaks TLS.")
@@ -234,9 +235,7 @@ def _check(settings: Settings) -> None:
         ("max_ttl_seconds", settings.issuance.max_ttl_seconds),
     ):
         if timedelta(seconds=seconds) < MINIMUM_TTL:
-            raise SettingsError(
-                f"issuance.{key} is {seconds}; Kubernetes issues no token for less than 600 seconds."
-            )
+            raise SettingsError(f"issuance.{key} is {seconds}; Kubernetes issues no token for less than 600 seconds.")
     for name in settings.callers.clusters:
         if not name.replace("-", "").isalnum() or not name.isascii() or name != name.lower():
             raise SettingsError(

@@ -1,8 +1,8 @@
 """How the lines of the audit log hang together.
 
-Each line is a JSON object that ends in `,"hash":"{HMAC-SHA-256}"}`. The hash is over the line without that member, and the
-line names the hash of the one before (`previousHash`), so that no line can be changed, left out or put in between
-without the key.
+Each line is a JSON object that ends in `,"hash":"{HMAC-SHA-256}"}`. The hash is over the line without that member,
+and the line names the hash of the one before (`previousHash`), so that no line can be changed, left out or put in
+between without the key.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ def read_line(line: bytes, key: bytes) -> Link:
     """
     body, tail = line[:-_TAIL] + b"}", line[-_TAIL:]
     digest = tail[len(_SEPARATOR) : -2].decode("ascii", "replace")
-    if not tail.startswith(_SEPARATOR) or not hmac.compare_digest(
-        hmac.digest(key, body, "sha256").hex(), digest
-    ):
+    if not tail.startswith(_SEPARATOR) or not hmac.compare_digest(hmac.digest(key, body, "sha256").hex(), digest):
         raise BrokenLine("the line is torn, was changed, or was written under another key")
     place = msgspec.json.decode(body, type=_Place)
     return Link(int(place.sequence), place.previousHash, digest)

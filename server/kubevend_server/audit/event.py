@@ -48,9 +48,7 @@ def completion(call: Call, error: KubevendError | None, *, cancelled: bool = Fal
         "kubernetesAuditId": record.kubernetes_audit_id,
         "expiration": rfc3339(record.expiration) if record.expiration else None,
         "tokenExpiration": rfc3339(record.token_expiration) if record.token_expiration else None,
-        "warnings": [
-            {"reason": w.reason, "message": w.message, "metadata": dict(w.metadata)} for w in record.warnings
-        ],
+        "warnings": [{"reason": w.reason, "message": w.message, "metadata": dict(w.metadata)} for w in record.warnings],
         "outcome": _outcome(call, error, cancelled=cancelled),
         "status": "CANCELLED" if cancelled else error.status if error else "OK",
         "reason": error.reason if error else None,
@@ -73,7 +71,7 @@ def _outcome(call: Call, error: KubevendError | None, *, cancelled: bool) -> str
 
 
 def _identity(call: Call) -> dict[str, Any]:
-    identity = {
+    identity: dict[str, Any] = {
         "method": call.method.full_name,
         "requestId": call.request_id,
         "traceId": call.trace_id,

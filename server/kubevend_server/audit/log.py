@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ class AuditLog:
         self._descriptor = _open(path)
         self.found = _end_last_line(self._descriptor, path, key)
         self.head = self.found if self.found.sequence >= committed.sequence else committed
-        self._logger = _Events(self, [self._stamp, self._encode, self._chain], {})
+        processors: list[structlog.types.Processor] = [self._stamp, self._encode, self._chain]
+        self._logger = _Events(self, processors, {})
 
     def append(self, event: Event) -> None:
         """Write one event to the end of the file, without a sync.
@@ -90,14 +91,14 @@ class AuditLog:
         while line:
             line = line[os.write(self._descriptor, line) :]
 
-    def _stamp(self, _logger: object, _name: str, event: dict[str, Any]) -> dict[str, Any]:
+    def _stamp(self, _logger: object, _name: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
         place = {"sequence": str(self.head.sequence + 1), "time": rfc3339(self._clock())}
         return {**place, **event, "previousHash": self.head.hash}
 
-    def _encode(self, _logger: object, _name: str, event: dict[str, Any]) -> bytes:
+    def _encode(self, _logger: object, _name: str, event: MutableMapping[str, Any]) -> bytes:
         return msgspec.json.encode(event)
 
-    def _chain(self, _logger: object, _name: str, body: bytes) -> bytes:
+    def _chain(self, _logger: object, _name: str, body: Any) -> bytes:
         line, digest = close_line(body, self._key)
         self.head = Head(self.head.sequence + 1, digest)
         return line
@@ -133,7 +134,5 @@ def _end_last_line(descriptor: int, path: Path, key: bytes) -> Head:
             return read_line(line, key).head
         except BrokenLine:
             continue
-    structlog.get_logger().error(
-        "audit_log_unreadable", file=str(path), hint="no line of it fits the audit key"
-    )
+    structlog.get_logger().error("audit_log_unreadable", file=str(path), hint="no line of it fits the audit key")
     return Head()

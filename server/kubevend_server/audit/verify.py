@@ -70,7 +70,8 @@ def verify(lines: Iterable[bytes], key: bytes, committed: Head) -> Report:
 def _check_head(report: Report, last: Head, hashes: dict[int, str], committed: Head) -> None:
     if last.sequence < committed.sequence:
         report.faults.append(
-            f"the log ends with sequence {last.sequence}, but the store knows that {committed.sequence} was on the disk: "
+            f"the log ends with sequence {last.sequence}, but the store knows that {committed.sequence} "
+            "was on the disk: "
             "the end was cut off"
         )
     elif committed.sequence in hashes and hashes[committed.sequence] != committed.hash:

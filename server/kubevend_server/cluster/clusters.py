@@ -19,9 +19,7 @@ SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 class OwnCluster:
     """The cluster that kubevend itself runs in, as a pod sees it."""
 
-    def __init__(
-        self, folder: Path = SERVICE_ACCOUNT_FOLDER, environ: Mapping[str, str] = os.environ
-    ) -> None:
+    def __init__(self, folder: Path = SERVICE_ACCOUNT_FOLDER, environ: Mapping[str, str] = os.environ) -> None:
         """Take the folder with `token` and `ca.crt`, and the environment that names the API server."""
         self._folder = folder
         self._environ = environ
@@ -44,7 +42,8 @@ class OwnCluster:
         if not self.host:
             raise FailedPrecondition(
                 "CREDENTIAL_UNUSABLE",
-                "The config uses the in-cluster credential, but kubevend does not run in a pod (KUBERNETES_SERVICE_HOST is "
+                "The config uses the in-cluster credential, but kubevend does not run in a pod "
+                "(KUBERNETES_SERVICE_HOST is "
                 "not set). Give the config kubernetes_host and a token_file or a service_account_jwt.",
                 metadata={"subject": "in_cluster"},
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -66,9 +67,7 @@ class Connection:
         """
         self.host = endpoint.host
         self._credential = credential
-        self._timeout = aiohttp.ClientTimeout(
-            total=transport.request_timeout, connect=transport.connect_timeout
-        )
+        self._timeout = aiohttp.ClientTimeout(total=transport.request_timeout, connect=transport.connect_timeout)
         configuration = Configuration(
             host=endpoint.host,
             ssl_ca_cert=endpoint.ca_file or None,
@@ -125,6 +124,6 @@ class Connection:
             answer = Answer(response.headers, await response.read())
         except (aiohttp.ClientError, TimeoutError) as error:
             raise failures.from_exception(error, attempt) from error
-        if response.status >= 300:
+        if response.status >= HTTPStatus.MULTIPLE_CHOICES:
             raise failures.from_status(response.status, answer.headers, answer.body, attempt)
         return answer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -57,7 +56,7 @@ class TokenFile:
             FailedPrecondition: the file cannot be read, or is empty.
         """
         try:
-            found = os.stat(self._path)
+            found = self._path.stat()
             version = (found.st_ino, found.st_size, found.st_mtime_ns)
             if version != self._version:
                 self._token = self._path.read_text().strip()
@@ -72,6 +71,7 @@ class TokenFile:
     def _unusable(self, what: str) -> FailedPrecondition:
         return FailedPrecondition(
             "CREDENTIAL_UNUSABLE",
-            f"The token file {self._path} {what}. Put a Kubernetes token into it, or give the config another credential.",
+            f"The token file {self._path} {what}. Put a Kubernetes token into it, or give the config "
+            "another credential.",
             metadata={"token_file": str(self._path), "subject": str(self._path)},
         )

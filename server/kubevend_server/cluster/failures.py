@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -53,7 +54,9 @@ class Attempt:
         return {"subject": self.host, **{key: value for key, value in facts.items() if value}}
 
 
-def from_status(status: int, headers: Any, body: bytes, attempt: Attempt) -> KubevendError:
+def from_status(  # noqa: PLR0911 - one return for each status that means something of its own
+    status: int, headers: Any, body: bytes, attempt: Attempt
+) -> KubevendError:
     """The error for an answer of the API server that is no success.
 
     Args:
@@ -64,38 +67,39 @@ def from_status(status: int, headers: Any, body: bytes, attempt: Attempt) -> Kub
     """
     said = _message(body)
     facts = attempt.facts(http_status=str(status), kubernetes_message=said)
-    if status == 401:
+    if status == HTTPStatus.UNAUTHORIZED:
         return Unauthorized(
             "KUBERNETES_UNAUTHORIZED",
             f"{attempt.host} does not accept kubevend's own credential: it has expired, or is of another cluster. Give "
             "the config a valid one.",
             metadata=facts,
         )
-    if status == 403:
+    if status == HTTPStatus.FORBIDDEN:
         return _forbidden(said, attempt, facts)
-    if status == 404:
+    if status == HTTPStatus.NOT_FOUND:
         return FailedPrecondition(
             "KUBERNETES_NOT_FOUND",
-            f"{attempt.host} has no ServiceAccount {attempt.name!r} in namespace {attempt.namespace!r} ({said}): create "
+            f"{attempt.host} has no ServiceAccount {attempt.name!r} in namespace {attempt.namespace!r} "
+            f"({said}): create "
             "it, or name another one.",
             metadata=facts,
         )
-    if status == 409:
+    if status == HTTPStatus.CONFLICT:
         return Aborted(
             "KUBERNETES_CONFLICT",
             f"{attempt.host} refused {attempt.what}: {said}. Try again.",
             metadata=facts,
         )
-    if status == 429:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
         return ResourceExhausted(
             "KUBERNETES_THROTTLED",
             f"{attempt.host} throttles ({said}). Try again later; kubevend itself holds nothing back.",
             metadata=facts,
             retry_after=_retry_after(headers),
         )
-    if status == 504:
+    if status == HTTPStatus.GATEWAY_TIMEOUT:
         return _unknown(attempt, f"it answered 504: {said}")
-    if status >= 500:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Unavailable(
             "KUBERNETES_UNAVAILABLE",
             f"{attempt.host} failed with {status} at {attempt.what}: {said}. Try again.",
@@ -118,7 +122,8 @@ def from_exception(error: Exception, attempt: Attempt) -> KubevendError:
         why = error.certificate_error
         return Unavailable(
             "KUBERNETES_UNTRUSTED",
-            f"The certificate of {attempt.host} is not trusted ({why}). Set kubernetes_ca_cert of the config to the CA that "
+            f"The certificate of {attempt.host} is not trusted ({why}). Set kubernetes_ca_cert of the "
+            "config to the CA that "
             "signed it, and kubernetes_host to a name that is in it.",
             metadata=attempt.facts(),
         )
@@ -149,7 +154,8 @@ def _forbidden(said: str, attempt: Attempt, facts: dict[str, str]) -> KubevendEr
 def _unreachable(attempt: Attempt, why: str) -> KubevendError:
     return Unavailable(
         "KUBERNETES_UNREACHABLE",
-        f"{attempt.host} cannot be reached: {why}. Check kubernetes_host of the config, the network and the API server.",
+        f"{attempt.host} cannot be reached: {why}. Check kubernetes_host of the config, the network and "
+        "the API server.",
         metadata=attempt.facts(),
     )
 
@@ -157,7 +163,8 @@ def _unreachable(attempt: Attempt, why: str) -> KubevendError:
 def _unknown(attempt: Attempt, why: str) -> KubevendError:
     return OutcomeUnknown(
         "OUTCOME_UNKNOWN",
-        f"{attempt.host} was asked for {attempt.what}, and {why}. Whether it was done, Kubernetes' audit log tells under "
+        f"{attempt.host} was asked for {attempt.what}, and {why}. Whether it was done, Kubernetes' audit "
+        "log tells under "
         f"auditID {attempt.audit_id}; nobody has what it may have issued. Try again.",
         metadata=attempt.facts(kubernetes_audit_id=attempt.audit_id),
     )

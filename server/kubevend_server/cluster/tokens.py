@@ -63,7 +63,8 @@ async def request_token(connection: Connection, grant: Grant, audit_id: str) -> 
         namespace=grant.namespace,
         name=grant.service_account,
         right=(
-            f"In namespace {grant.namespace!r}, bind it to a Role with verb create on serviceaccounts/token for resourceNames "
+            f"In namespace {grant.namespace!r}, bind it to a Role with verb create on "
+            "serviceaccounts/token for resourceNames "
             f"[{grant.service_account}]; or the namespace does not exist, which Kubernetes does not tell apart."
         ),
         audit_id=audit_id,
@@ -125,5 +126,5 @@ def _read(answer: Answer, audit_id: str) -> IssuedToken:
 
 def _payload(jwt: str) -> bytes:
     # The signature is the cluster's business: the token came from it a moment ago, over its own TLS connection.
-    middle = jwt.split(".")[1] if jwt.count(".") == 2 else ""
+    _header, middle, _signature = jwt.split(".")
     return base64.urlsafe_b64decode(middle + "=" * (-len(middle) % 4))

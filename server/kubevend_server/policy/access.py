@@ -95,9 +95,7 @@ class AccessPolicy:
         self._schema = cedarpy.Schema.from_str(SCHEMA)
         self._entities = functools.lru_cache(_REMEMBERED_ENTITIES)(self._parse_entities)
 
-    def authorize(
-        self, caller: Caller, action: str, resource: Resource, circumstances: Circumstances
-    ) -> Decision:
+    def authorize(self, caller: Caller, action: str, resource: Resource, circumstances: Circumstances) -> Decision:
         """Decide whether a caller may do something.
 
         Args:

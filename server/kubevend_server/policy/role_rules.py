@@ -43,9 +43,7 @@ def _faults(role: Role, limits: Limits) -> Iterator[Violation]:
             yield Violation("role.allowed_audiences", f"{audience!r} is kubevend's own and is never issued")
     for field, ttl in (("role.ttl", role.ttl), ("role.max_ttl", role.max_ttl)):
         if ttl is not None and ttl < MINIMUM_TTL:
-            yield Violation(
-                field, f"{seconds(ttl)} is less than {seconds(MINIMUM_TTL)}, Kubernetes' floor for a token"
-            )
+            yield Violation(field, f"{seconds(ttl)} is less than {seconds(MINIMUM_TTL)}, Kubernetes' floor for a token")
     if role.ttl is not None and role.max_ttl is not None and role.ttl > role.max_ttl:
         yield Violation("role.ttl", f"{seconds(role.ttl)} is more than max_ttl, {seconds(role.max_ttl)}")
 
@@ -56,6 +54,7 @@ def _above_server(role: Role, limits: Limits) -> Iterator[Warning]:
         if ttl is not None and ttl > limits.max_ttl:
             yield Warning(
                 "TTL_ABOVE_SERVER_MAX",
-                f"{field} is {seconds(ttl)}, but this server's max_ttl is {seconds(limits.max_ttl)}, which holds in any case.",
+                f"{field} is {seconds(ttl)}, but this server's max_ttl is {seconds(limits.max_ttl)}, which "
+                "holds in any case.",
                 (("by", "the server's max_ttl"), ("from", seconds(ttl)), ("to", seconds(limits.max_ttl))),
             )

@@ -86,9 +86,7 @@ def terms(role: Role, asked: Asked, limits: Limits) -> Terms:
         FailedPrecondition: the longest that can be had is less than `min_ttl`.
     """
     namespace, namespace_rule = _one_of(asked.namespace, role.allowed_namespaces, role.name, _NAMESPACE)
-    account, account_rule = _one_of(
-        asked.service_account, role.allowed_service_accounts, role.name, _SERVICE_ACCOUNT
-    )
+    account, account_rule = _one_of(asked.service_account, role.allowed_service_accounts, role.name, _SERVICE_ACCOUNT)
     audiences, audience_rule = _audiences(role, asked.audiences, limits.reserved_audiences)
     ttl, ttl_rules, warnings = _ttl(role, asked, limits)
     return Terms(
@@ -134,9 +132,7 @@ class _Choice:
 
 
 _NAMESPACE = _Choice("namespace", "allowed_namespaces", "namespace", "NAMESPACE")
-_SERVICE_ACCOUNT = _Choice(
-    "service_account_name", "allowed_service_accounts", "ServiceAccount", "SERVICE_ACCOUNT"
-)
+_SERVICE_ACCOUNT = _Choice("service_account_name", "allowed_service_accounts", "ServiceAccount", "SERVICE_ACCOUNT")
 
 
 def _one_of(asked: str, allowed: tuple[str, ...], role: str, choice: _Choice) -> tuple[str, str]:
@@ -182,9 +178,7 @@ def _audiences(role: Role, asked: tuple[str, ...], reserved: frozenset[str]) -> 
 
 def _audience_not_allowed(role: Role, audience: str, reserved: frozenset[str]) -> PermissionDenied:
     allowed = _listed(a for a in role.allowed_audiences if a not in reserved)
-    why = (
-        "is kubevend's own and is never issued" if audience in reserved else f"is not allowed by {role.name}"
-    )
+    why = "is kubevend's own and is never issued" if audience in reserved else f"is not allowed by {role.name}"
     return PermissionDenied(
         "AUDIENCE_NOT_ALLOWED",
         f"Audience {audience!r} {why}; {role.name} allows {allowed}.",
@@ -203,7 +197,8 @@ def _ttl(role: Role, asked: Asked, limits: Limits) -> tuple[timedelta, tuple[str
     if asked.ttl is not None and asked.min_ttl is not None and asked.min_ttl > asked.ttl:
         raise InvalidArgument(
             "MIN_TTL_ABOVE_TTL",
-            f"min_ttl is {seconds(asked.min_ttl)}, more than ttl, {seconds(asked.ttl)}: lower the one or raise the other.",
+            f"min_ttl is {seconds(asked.min_ttl)}, more than ttl, {seconds(asked.ttl)}: lower the one or "
+            "raise the other.",
             violations=[Violation("min_ttl", "at most ttl")],
         )
     rules, warnings = [rule], []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -28,6 +28,9 @@ from kubevend_server.store.configs import ConfigStore, config_not_found
 
 _CREDENTIALS = ("in_cluster", "token_file", "service_account_jwt")
 _FIELDS = frozenset({"kubernetes_host", "kubernetes_ca_cert", *_CREDENTIALS})
+
+
+Write = TypeVar("Write", pb.CreateConfigRequest, pb.UpdateConfigRequest)
 
 
 class ConfigService:
@@ -150,17 +153,16 @@ class ConfigService:
         if moved and old.credential.kind != "in_cluster":
             raise InvalidArgument(
                 "CREDENTIAL_REQUIRED",
-                f"The host or the CA of {old.name} changes, so its credential must be given again ({old.credential.kind}): the "
+                f"The host or the CA of {old.name} changes, so its credential must be given again "
+                f"({old.credential.kind}): the "
                 "stored one was not meant for the new host.",
                 metadata={"config": old.name},
-                violations=[
-                    Violation(f"config.{old.credential.kind}", "required where the host or CA changes")
-                ],
+                violations=[Violation(f"config.{old.credential.kind}", "required where the host or CA changes")],
             )
         return replace(merged, credential=old.credential)
 
 
-def _written(request: pb.CreateConfigRequest | pb.UpdateConfigRequest) -> dict[str, Any]:
+def _written(request: Write) -> dict[str, Any]:
     """The request in proto JSON, without the credential, and with the CA's fingerprint in place of the CA."""
     shown = type(request)()
     shown.CopyFrom(request)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import astuple
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import partial
 from typing import cast
 
 from google.protobuf.message import Message
@@ -60,32 +61,35 @@ class LeaseService:
         request = cast("pb.ListLeasesRequest", call.request)
         self._authorizer.require(call, Server())
         narrowed = _filter(request.filter)
-        size, now = request.page_size or DEFAULT_PAGE_SIZE, self._clock()
-        listing = f"leases {astuple(narrowed)}"
-        position = self._tokens.read(listing, request.page_token)
+        listing, now = f"leases {astuple(narrowed)}", self._clock()
+        after = self._tokens.read(listing, request.page_token)
+        found, position = await self._scan(call, narrowed, after, request.page_size or DEFAULT_PAGE_SIZE, now)
+        return pb.ListLeasesResponse(
+            leases=[_to_proto(lease, now) for lease in found], next_page_token=self._tokens.write(listing, position)
+        )
+
+    async def _scan(
+        self, call: Call, narrowed: LeaseFilter, after: str, size: int, now: datetime
+    ) -> tuple[list[Lease], str]:
+        """Find the next leases that the caller may get, and where to go on; empty at the end."""
         found: list[Lease] = []
         scanned = 0
-        while len(found) < size and scanned < _MOST_SCANNED:
-            batch = await self._database.read(
-                lambda connection, after=position: store.page(connection, narrowed, after, size, now)
-            )
+        while True:
+            query = partial(store.page, narrowed=narrowed, after=after, limit=size, now=now)
+            batch = await self._database.read(query)
             for lease in batch:
-                if len(found) < size:
-                    position, scanned = lease.name, scanned + 1
-                    if self._authorizer.may(call, "GetLease", lease):
-                        found.append(lease)
+                after, scanned = lease.name, scanned + 1
+                if self._authorizer.may(call, "GetLease", lease):
+                    found.append(lease)
+                if len(found) == size or scanned == _MOST_SCANNED:
+                    return found, after
             if len(batch) < size:
-                position = "" if not batch or position == batch[-1].name else position
-                break
-        return pb.ListLeasesResponse(
-            leases=[_to_proto(lease, now) for lease in found],
-            next_page_token=self._tokens.write(listing, position),
-        )
+                return found, ""
 
 
 def _nothing(name: str) -> Lease:
     """What stands for a lease that is not there, so that the policy is asked all the same."""
-    never = datetime.min
+    never = datetime.min.replace(tzinfo=UTC)
     return Lease(name, "", "", "", "", "", (), never, never)
 
 

@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from kubevend.v1 import role_service_pb2 as pb
+from kubevend.v1 import warning_pb2
 from kubevend_server import names
 from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Call
@@ -149,7 +150,7 @@ class RoleService:
             raise not_found
         return role
 
-    def _check(self, call: Call, role: Role) -> Sequence[Message]:
+    def _check(self, call: Call, role: Role) -> Sequence[warning_pb2.Warning]:
         found: tuple[Warning, ...] = check_role(role, self._limits)
         if not self._authorizer.may(call, "UseConfig", Config(role.config)):
             call.record.denied = True

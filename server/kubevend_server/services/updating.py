@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -39,7 +39,7 @@ def check_etag(name: str, current: str, given: str) -> None:
         raise etag_mismatch(name)
 
 
-def merge(current: M, given: M, mask: FieldMask, fields: Set[str]) -> M:
+def merge(current: M, given: M, mask: FieldMask, fields: AbstractSet[str]) -> M:
     """Put the masked fields of `given` over `current`. See https://google.aip.dev/134.
 
     Args:

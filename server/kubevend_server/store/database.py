@@ -35,9 +35,7 @@ class Database:
         self.writer = sa.create_engine(parsed, poolclass=sa.StaticPool, connect_args=_CONNECT)
         sa.event.listen(self.writer, "connect", _configure)
         # Taking the write lock at once, so that what a transaction has read is still true when it writes.
-        sa.event.listen(
-            self.writer, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
-        )
+        sa.event.listen(self.writer, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         self._reader = sa.create_engine(parsed, pool_size=4, max_overflow=0, connect_args=_CONNECT)
         sa.event.listen(self._reader, "connect", _configure)
         sa.event.listen(self._reader, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
@@ -45,9 +43,7 @@ class Database:
     def migrate(self) -> None:
         """Bring the tables up to date."""
         config = alembic.config.Config()
-        config.set_main_option(
-            "script_location", str(resources.files("kubevend_server.store") / "migrations")
-        )
+        config.set_main_option("script_location", str(resources.files("kubevend_server.store") / "migrations"))
         with self.writer.begin() as connection:
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")

@@ -58,9 +58,7 @@ def get(connection: sa.Connection, name: str) -> Lease | None:
     return found[0] if found else None
 
 
-def page(
-    connection: sa.Connection, narrowed: LeaseFilter, after: str, limit: int, now: datetime
-) -> list[Lease]:
+def page(connection: sa.Connection, narrowed: LeaseFilter, after: str, limit: int, now: datetime) -> list[Lease]:
     """The next leases, the newest first.
 
     Args:
@@ -115,9 +113,7 @@ def _with_tokens(connection: sa.Connection, found: Sequence[sa.Row[tuple[object,
     if minted:
         query = sa.select(tokens).where(tokens.c.lease.in_(minted)).order_by(tokens.c.issue_time)
         for row in connection.execute(query):
-            minted[row.lease].append(
-                LeaseToken(row.jti, row.kubernetes_audit_id, row.issue_time, row.expire_time)
-            )
+            minted[row.lease].append(LeaseToken(row.jti, row.kubernetes_audit_id, row.issue_time, row.expire_time))
     return [
         Lease(
             name=row.name,

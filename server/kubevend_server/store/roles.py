@@ -56,9 +56,7 @@ def delete(role: Role) -> Change:
     """The change that removes a role. Refuses if it is no longer the current version."""
 
     def change(connection: sa.Connection) -> None:
-        deleted = connection.execute(
-            sa.delete(roles).where(roles.c.name == role.name, roles.c.etag == role.etag)
-        )
+        deleted = connection.execute(sa.delete(roles).where(roles.c.name == role.name, roles.c.etag == role.etag))
         if deleted.rowcount == 0:
             raise etag_mismatch(role.name)
 
