@@ -113,7 +113,7 @@ class KubevendServer:
         stderr = self.process.stderr
         if stderr is None:
             raise ServerError("The server has no log.")
-        log = self.log_file.open("a")
+        log = self.log_file.open("a", buffering=1)
         said = []
         for line in stderr:
             log.write(line)
@@ -188,4 +188,3 @@ def _copy(source: IO[str], target: IO[str]) -> None:
     with source, target:
         for line in source:
             target.write(line)
-            target.flush()

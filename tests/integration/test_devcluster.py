@@ -170,9 +170,7 @@ def test_cluster_dies_with_its_owner(tmp_path: Path) -> None:
     )
     directory = tmp_path / "orphan"
     command = [sys.executable, "-c", program, str(directory)]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as owner:
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         pids = json.loads(owner.stdout.readline())
         owner.kill()
@@ -181,9 +179,7 @@ def test_cluster_dies_with_its_owner(tmp_path: Path) -> None:
 
 def test_failed_start_tells_why(tmp_path: Path) -> None:
     """A cluster that cannot start raises with the component's own last words, and leaves nothing behind."""
-    with pytest.raises(
-        DevClusterError, match=r"(?s)kube-apiserver ended.*service-account-max-token-expiration"
-    ):
+    with pytest.raises(DevClusterError, match=r"(?s)kube-apiserver ended.*service-account-max-token-expiration"):
         DevCluster.start(tmp_path / "failed", max_token_expiration=timedelta(minutes=1))
     assert not (tmp_path / "failed").exists()
 

@@ -1,0 +1,130 @@
+"""The real API server, one for the session, and kubevend servers beside it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devcluster import DevCluster
+from devcluster.server import BOOTSTRAP_POLICY, KubevendServer
+from kubevend.v1 import config_service_pb2
+from tests.support.client import Client
+from tests.support.clusters import install, make_namespace
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[DevCluster]:
+    """A real etcd and kube-apiserver, with kubevend's own ServiceAccount."""
+    with DevCluster.start() as started:
+        install(started)
+        yield started
+
+
+@pytest.fixture(scope="session")
+def capped_cluster() -> Iterator[DevCluster]:
+    """Another cluster: EC signing key, and no token for more than an hour."""
+    with DevCluster.start(max_token_expiration=timedelta(hours=1), signing_key="ec") as started:
+        install(started)
+        yield started
+
+
+@pytest.fixture
+def namespace(cluster: DevCluster) -> str:
+    """A namespace of the test's own, with ServiceAccount demo."""
+    name = f"test-{secrets.token_hex(4)}"
+    make_namespace(cluster, name)
+    return name
+
+
+def config_of(cluster: DevCluster, **fields: Any) -> config_service_pb2.Config:
+    """A config for a cluster, with a token of kubevend's own ServiceAccount."""
+    defaults = {"kubernetes_host": cluster.server, "kubernetes_ca_cert": cluster.ca_file.read_text()}
+    if "token_file" not in fields:
+        defaults["service_account_jwt"] = cluster.token("kubevend", "kubevend")
+    return config_service_pb2.Config(**{**defaults, **fields})
+
+
+@dataclass
+class Vending:
+    """A kubevend server of a test's own, and its bootstrap admin."""
+
+    server: KubevendServer
+    admin: Client
+    clients: list[Client] = field(default_factory=list)
+
+    def client(self, bearer: str = "") -> Client:
+        """Another caller."""
+        client = Client(self.server.address, self.server.folder / "ca.crt", bearer)
+        self.clients.append(client)
+        return client
+
+    def restart(self) -> None:
+        """Start the server again on what it left behind; the admin is connected anew."""
+        self.server.start()
+        tokens = self.admin.tokens
+        self.admin = self.client(self.server.admin_token)
+        self.admin.tokens = tokens
+
+    def add_config(self, cluster: DevCluster, config_id: str = "default", **fields: Any) -> None:
+        """Make a config for a cluster."""
+        request = config_service_pb2.CreateConfigRequest(config_id=config_id, config=config_of(cluster, **fields))
+        self.admin.call(self.admin.configs.CreateConfig, request)
+
+    def events(self, **narrowed: str) -> list[dict[str, Any]]:
+        """The audit events, those whose fields are as given."""
+        return [e for e in self.server.events() if all(e.get(key) == value for key, value in narrowed.items())]
+
+
+Start = Callable[..., Vending]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts kubevend servers; stops them, and looks for tokens in everything that they wrote."""
+    started: list[Vending] = []
+
+    def begin(
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
+        policies: str = BOOTSTRAP_POLICY,
+        environment: Mapping[str, str] | None = None,
+        folder: str = "kubevend",
+    ) -> Vending:
+        server = KubevendServer(tmp_path / folder, overrides=overrides, policies=policies, environment=environment)
+        server.start()
+        vending = Vending(server, Client(server.address, server.folder / "ca.crt", server.admin_token))
+        started.append(vending)
+        return vending
+
+    yield begin
+    for vending in started:
+        for client in [vending.admin, *vending.clients]:
+            client.close()
+        vending.server.stop()
+        assert_no_token_written(vending)
+
+
+def assert_no_token_written(vending: Vending) -> None:
+    """Fail if a token that was issued or shown is in any file that the server wrote."""
+    shown = [value.removeprefix("Bearer ") for client in vending.clients for _, value in client.metadata]
+    issued = [token for client in [vending.admin, *vending.clients] for token in client.tokens]
+    secrets_of_test = {token.encode() for token in [*issued, *shown, vending.server.admin_token] if token}
+    own = {"admin.token", "token"}
+    for file in vending.server.folder.rglob("*"):
+        if file.is_file() and file.name not in own:
+            content = file.read_bytes()
+            assert not any(token in content for token in secrets_of_test), f"a token is in {file}"
+
+
+@pytest.fixture
+def vending(start: Start, cluster: DevCluster, namespace: str) -> Vending:
+    """A kubevend server with configs/default for the cluster, and roles/ci for the test's namespace."""
+    begun = start()
+    begun.add_config(cluster)
+    begun.admin.create_role(allowed_namespaces=[namespace])
+    return begun

@@ -1,0 +1,106 @@
+"""A TCP proxy on loopback that can hold back or cut what passes: the real API server, behind a network that fails."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+from tests.support.waiting import until
+
+_CHUNK = 1 << 16
+
+
+class HoldingProxy:
+    """Forwards connections to one server. TLS goes through untouched.
+
+    `hold_requests` and `hold_replies` keep the bytes of one direction until `release`; `held` is set once there are
+    any. `cut` closes every connection.
+    """
+
+    def __init__(self, target: str) -> None:
+        """Forward to the host and port of a URL."""
+        parts = urlsplit(target)
+        self._target = (parts.hostname, parts.port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.held = threading.Event()
+        self._gates = {"request": threading.Event(), "reply": threading.Event()}
+        self._sockets: set[socket.socket] = set()
+        self.release()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._listener.close()
+        self.release()
+        self.cut()
+        until(lambda: not self._sockets, "the proxy's connections to end")
+
+    def hold_requests(self) -> None:
+        """Keep what goes to the server."""
+        self.held.clear()
+        self._gates["request"].clear()
+
+    def hold_replies(self) -> None:
+        """Keep what comes from the server."""
+        self.held.clear()
+        self._gates["reply"].clear()
+
+    def release(self) -> None:
+        """Let everything through."""
+        for gate in self._gates.values():
+            gate.set()
+
+    def cut(self) -> None:
+        """Close every connection."""
+        for end in list(self._sockets):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue  # it is closed already
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(self._target)
+            except OSError:
+                near.close()
+                continue
+            threading.Thread(target=self._forward, args=(near, far), daemon=True).start()
+
+    def _forward(self, near: socket.socket, far: socket.socket) -> None:
+        with near, far:
+            self._sockets |= {near, far}
+            replies = threading.Thread(target=self._copy, args=(far, near, "reply"), daemon=True)
+            replies.start()
+            self._copy(near, far, "request")
+            replies.join()
+            self._sockets -= {near, far}
+
+    def _copy(self, source: socket.socket, sink: socket.socket, direction: str) -> None:
+        gate = self._gates[direction]
+        try:
+            while data := source.recv(_CHUNK):
+                if not gate.is_set():
+                    self.held.set()
+                gate.wait()
+                sink.sendall(data)
+        except OSError:
+            pass  # the other end is gone, which the finally tells both
+        finally:
+            for end in (source, sink):
+                try:
+                    end.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue
