@@ -40,7 +40,7 @@ class KubevendServer:
         *,
         address: str = "127.0.0.1:0",
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
-        policies: str = BOOTSTRAP_POLICY,
+        policies: str | None = BOOTSTRAP_POLICY,
         environment: Mapping[str, str] | None = None,
         command: tuple[str, ...] = (),
     ) -> None:
@@ -50,7 +50,7 @@ class KubevendServer:
             folder: the folder.
             address: `host:port` to listen on; port 0 takes a free one.
             overrides: settings, by section, over those that `settings` makes.
-            policies: the access policies, Cedar.
+            policies: the access policies, Cedar; None for those that are in the folder's `policies` already.
             environment: what to add to the process's environment.
             command: what to run in place of `python -m kubevend_server.cli`.
         """
@@ -61,7 +61,8 @@ class KubevendServer:
         self.process: subprocess.Popen[str] | None = None
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "policies").mkdir(exist_ok=True)
-        (folder / "policies" / "policies.cedar").write_text(policies)
+        if policies is not None:
+            (folder / "policies" / "policies.cedar").write_text(policies)
         if not (folder / "server.key").exists():
             make_loopback_certificate(folder)
         sections = self._settings()
@@ -124,6 +125,7 @@ class KubevendServer:
                 Thread(target=_copy, args=(stderr, log), daemon=True).start()
                 return
         log.close()
+        stderr.close()
         self.process.wait()
         raise ServerError(f"kubevend-server did not start:\n{''.join(said[-20:])}")
 

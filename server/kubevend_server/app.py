@@ -214,7 +214,9 @@ def _serve_metrics(address: str, registry: CollectorRegistry) -> tuple[HTTPServe
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     host, _, port = address.rpartition(":")
-    return start_http_server(int(port), host.strip("[]"), registry)
+    server, thread = start_http_server(int(port), host.strip("[]"), registry)
+    _log.info("metrics", address=address, port=server.server_port)
+    return server, thread
 
 
 async def _wait_for_stop(audit: AuditLog) -> None:

@@ -27,8 +27,7 @@ from kubevend_server.store.roles import role_not_found
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """What an issuance came to. `token`, `lease`, `jti` and `kubernetes_audit_id` are empty where it was "
-    "only validated."""
+    """What an issuance came to. `token` and `lease` are empty where it was only validated."""
 
     grant: Grant
     audiences: tuple[str, ...]

@@ -15,6 +15,7 @@ import pytest
 from devcluster import DevCluster
 from kubevend.v1 import lease_service_pb2
 from tests.integration.conftest import Start, Vending
+from tests.support.client import Refusal
 from tests.support.clusters import issued_jti, token_requests
 from tests.support.waiting import until
 
@@ -125,7 +126,7 @@ def test_a_full_disk_under_the_store(start: Start, cluster: DevCluster, namespac
     first = vending.admin.issue()
 
     filler = fill(small_disk)
-    refusals = []
+    refusals: list[Refusal] = []
     while not refusals:
         # The database's files may still have room inside for a few leases.
         try:

@@ -150,18 +150,18 @@ def test_the_lease_is_there(vending: Vending, namespace: str) -> None:
 
 def test_leases_are_listed_in_pages(vending: Vending, namespace: str) -> None:
     """A list goes through all leases of a filter, page by page, the newest first, each once."""
+    active = lease_service_pb2.LeaseFilter(namespace=namespace, state=lease_service_pb2.Lease.STATE_ACTIVE)
+    expired = lease_service_pb2.LeaseFilter(namespace=namespace, state=lease_service_pb2.Lease.STATE_EXPIRED)
     names = [vending.admin.issue().lease for _ in range(5)]
     found, token = [], ""
     while True:
-        request = lease_service_pb2.ListLeasesRequest(
-            filter={"namespace": namespace, "state": "STATE_ACTIVE"}, page_size=2, page_token=token
-        )
+        request = lease_service_pb2.ListLeasesRequest(filter=active, page_size=2, page_token=token)
         reply = vending.admin.call(vending.admin.leases.ListLeases, request)
         found += [lease.name for lease in reply.leases]
         token = reply.next_page_token
         if not token:
             break
-    nothing = lease_service_pb2.ListLeasesRequest(filter={"namespace": namespace, "state": "STATE_EXPIRED"})
+    nothing = lease_service_pb2.ListLeasesRequest(filter=expired)
 
     assert found == sorted(names, reverse=True)
     assert not vending.admin.call(vending.admin.leases.ListLeases, nothing).leases
@@ -173,7 +173,7 @@ def test_a_page_token_is_for_its_own_list(vending: Vending) -> None:
     vending.admin.issue()
     first = vending.admin.call(vending.admin.leases.ListLeases, lease_service_pb2.ListLeasesRequest(page_size=1))
     other = lease_service_pb2.ListLeasesRequest(
-        filter={"role": "roles/ci"}, page_size=1, page_token=first.next_page_token
+        filter=lease_service_pb2.LeaseFilter(role="roles/ci"), page_size=1, page_token=first.next_page_token
     )
     forged = lease_service_pb2.ListLeasesRequest(page_token="x" + first.next_page_token)
 

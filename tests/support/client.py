@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -47,7 +47,7 @@ class Client:
     def __init__(self, address: str, ca_file: Path, bearer: str = "") -> None:
         credentials = grpc.ssl_channel_credentials(ca_file.read_bytes())
         self.channel = grpc.secure_channel(address, credentials)
-        self.metadata = [("authorization", f"Bearer {bearer}")] if bearer else []
+        self.metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {bearer}"),) if bearer else ()
         self.tokens: list[str] = []
         self.configs = config_service_pb2_grpc.ConfigServiceStub(self.channel)
         self.roles = role_service_pb2_grpc.RoleServiceStub(self.channel)
@@ -91,7 +91,8 @@ class Client:
 
 def take_apart(error: grpc.RpcError) -> Refusal:
     """Take an error apart."""
-    status = rpc_status.from_call(error)
+    # Every error of a call is the call itself as well; the types do not say so.
+    status = rpc_status.from_call(cast("grpc.Call", error))
     if status is None:
         return Refusal(error.code().name, "", error.details() or "")
     info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()

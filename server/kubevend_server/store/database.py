@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Callable
 from importlib import resources
@@ -32,6 +33,8 @@ class Database:
         parsed = sa.make_url(url)
         if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
             raise ValueError(f"store.url is {url!r}; it must be sqlite:////absolute/path of a file")
+        # For its owner only; SQLite gives the files beside it the same mode.
+        os.close(os.open(parsed.database, os.O_RDWR | os.O_CREAT, 0o600))
         self.writer = sa.create_engine(parsed, poolclass=sa.StaticPool, connect_args=_CONNECT)
         sa.event.listen(self.writer, "connect", _configure)
         # Taking the write lock at once, so that what a transaction has read is still true when it writes.

@@ -1,0 +1,233 @@
+"""Who may call, and what a caller may see, with real ServiceAccounts of the real API server."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from devcluster import DevCluster
+from devcluster.server import BOOTSTRAP_POLICY
+from kubevend.v1 import config_service_pb2, issue_service_pb2, lease_service_pb2, role_service_pb2
+from kubevend.v1.role_service_pb2 import Role
+from tests.integration.conftest import Start, Vending
+from tests.support.client import Client, Refusal
+from tests.support.clusters import make_namespace
+
+ISSUE = "kubevend.v1.IssueService/IssueToken"
+
+TEAM_POLICY = """
+// A workload issues through the roles of its own team, for its own namespace.
+@id("team-issues")
+permit (principal is ServiceAccount, action == Action::"IssueToken", resource is Role)
+when { resource.hasTag("team") && resource.getTag("team") == principal.namespace
+       && context.namespace == principal.namespace };
+
+@id("team-sees")
+permit (principal is ServiceAccount, action == Action::"GetRole", resource is Role)
+when { resource.hasTag("team") && resource.getTag("team") == principal.namespace };
+
+@id("own-leases")
+permit (principal, action == Action::"GetLease", resource) when { resource.caller == principal.name };
+
+@id("lists")
+permit (principal, action in [Action::"ListRoles", Action::"ListLeases"], resource);
+
+// A team makes roles for its own namespace only.
+@id("team-makes-roles")
+permit (principal is ServiceAccount, action in [Action::"CreateRole", Action::"UpdateRole"], resource is Role)
+when { context.proposed.allowed_namespaces == [principal.namespace]
+       && (action == Action::"CreateRole" || resource.allowed_namespaces == [principal.namespace]) };
+
+@id("team-uses-config")
+permit (principal is ServiceAccount, action == Action::"UseConfig", resource == Config::"configs/default");
+"""
+
+
+@pytest.fixture
+def open_house(start: Start, cluster: DevCluster, namespace: str) -> Vending:
+    """A kubevend that the cluster's ServiceAccounts may call, with a role for the test's namespace and another."""
+    token_file = cluster.ca_file.parent / f"reviewer-{namespace}"
+    token_file.write_text(cluster.token("kubevend", "kubevend"))
+    reviewer = {"kubernetes_host": cluster.server, "ca_file": str(cluster.ca_file), "token_file": str(token_file)}
+    vending = start({"callers": {"clusters": {"dev": reviewer}}}, policies=BOOTSTRAP_POLICY + TEAM_POLICY)
+    vending.add_config(cluster)
+    vending.admin.create_role("ci", allowed_namespaces=[namespace], labels={"team": namespace})
+    vending.admin.create_role("others", allowed_namespaces=["kube-system"], labels={"team": "others"})
+    return vending
+
+
+@pytest.fixture
+def team(open_house: Vending, cluster: DevCluster, namespace: str) -> Client:
+    """ServiceAccount demo of the test's namespace."""
+    return open_house.client(cluster.token(namespace, "demo", audience="kubevend"))
+
+
+def test_a_service_account_is_known_by_name(open_house: Vending, team: Client, namespace: str) -> None:
+    """A ServiceAccount's token is reviewed by its cluster, and lease and event carry the caller's whole name."""
+    reply = team.issue()
+
+    (event,) = open_house.events(jti=reply.jti)
+    request = lease_service_pb2.GetLeaseRequest(name=reply.lease)
+    own = f"kubernetes://dev/{namespace}/demo"
+    assert event["caller"]["name"] == own == team.call(team.leases.GetLease, request).lease.caller
+    assert event["caller"]["mechanism"] == "token_review"
+    assert event["caller"]["credentialId"]
+    assert event["decision"]["policies"] == ["team-issues"]
+
+
+def test_what_is_hidden_looks_like_nothing(open_house: Vending, team: Client) -> None:
+    """A role, a config or a lease that a caller may not see answers exactly as one that does not exist."""
+    lease = open_house.admin.issue().lease
+    absent_lease = f"leases/{'0' * 26}"
+    pairs: list[tuple[Any, Any, str, str]] = [
+        (
+            team.issuing.IssueToken,
+            lambda n: issue_service_pb2.IssueTokenRequest(role=n),
+            "roles/others",
+            "roles/absent",
+        ),
+        (
+            team.issuing.IssueToken,
+            lambda n: issue_service_pb2.IssueTokenRequest(role=n, namespace="elsewhere"),
+            "roles/others",
+            "roles/absent",
+        ),
+        (team.roles.GetRole, lambda n: role_service_pb2.GetRoleRequest(name=n), "roles/others", "roles/absent"),
+        (team.roles.DeleteRole, lambda n: role_service_pb2.DeleteRoleRequest(name=n), "roles/others", "roles/absent"),
+        (
+            team.roles.UpdateRole,
+            lambda n: role_service_pb2.UpdateRoleRequest(role=Role(name=n, allowed_audiences=["x"])),
+            "roles/others",
+            "roles/absent",
+        ),
+        (
+            team.configs.GetConfig,
+            lambda n: config_service_pb2.GetConfigRequest(name=n),
+            "configs/default",
+            "configs/absent",
+        ),
+        (team.leases.GetLease, lambda n: lease_service_pb2.GetLeaseRequest(name=n), lease, absent_lease),
+    ]
+    for method, request, hidden, absent in pairs:
+        there = team.refused(method, request(hidden))
+        nowhere = team.refused(method, request(absent))
+        assert there.status == "NOT_FOUND"
+        assert renamed(there, hidden) == renamed(nowhere, absent)
+
+
+def renamed(refusal: Refusal, name: str) -> str:
+    """A refusal with the resource's name taken out."""
+    return repr(refusal).replace(name, "NAME")
+
+
+def test_lists_show_what_the_caller_may_get(open_house: Vending, team: Client) -> None:
+    """A list of roles or leases has only those that the caller may get."""
+    open_house.admin.issue()
+    own = team.issue().lease
+
+    roles = team.call(team.roles.ListRoles, role_service_pb2.ListRolesRequest()).roles
+    leases = team.call(team.leases.ListLeases, lease_service_pb2.ListLeasesRequest()).leases
+
+    assert [role.name for role in roles] == ["roles/ci"]
+    assert [lease.name for lease in leases] == [own]
+
+
+def test_a_denial_that_may_be_known_says_why(open_house: Vending, team: Client, cluster: DevCluster) -> None:
+    """Who may see a role but not issue from it is told so, and the event names no policy, since none permitted."""
+    make_namespace(cluster, "elsewhere")
+    request = role_service_pb2.UpdateRoleRequest(role=Role(name="roles/ci", allowed_namespaces=["elsewhere"]))
+    open_house.admin.call(open_house.admin.roles.UpdateRole, request)
+
+    refusal = team.issue_refused()
+
+    assert (refusal.status, refusal.reason) == ("PERMISSION_DENIED", "ACCESS_DENIED")
+    event = open_house.events(reason="ACCESS_DENIED")[-1]
+    assert (event["outcome"], event["decision"]["policies"]) == ("OUTCOME_DENIED", [])
+
+
+def test_a_team_is_held_to_its_namespace(open_house: Vending, team: Client, namespace: str) -> None:
+    """A policy for CreateRole and UpdateRole sees the role as it would be, and one for UpdateRole as it is too."""
+    created = team.create_role("mine", allowed_namespaces=[namespace])
+    widened = role_service_pb2.UpdateRoleRequest(role=Role(name="roles/mine", allowed_namespaces=["*"]))
+    taken = role_service_pb2.UpdateRoleRequest(role=Role(name="roles/others", allowed_namespaces=[namespace]))
+    foreign = role_service_pb2.CreateRoleRequest(
+        role_id="foreign",
+        role=Role(allowed_namespaces=["kube-system"], allowed_service_accounts=["x"], allowed_audiences=["x"]),
+    )
+
+    assert created.name == "roles/mine"
+    assert team.refused(team.roles.CreateRole, foreign).reason == "ACCESS_DENIED"
+    # roles/mine has no label, so its own maker may not see it: the answer is that of a role that is not there.
+    assert team.refused(team.roles.UpdateRole, widened).reason == "ROLE_NOT_FOUND"
+    assert team.refused(team.roles.UpdateRole, taken).reason == "ROLE_NOT_FOUND"
+    denied = open_house.events(outcome="OUTCOME_DENIED")
+    assert [event["method"].rpartition("/")[2] for event in denied] == ["CreateRole", "UpdateRole", "UpdateRole"]
+
+
+def test_a_denied_read_is_recorded(open_house: Vending, team: Client) -> None:
+    """A read leaves an event where it is denied, and none where it is allowed."""
+    team.call(team.roles.GetRole, role_service_pb2.GetRoleRequest(name="roles/ci"))
+    team.refused(team.roles.GetRole, role_service_pb2.GetRoleRequest(name="roles/others"))
+
+    reads = open_house.events(method="kubevend.v1.RoleService/GetRole")
+
+    assert [(e["resource"], e["outcome"]) for e in reads] == [("roles/others", "OUTCOME_DENIED")]
+
+
+@pytest.mark.parametrize(
+    ("bearer", "reason"),
+    [
+        ("", "CREDENTIAL_MISSING"),
+        ("nonsense", "TOKEN_MALFORMED"),
+        ("kubevend-admin-wrong", "TOKEN_MALFORMED"),
+        ("a.b.c", "TOKEN_MALFORMED"),
+    ],
+)
+def test_nobody_comes_in_without_a_credential(open_house: Vending, bearer: str, reason: str) -> None:
+    """What is no credential is refused with words that say what to send, and recorded without a caller."""
+    refusal = open_house.client(bearer).issue_refused()
+
+    (event,) = open_house.events(method=ISSUE)
+    assert (refusal.status, refusal.reason) == ("UNAUTHENTICATED", reason)
+    assert (event["outcome"], event["reason"], "caller" in event, "request" in event) == (
+        "OUTCOME_DENIED",
+        reason,
+        False,
+        False,
+    )
+
+
+def test_foreign_tokens_are_refused(
+    open_house: Vending, cluster: DevCluster, capped_cluster: DevCluster, namespace: str
+) -> None:
+    """Tokens for another audience, of another cluster, of a deleted ServiceAccount, with changed claims: refused."""
+    make_namespace(capped_cluster, namespace)
+    cluster.kubectl("create", "serviceaccount", "gone", "-n", namespace)
+    deleted = cluster.token(namespace, "gone", audience="kubevend")
+    cluster.kubectl("delete", "serviceaccount", "gone", "-n", namespace)
+    sound = cluster.token(namespace, "demo", audience="kubevend", duration=timedelta(minutes=10))
+    header, middle, signature = sound.split(".")
+    said = json.loads(base64.urlsafe_b64decode(middle + "=" * (-len(middle) % 4)))
+    said["sub"] = "system:serviceaccount:kube-system:admin"
+    changed = base64.urlsafe_b64encode(json.dumps(said).encode()).decode().rstrip("=")
+
+    reasons = {
+        name: open_house.client(bearer).issue_refused().reason
+        for name, bearer in {
+            "another audience": cluster.token(namespace, "demo"),
+            "another cluster": capped_cluster.token(namespace, "demo", audience="kubevend"),
+            "deleted": deleted,
+            "changed": f"{header}.{changed}.{signature}",
+        }.items()
+    }
+
+    assert reasons == {
+        "another audience": "TOKEN_AUDIENCE",
+        "another cluster": "TOKEN_REJECTED",
+        "deleted": "TOKEN_REJECTED",
+        "changed": "TOKEN_REJECTED",
+    }
