@@ -1,0 +1,105 @@
+"""`make bench`: measure kubevend against TokenRequest direct and OpenBao, on a development cluster of its own."""
+
+import os
+import platform
+import tempfile
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import click
+import msgspec
+
+from devcluster.cluster import DevCluster
+from devcluster.server import KubevendServer
+from tests.bench import results, subjects, table
+from tests.bench.durability import look
+from tests.bench.measure import load_program, measure
+from tests.bench.processes import usage
+from tests.bench.subjects import Pace, Subject
+
+CALLERS = (1, 8, 32)
+WARMUP = timedelta(seconds=1)
+OPENBAO_PACES = {
+    # It lets 10 tokens through at once and then 5 a second, so the warm-up goes on until those waiting have
+    # had their turn; what is measured is what goes on for ever.
+    1: Pace(timedelta(seconds=3), timedelta(seconds=5)),
+    8: Pace(timedelta(seconds=4), timedelta(seconds=5)),
+    32: Pace(timedelta(seconds=9), timedelta(seconds=6)),
+}
+
+
+def main() -> None:
+    """Measure in rounds, print the tables, and write everything to the JSON file."""
+    arguments = _parse()
+    # It would keep the server's bytecode away, which costs memory that no deployment pays.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    program = load_program()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cluster = stack.enter_context(DevCluster.start(signing_key="rsa"))
+        server = KubevendServer(folder / "kubevend")
+        measured = _enter(stack, cluster, server, folder, arguments)
+        rounds = [_round(program, measured, number) for number in range(1, arguments.rounds + 1)]
+        rss_mb = usage({"kubevend": server.pid})["kubevend"].rss_mb
+        durability = look(server, _handed_out(rounds))
+    compared = results.comparisons(rounds)
+    targets = results.targets(compared, rss_mb, durability)
+    click.echo(table.render(results.rows(rounds), compared, targets))
+    click.echo(f"\naudit verify: {durability.verification}")
+    report = {
+        "machine": {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
+        "rows": results.rows(rounds),
+        "comparisons": compared,
+        "targets": targets,
+        "durability": durability,
+        "rounds": [list(cells.values()) for cells in rounds],
+    }
+    arguments.output.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+
+
+def _parse() -> Namespace:
+    parser = ArgumentParser("python -m tests.bench", formatter_class=ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured")
+    parser.add_argument("--seconds", type=float, default=4, help="for each measurement but OpenBao's")
+    parser.add_argument("--no-openbao", action="store_true", help="where its package does not exist")
+    parser.add_argument("--output", type=Path, default=Path("bench.json"), help="where to write all figures")
+    return parser.parse_args()
+
+
+def _enter(
+    stack: ExitStack, cluster: DevCluster, server: KubevendServer, folder: Path, arguments: Namespace
+) -> list[Subject]:
+    subjects.make_namespace(cluster)
+    paces = dict.fromkeys(CALLERS, Pace(WARMUP, timedelta(seconds=arguments.seconds)))
+    found = [
+        stack.enter_context(subjects.direct(cluster, folder, paces)),
+        stack.enter_context(subjects.kubevend(cluster, server, paces)),
+    ]
+    if not arguments.no_openbao:
+        found.append(stack.enter_context(subjects.openbao(cluster, folder, OPENBAO_PACES)))
+    return found
+
+
+def _round(program: Path, measured: Sequence[Subject], number: int) -> results.Round:
+    cells = {}
+    for callers in CALLERS:
+        for subject in measured:
+            cell = measure(program, subject, callers)
+            cells[subject.name, callers] = cell
+            _tell(f"round {number}: {subject.name} at {callers}: {cell.load.tokens_per_second:.0f} tokens/s")
+    return cells
+
+
+def _handed_out(rounds: Sequence[results.Round]) -> int:
+    return sum(cell.load.issued for cells in rounds for cell in cells.values() if cell.subject == "kubevend")
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
+
+
+if __name__ == "__main__":
+    main()
