@@ -50,7 +50,7 @@ class Record:
         grant: what was granted.
         lease, jti, kubernetes_audit_id, expiration, token_expiration: what was issued.
         warnings: what came out otherwise than asked.
-        rows, change, committed: for the journal, as in `journal.Entry`.
+        rows, change, committed, announced: for the journal, as in `journal.Entry`.
     """
 
     resource: str = ""
@@ -68,6 +68,7 @@ class Record:
     rows: Sequence[tuple[sa.Table, dict[str, object]]] = ()
     change: Callable[[sa.Connection], None] | None = None
     committed: Callable[[], None] | None = None
+    announced: bool = False
 
 
 @dataclass(slots=True)

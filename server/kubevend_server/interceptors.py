@@ -149,10 +149,10 @@ class Recorder:
         def completion(refusal: KubevendError | None) -> Event:
             return event.completion(call, refusal or error, cancelled=cancelled)
 
-        if error is not None or cancelled:
-            return Entry(completion)
         record = call.record
-        return Entry(completion, record.rows, record.change, record.committed)
+        if error is not None or cancelled:
+            return Entry(completion, announced=record.announced)
+        return Entry(completion, record.rows, record.change, record.committed, record.announced)
 
 
 class Authentication:

@@ -6,6 +6,9 @@ All calls that are waiting share one transaction of the store and one sync of th
 2. the events go to the audit file, and the file is synced,
 3. the transaction commits, with the head of the audit chain in it.
 
+A group closes as soon as nobody is on the way to it any more, and at the latest after `_GATHER_SECONDS`: one caller
+alone never waits, and many share the price of a sync.
+
 So what the store knows is always in the audit file. A crash between 2 and 3 leaves events beyond the head, whose
 answers never left.
 """
@@ -23,11 +26,18 @@ import structlog
 from kubevend_server.audit.chain import Head
 from kubevend_server.audit.log import AuditLog, Event
 from kubevend_server.errors import KubevendError, Unavailable
-from kubevend_server.store.schema import audit_head
+from kubevend_server.store.schema import audit_head, leases, tokens
 
 Change = Callable[[sa.Connection], None]
 
+_GATHER_SECONDS = 0.004
+
 _log = structlog.get_logger()
+
+
+# Made once: a statement that is made anew for each group costs more than its rows.
+_INSERTS = {table: sa.insert(table) for table in (leases, tokens)}
+_UPDATE_HEAD = sa.update(audit_head).values(sequence=sa.bindparam("head_sequence"), hash=sa.bindparam("head_hash"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +49,14 @@ class Entry:
         rows: new rows that cannot be refused, by table.
         change: a change that can be: it raises a KubevendError.
         committed: called once it is durable.
+        announced: whether `intend` was called for it before.
     """
 
     event: Callable[[KubevendError | None], Event]
     rows: Sequence[tuple[sa.Table, dict[str, object]]] = ()
     change: Change | None = None
     committed: Callable[[], None] | None = None
+    announced: bool = False
 
 
 class Journal:
@@ -58,9 +70,11 @@ class Journal:
         self._engine = engine
         self._audit = audit
         self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
+        self._on_the_way = 0
+        self._closing: asyncio.Handle | None = None
 
     def intend(self, event: Event) -> None:
-        """Write down, without a sync, what is about to be asked of Kubernetes.
+        """Write down, without a sync, what is about to be asked of Kubernetes. An announced entry must follow.
 
         Raises:
             Unavailable: it could not be written, so it must not be asked.
@@ -72,6 +86,7 @@ class Journal:
             self._audit.rewind(mark)
             _log.error("intent_not_recorded", error=str(error))
             raise not_recorded() from error
+        self._on_the_way += 1
 
     async def commit(self, entry: Entry) -> None:
         """Make an entry durable, together with all others that are waiting.
@@ -82,14 +97,19 @@ class Journal:
         """
         loop = asyncio.get_running_loop()
         done = loop.create_future()
-        if not self._waiting:
-            # Everything else that is ready in this turn of the loop joins the group.
-            loop.call_soon(self._flush)
         self._waiting.append((entry, done))
+        if entry.announced:
+            self._on_the_way -= 1
+        if self._closing is None:
+            self._closing = loop.call_later(_GATHER_SECONDS, self._flush)
+        if not self._on_the_way:
+            self._closing.cancel()
+            # Everything else that is ready in this turn of the loop still joins the group.
+            self._closing = loop.call_soon(self._flush)
         await done
 
     def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._closing = self._waiting, [], None
         entries = [entry for entry, _ in waiting]
         try:
             refusals = self._commit(entries)
@@ -186,10 +206,10 @@ def _insert(connection: sa.Connection, entries: Sequence[Entry]) -> None:
         for table, row in entry.rows:
             by_table.setdefault(table, []).append(row)
     for table, rows in by_table.items():
-        connection.execute(sa.insert(table), rows)
+        connection.execute(_INSERTS[table], rows)
 
 
 def _save_head(connection: sa.Connection, head: Head) -> None:
-    values = {"sequence": head.sequence, "hash": head.hash}
-    if connection.execute(sa.update(audit_head).values(values)).rowcount == 0:
-        connection.execute(sa.insert(audit_head).values(id=1, **values))
+    values = {"head_sequence": head.sequence, "head_hash": head.hash}
+    if connection.execute(_UPDATE_HEAD, values).rowcount == 0:
+        connection.execute(sa.insert(audit_head).values(id=1, sequence=head.sequence, hash=head.hash))

@@ -6,12 +6,11 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Callable
-from importlib import resources
 from typing import Any, TypeVar
 
-import alembic.command
-import alembic.config
 import sqlalchemy as sa
+
+from kubevend_server.store import migrations
 
 T = TypeVar("T")
 
@@ -45,11 +44,7 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the tables up to date."""
-        config = alembic.config.Config()
-        config.set_main_option("script_location", str(resources.files("kubevend_server.store") / "migrations"))
-        with self.writer.begin() as connection:
-            config.attributes["connection"] = connection
-            alembic.command.upgrade(config, "head")
+        migrations.migrate(self.writer)
 
     async def read(self, query: Callable[[sa.Connection], T]) -> T:
         """Run a query in a thread, on a connection that only reads."""
