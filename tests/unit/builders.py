@@ -1,0 +1,138 @@
+"""Things with defaults, for tests to override one at a time."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import jwt
+import msgspec
+
+from kubevend.v1 import issue_service_pb2
+from kubevend_server.callers import BOOTSTRAP_ADMIN
+from kubevend_server.calls import Call, Method
+from kubevend_server.configs import Config, Credential
+from kubevend_server.leases import Lease, LeaseToken
+from kubevend_server.policy.access import Decision
+from kubevend_server.policy.grant import Grant, grant
+from kubevend_server.policy.terms import Asked, Limits, terms
+from kubevend_server.roles import Role
+
+NOW = datetime(2026, 5, 4, 12, 0, 0, 123456, tzinfo=UTC)
+"""The present. It has microseconds, so that proto JSON writes it in the six digits that kubevend writes."""
+
+AUDIT_KEY = bytes(range(32))
+ADMIN_TOKEN = "kubevend-admin-for-the-tests"
+SECRET = "s3cr3t-jwt-of-a-cluster"
+PERMIT_ALL = '@id("everything") permit(principal, action, resource);'
+
+
+def clock() -> datetime:
+    """The clock that stands still at `NOW`."""
+    return NOW
+
+
+def role(**overrides: Any) -> Role:
+    """A role that allows one namespace, one ServiceAccount and one audience, for an hour."""
+    made = Role(
+        name="roles/ci",
+        config="configs/default",
+        allowed_namespaces=("apps",),
+        allowed_service_accounts=("deployer",),
+        allowed_audiences=("https://api",),
+        ttl=timedelta(hours=1),
+        max_ttl=timedelta(hours=2),
+        labels=(("team", "payments"),),
+        etag="e1",
+        create_time=NOW,
+        update_time=NOW,
+    )
+    return replace(made, **overrides)
+
+
+def asked(**overrides: Any) -> Asked:
+    """A request that leaves everything to the role."""
+    return replace(Asked(), **overrides)
+
+
+def limits(**overrides: Any) -> Limits:
+    """A server that gives half an hour where nobody says, and a day at the most."""
+    made = Limits(
+        default_ttl=timedelta(minutes=30), max_ttl=timedelta(days=1), reserved_audiences=frozenset({"kubevend"})
+    )
+    return replace(made, **overrides)
+
+
+def granted(**overrides: Any) -> Grant:
+    """The grant of a request through `role`, with overrides of the request."""
+    return grant(terms(role(), asked(**overrides), limits()), Decision(True, ("everything",)))
+
+
+def config(**overrides: Any) -> Config:
+    """A config of another cluster, with a stored credential."""
+    made = Config(
+        name="configs/default",
+        kubernetes_host="https://10.0.0.1:6443",
+        credential=Credential("service_account_jwt", service_account_jwt=SECRET),
+        etag="e1",
+        create_time=NOW,
+        update_time=NOW,
+    )
+    return replace(made, **overrides)
+
+
+def lease(number: int = 1, **overrides: Any) -> Lease:
+    """A lease that lives for another hour; its number goes into its name and its token's id."""
+    made = Lease(
+        name=f"leases/{number:026d}",
+        role="roles/ci",
+        config="configs/default",
+        caller="kubernetes://prod/ci/runner",
+        namespace="apps",
+        service_account="deployer",
+        audiences=("https://api",),
+        create_time=NOW,
+        expire_time=NOW + timedelta(hours=1),
+        tokens=(LeaseToken(f"jti-{number}", f"audit-{number}", NOW, NOW + timedelta(hours=1)),),
+    )
+    return replace(made, **overrides)
+
+
+ISSUE_TOKEN = Method("kubevend.v1.IssueService", "IssueToken", issue_service_pb2.IssueTokenRequest, reads=False)
+
+
+def call(**overrides: Any) -> Call:
+    """A call of IssueToken by the bootstrap admin, just begun."""
+    made = Call(
+        method=ISSUE_TOKEN,
+        payload=b"",
+        metadata={"user-agent": "grpcurl/1.9.4"},
+        peer="ipv4:10.0.0.7:51234",
+        started=time.monotonic(),
+        request_id="5f0c7f3e-64a7-4f11-8f0e-3b3f0f0a1b2c",
+        trace_id="4bf92f3577b34da6a3ce929d0e0e4736",
+        caller=BOOTSTRAP_ADMIN,
+    )
+    return replace(made, **overrides)
+
+
+def bearer(**claims: Any) -> str:
+    """A ServiceAccount's token for kubevend that lives for another hour, signed by nobody who counts."""
+    made = {"iss": "https://issuer", "aud": ["kubevend"], "exp": int((NOW + timedelta(hours=1)).timestamp())}
+    return jwt.encode({**made, **claims}, "k" * 32)
+
+
+def minted(**claims: Any) -> str:
+    """A token as a cluster mints it."""
+    made: Mapping[str, object] = {
+        "jti": "8d6f9a52-6a0e-4c55-9f0f-0c3a2a9f1d11",
+        "aud": ["https://api"],
+        "iat": int(NOW.timestamp()),
+        "exp": int((NOW + timedelta(hours=1)).timestamp()),
+    }
+    parts = (b'{"alg":"RS256"}', msgspec.json.encode({**made, **claims}), b"signature")
+    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from google.protobuf import descriptor_pool
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubevend.v1 import config_service_pb2, issue_service_pb2, lease_service_pb2, role_service_pb2
+from kubevend_server.callers import BOOTSTRAP_ADMIN, service_account
+from kubevend_server.configs import Config
+from kubevend_server.policy.access import (
+    AccessPolicy,
+    Circumstances,
+    Decision,
+    PolicyError,
+    Resource,
+    Server,
+    actions,
+)
+from kubevend_server.policy.terms import terms
+from tests.unit.builders import PERMIT_ALL, asked, config, lease, limits, role
+
+RUNNER = service_account("prod", "ci", "runner")
+DENIED = Decision(False, ())
+SERVICES = ("ConfigService", "RoleService", "IssueService", "LeaseService")
+
+_DESCRIBED = (config_service_pb2, role_service_pb2, issue_service_pb2, lease_service_pb2)
+
+
+def _methods() -> set[str]:
+    pool = descriptor_pool.Default()
+    services = [pool.FindServiceByName(f"kubevend.v1.{name}") for name in SERVICES]
+    return {method.name for service in services for method in service.methods}
+
+
+def _issue(policies: str, of: Any = None, caller: Any = RUNNER, source: str = "", **request: Any) -> Decision:
+    of = of or role()
+    circumstances = Circumstances(source, terms(of, asked(**request), limits()))
+    return AccessPolicy(policies).authorize(caller, "IssueToken", of, circumstances)
+
+
+def test_the_schema_knows_every_method_and_nothing_else() -> None:
+    """The actions are the methods of the four services, `UseConfig`, and the two groups."""
+    assert actions() == _methods() | {"UseConfig", "view", "administer"}
+
+
+def _circumstances(action: str) -> Circumstances:
+    if action == "IssueToken":
+        return Circumstances(terms=terms(role(), asked(), limits()))
+    return Circumstances(proposed=role() if action in ("CreateRole", "UpdateRole") else None)
+
+
+def _resource(action: str) -> Resource:
+    kinds: dict[str, Resource] = {"s": Server(), "Config": config(), "Lease": lease()}
+    return next((kind for end, kind in kinds.items() if action.endswith(end)), role())
+
+
+@pytest.mark.parametrize("action", sorted(_methods() | {"UseConfig"}))
+@pytest.mark.parametrize("caller", [BOOTSTRAP_ADMIN, RUNNER])
+def test_what_no_policy_permits_is_denied(action: str, caller: Any) -> None:
+    """Without policies everyone is denied everything, the bootstrap admin included, and with one that permits all
+    everyone may do everything.
+    """
+    resource, circumstances = _resource(action), _circumstances(action)
+    assert AccessPolicy("").authorize(caller, action, resource, circumstances) == DENIED
+    permitted = AccessPolicy(PERMIT_ALL).authorize(caller, action, resource, circumstances)
+    assert permitted == Decision(True, ("everything",))
+
+
+@pytest.mark.parametrize("group", ["view", "administer"])
+def test_a_group_holds_its_actions_and_no_others(group: str) -> None:
+    """`view` is what reads, `administer` what writes, and neither issues tokens."""
+    policy = AccessPolicy(f'@id("group") permit(principal, action in Action::"{group}", resource);')
+    allowed = {
+        action
+        for action in _methods() | {"UseConfig"}
+        if policy.authorize(RUNNER, action, _resource(action), _circumstances(action)).allowed
+    }
+    reads = {name for name in _methods() if name.startswith(("Get", "List"))}
+    writes = {name for name in _methods() if name.startswith(("Create", "Update", "Delete"))} | {"UseConfig"}
+    assert allowed == (reads if group == "view" else writes)
+
+
+def test_a_forbid_wins_and_is_named() -> None:
+    """A forbid outweighs a permit, and the decision names the forbid."""
+    no_prod = (
+        '@id("no-prod") forbid(principal, action == Action::"IssueToken", resource) when '
+        '{ context.namespace == "apps" };'
+    )
+    assert _issue(PERMIT_ALL + no_prod) == Decision(False, ("no-prod",))
+
+
+def test_every_policy_that_permits_is_named_in_order() -> None:
+    """A decision names all policies that made it, sorted."""
+    also = '@id("also") permit(principal is ServiceAccount, action, resource);'
+    assert _issue(PERMIT_ALL + also) == Decision(True, ("also", "everything"))
+
+
+@pytest.mark.parametrize(
+    "policies",
+    [
+        "permit(principal, action, resource);",
+        PERMIT_ALL + "permit(principal, action, resource);",
+        '@id("") permit(principal, action, resource);',
+        "@id permit(principal, action, resource);",
+    ],
+)
+def test_a_policy_without_an_id_is_refused(policies: str) -> None:
+    """Every policy has an @id that is not empty."""
+    with pytest.raises(PolicyError, match="has no @id"):
+        AccessPolicy(policies)
+
+
+def test_two_policies_with_one_id_are_refused() -> None:
+    """An @id belongs to one policy, so that a decision that names it is clear."""
+    with pytest.raises(PolicyError, match="two policies have the @id 'everything'"):
+        AccessPolicy(PERMIT_ALL + PERMIT_ALL)
+
+
+@pytest.mark.parametrize(
+    ("condition", "told"),
+    [
+        ("resource.allowed_namespace == 1", "allowed_namespace"),
+        ("context.nothing", "nothing"),
+        ("principal.name == 1 && 1", "Bool"),
+        ("ip(context.namespace).isIpv4()", "literal"),
+        ('resource.getTag("team") == "x"', "team"),
+    ],
+)
+def test_a_policy_that_does_not_fit_the_schema_is_refused(condition: str, told: str) -> None:
+    """A policy that asks about what is not there, or that could err by its types, stops the start and is named."""
+    policy = '@id("odd") permit(principal, action == Action::"IssueToken", resource) when { CONDITION };'
+    with pytest.raises(PolicyError, match=told) as refusal:
+        AccessPolicy(policy.replace("CONDITION", condition))
+    assert "odd" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "policies",
+    [
+        "permit(",
+        '@id("x") permit(principal is Nobody, action, resource);',
+        '@id("x") permit(principal, action == Action::"StealToken", resource);',
+    ],
+)
+def test_text_that_is_no_policy_is_refused(policies: str) -> None:
+    """What does not parse, or names types and actions that do not exist, stops the start."""
+    with pytest.raises(PolicyError):
+        AccessPolicy(policies)
+
+
+def test_a_template_is_refused() -> None:
+    """A template takes effect only once it is linked, which kubevend never does: an operator who writes a forbid
+    with a slot must not believe that it holds.
+    """
+    with pytest.raises(PolicyError):
+        AccessPolicy(PERMIT_ALL + '@id("slot") forbid(principal == ?principal, action, resource);')
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "context.ttl * 9223372036854775807 > 0",
+        "context.ttl + 9223372036854775807 > 0",
+    ],
+)
+def test_a_forbid_that_errs_denies(condition: str) -> None:
+    """Cedar skips a forbid whose condition errs; kubevend denies, and the decision says why."""
+    errs = f'@id("errs") forbid(principal, action == Action::"IssueToken", resource) when {{ {condition} }};'
+    decision = _issue(PERMIT_ALL + errs)
+    assert (decision.allowed, decision.policies) == (False, ("everything",))
+    assert decision.errors
+
+
+def test_a_permit_that_errs_denies() -> None:
+    """An error in one policy denies although another permits."""
+    errs = (
+        '@id("errs") permit(principal, action == Action::"IssueToken", resource) when '
+        "{ context.ttl * 9223372036854775807 > 0 };"
+    )
+    decision = _issue(PERMIT_ALL + errs)
+    assert not decision.allowed
+    assert decision.errors
+
+
+@given(st.text(max_size=40))
+def test_an_address_that_is_none_denies(source: str) -> None:
+    """Whatever stands where the peer's address should be, the answer is a decision, and one that permits only if the
+    address was understood or absent.
+    """
+    decision = AccessPolicy(PERMIT_ALL).authorize(RUNNER, "ListRoles", Server(), Circumstances(source))
+    assert decision.allowed == (not decision.errors)
+
+
+@pytest.mark.parametrize(
+    ("source", "allowed"),
+    [("10.1.2.3", True), ("192.168.0.1", False), ("::1", False), ("", False), ("not an address", False)],
+)
+def test_a_policy_can_ask_from_where(source: str, allowed: bool) -> None:
+    """`context.source` is the peer's address, absent where it has none, and one that is no address denies."""
+    near = (
+        '@id("near") permit(principal, action == Action::"ListRoles", resource) when '
+        '{ context has source && context.source.isInRange(ip("10.0.0.0/8")) };'
+    )
+    decision = AccessPolicy(near).authorize(RUNNER, "ListRoles", Server(), Circumstances(source))
+    assert decision.allowed is allowed
+
+
+@pytest.mark.parametrize(
+    ("labels", "allowed"), [((("team", "payments"),), True), ((("team", "web"),), False), ((), False)]
+)
+def test_a_policy_can_ask_for_labels(labels: tuple[tuple[str, str], ...], allowed: bool) -> None:
+    """A role's labels are tags of the resource."""
+    policy = (
+        '@id("mine") permit(principal, action == Action::"IssueToken", resource) when '
+        '{ resource.hasTag("team") && resource.getTag("team") == "payments" };'
+    )
+    assert _issue(policy, of=role(labels=labels)).allowed is allowed
+
+
+@pytest.mark.parametrize(
+    ("condition", "allowed"),
+    [
+        ('context.namespace == "apps"', True),
+        ('context.namespace == "other"', False),
+        ('context.service_account == "deployer"', True),
+        ('context.audiences.contains("https://api")', True),
+        ('context.audiences == ["https://api"]', True),
+        ("context.ttl == 7200", True),
+        ("context.ttl < 7200", False),
+        ('context.mechanism == "token_review"', True),
+        ('principal.name == "kubernetes://prod/ci/runner"', True),
+        ('principal is ServiceAccount && principal.cluster == "prod" && principal.namespace == "ci"', True),
+        ('principal is ServiceAccount && principal.service_account == "runner"', True),
+        ("principal is Admin", False),
+        ('resource.config == Config::"configs/default"', True),
+        ('resource == Role::"roles/ci"', True),
+        ('resource.allowed_namespaces == ["apps"] && resource.allowed_service_accounts.contains("deployer")', True),
+        ('resource.allowed_audiences.containsAny(["https://api"])', True),
+    ],
+)
+def test_a_policy_sees_the_values_of_the_grant(condition: str, allowed: bool) -> None:
+    """For IssueToken a policy sees what would be granted, defaults and caps applied, and who asks of what role."""
+    policy = '@id("x") permit(principal, action == Action::"IssueToken", resource) when { CONDITION };'
+    assert _issue(policy.replace("CONDITION", condition), ttl=timedelta(hours=9)).allowed is allowed
+
+
+@pytest.mark.parametrize("action", ["CreateRole", "UpdateRole"])
+@pytest.mark.parametrize(("namespaces", "allowed"), [(("team-a",), True), (("team-a", "prod"), False)])
+def test_a_policy_sees_a_role_as_it_would_be(action: str, namespaces: tuple[str, ...], allowed: bool) -> None:
+    """A team can be held to its own namespace, in a role that it makes and in one that it changes."""
+    policy = AccessPolicy(
+        '@id("own") permit(principal, action in [Action::"CreateRole", Action::"UpdateRole"], resource) when '
+        '{ context.proposed.allowed_namespaces == ["team-a"] && '
+        'context.proposed.hasTag("team") && context.proposed.getTag("team") == "a" };'
+    )
+    proposed = role(allowed_namespaces=namespaces, labels=(("team", "a"),))
+    resource = proposed if action == "CreateRole" else role(allowed_namespaces=("prod",))
+    assert policy.authorize(RUNNER, action, resource, Circumstances(proposed=proposed)).allowed is allowed
+
+
+def test_an_update_is_held_to_the_old_role_too() -> None:
+    """For UpdateRole `resource` is the role as it is, so that nobody takes over another team's role."""
+    policy = AccessPolicy(
+        '@id("own") permit(principal, action == Action::"UpdateRole", resource) when '
+        '{ resource.allowed_namespaces == ["team-a"] && context.proposed.allowed_namespaces == ["team-a"] };'
+    )
+    mine, theirs = role(allowed_namespaces=("team-a",)), role(allowed_namespaces=("team-b",))
+    allowed = {
+        (old.allowed_namespaces[0], new.allowed_namespaces[0])
+        for old in (mine, theirs)
+        for new in (mine, theirs)
+        if policy.authorize(RUNNER, "UpdateRole", old, Circumstances(proposed=new)).allowed
+    }
+    assert allowed == {("team-a", "team-a")}
+
+
+def test_a_policy_can_keep_leases_to_their_callers() -> None:
+    """A lease's attributes let a policy say that everyone sees their own."""
+    policy = AccessPolicy(
+        '@id("own") permit(principal, action == Action::"GetLease", resource) when '
+        "{ resource.caller == principal.name };"
+    )
+    assert policy.authorize(RUNNER, "GetLease", lease(), Circumstances()).allowed
+    other = service_account("other", "ci", "runner")
+    assert policy.authorize(other, "GetLease", lease(), Circumstances()) == DENIED
+
+
+def test_a_changed_resource_is_looked_at_anew() -> None:
+    """What a policy remembers of a role does not outlive a change of the role."""
+    policy = AccessPolicy(
+        '@id("mine") permit(principal, action == Action::"GetRole", resource) when '
+        '{ resource.hasTag("team") && resource.getTag("team") == "payments" };'
+    )
+    before, after = role(), role(labels=(("team", "web"),))
+    answers = [policy.authorize(RUNNER, "GetRole", r, Circumstances()).allowed for r in (before, after, before)]
+    assert answers == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("action", "resource"),
+    [("GetRole", Server()), ("StealToken", role()), ("IssueToken", role()), ("ListRoles", Config("configs/x"))],
+)
+def test_a_question_that_does_not_fit_the_schema_is_denied(action: str, resource: Resource) -> None:
+    """An unknown action, another kind of resource or a missing part of the context denies although all is permitted."""
+    decision = AccessPolicy(PERMIT_ALL).authorize(RUNNER, action, resource, Circumstances())
+    assert not decision.allowed
+    assert decision.errors

@@ -1,0 +1,225 @@
+"""A server without its sockets, for tests that want a call's whole way."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, cast
+
+import grpc
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.message import Message
+from google.rpc import status_pb2
+from grpc import aio
+from multidict import CIMultiDict
+from prometheus_client import CollectorRegistry
+
+from kubevend_server.audit.log import AuditLog
+from kubevend_server.authentication import Authenticator, CallerCluster
+from kubevend_server.authorization import Authorizer
+from kubevend_server.calls import Method
+from kubevend_server.catalog import Catalog
+from kubevend_server.cluster.clusters import Clusters, OwnCluster
+from kubevend_server.cluster.connection import Answer, Connection, Transport
+from kubevend_server.cluster.failures import Attempt
+from kubevend_server.config_rules import ConfigRules
+from kubevend_server.configs import Config
+from kubevend_server.encryption import Keyring
+from kubevend_server.errors import KubevendError
+from kubevend_server.interceptors import Recorder, behavior, chain
+from kubevend_server.issuance import Issuance
+from kubevend_server.journal import Journal, read_head
+from kubevend_server.metrics import Metrics
+from kubevend_server.paging import PageTokens
+from kubevend_server.policy.access import AccessPolicy
+from kubevend_server.services import Service
+from kubevend_server.services.configs import ConfigService
+from kubevend_server.services.issue import IssueService
+from kubevend_server.services.leases import LeaseService
+from kubevend_server.services.roles import RoleService
+from kubevend_server.store import roles as role_store
+from kubevend_server.store.configs import ConfigStore
+from kubevend_server.store.database import Database
+from tests.unit.builders import ADMIN_TOKEN, AUDIT_KEY, PERMIT_ALL, clock, limits, minted
+
+M = TypeVar("M", bound=Message)
+
+HOST = "https://10.0.0.1:6443"
+
+
+class FakeConnection(Connection):
+    """A cluster that answers what the test has put in: a body, or an error."""
+
+    def __init__(self, *answers: Mapping[str, Any] | bytes | KubevendError) -> None:
+        """Take the answers, in their order; the last one is given again and again."""
+        self.host = HOST
+        self.answers = list(answers)
+        self.asked: list[tuple[str, Mapping[str, Any]]] = []
+        self.retired = False
+
+    async def post(self, path: str, body: Mapping[str, Any], attempt: Attempt) -> Answer:
+        """Answer."""
+        self.asked.append((path, body))
+        await asyncio.sleep(0)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, KubevendError):
+            raise answer
+        headers = CIMultiDict({"Audit-Id": attempt.audit_id})
+        return Answer(headers, answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+
+    async def retire(self) -> None:
+        """Remember it."""
+        self.retired = True
+
+
+def token_reply(token: str = "", seconds: int = 3600) -> dict[str, Any]:
+    """What a cluster answers to a TokenRequest."""
+    return {"spec": {"expirationSeconds": seconds}, "status": {"token": token or minted()}}
+
+
+class FakeClusters(Clusters):
+    """Clusters that are all the same fake one."""
+
+    def __init__(self, connection: FakeConnection) -> None:
+        """Take it."""
+        super().__init__(OwnCluster(environ={}), Transport(1, 1, 1, trust_env=False))
+        self.connection = connection
+
+    def connect(self, config: Config) -> Connection:
+        """The fake."""
+        del config
+        return self.connection
+
+
+class Refused(Exception):
+    """A call ended with a status that is not OK."""
+
+    def __init__(self, status: status_pb2.Status) -> None:
+        """Take the status."""
+        super().__init__(status.message)
+        self.status = status
+
+    def detail(self, kind: type[M]) -> M:
+        """The detail of this kind, which must be there once."""
+        (found,) = [any_ for any_ in self.status.details if any_.Is(kind.DESCRIPTOR)]
+        detail = kind()
+        assert found.Unpack(detail)
+        return detail
+
+
+class FakeContext:
+    """gRPC's side of a call, as far as `behavior` uses it."""
+
+    def __init__(self, metadata: Mapping[str, str | bytes], peer: str) -> None:
+        """Take the caller's metadata and address."""
+        self._metadata = tuple(metadata.items())
+        self._peer = peer
+
+    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """What the caller sent."""
+        return self._metadata
+
+    def peer(self) -> str:
+        """From where it called."""
+        return self._peer
+
+    async def abort_with_status(self, status: grpc.Status) -> NoReturn:
+        """End the call."""
+        details = dict(status.trailing_metadata or ())["grpc-status-details-bin"]
+        raise Refused(status_pb2.Status.FromString(cast("bytes", details)))
+
+
+def context(
+    metadata: Mapping[str, str | bytes] | None = None, peer: str = "ipv4:10.0.0.7:51234"
+) -> aio.ServicerContext[bytes, bytes]:
+    """A fake context, in the type that `behavior` takes."""
+    return cast("aio.ServicerContext[bytes, bytes]", FakeContext(metadata or {}, peer))
+
+
+class World:
+    """Everything that a call passes through, as `app` puts it together, over files in one folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        policies: str = PERMIT_ALL,
+        connection: FakeConnection | None = None,
+        token_folders: tuple[str, ...] = (),
+        own_host: str = "",
+        caller_clusters: tuple[CallerCluster, ...] = (),
+        audit_log: Callable[..., AuditLog] = AuditLog,
+    ) -> None:
+        """Build it."""
+        self.folder = folder
+        self.keyring = Keyring({"k1": b"1" * 32})
+        self.database = Database(f"sqlite:///{folder}/world.sqlite")
+        self.database.migrate()
+        self.config_store = ConfigStore(self.keyring)
+        self.catalog = Catalog(
+            self.database.read_now(self.config_store.all), self.database.read_now(role_store.all_roles)
+        )
+        self.audit_file = folder / "world.jsonl"
+        self.audit = audit_log(self.audit_file, AUDIT_KEY, self.database.read_now(read_head), clock)
+        self.journal = Journal(self.database.writer, self.audit)
+        authorizer = Authorizer(AccessPolicy(policies))
+        self.connection = connection or FakeConnection(token_reply())
+        self.registry = CollectorRegistry()
+        self.recorder = Recorder(self.journal, Metrics(self.registry))
+        authenticator = Authenticator(
+            admin_digest=hashlib.sha256(ADMIN_TOKEN.encode()).digest(),
+            clusters=caller_clusters,
+            audience="kubevend",
+            remember=10,
+            clock=clock,
+        )
+        self.interceptors = chain(authenticator, self.recorder)
+        tokens = PageTokens(self.keyring)
+        issuance = Issuance(self.catalog, authorizer, FakeClusters(self.connection), self.journal, limits(), clock)
+        rules = ConfigRules(own_host, token_folders)
+        self.services: list[Service] = [
+            ConfigService(self.catalog, authorizer, tokens, self.config_store, rules, clock),
+            RoleService(self.catalog, authorizer, tokens, limits(), clock),
+            IssueService(issuance),
+            LeaseService(self.database, authorizer, tokens, clock),
+        ]
+
+    async def call(
+        self, request: Message, metadata: Mapping[str, str | bytes] | None = None, peer: str = "ipv4:10.0.0.7:51234"
+    ) -> Any:
+        """Call the method that takes this request, as the bootstrap admin unless the metadata say otherwise.
+
+        Raises:
+            Refused: it did not end well.
+        """
+        name = type(request).__name__.removesuffix("Request")
+        return await self.send(name, request.SerializeToString(), metadata, peer)
+
+    async def send(
+        self,
+        name: str,
+        payload: bytes,
+        metadata: Mapping[str, str | bytes] | None = None,
+        peer: str = "ipv4:10.0.0.7:51234",
+    ) -> Any:
+        """Call a method with any bytes."""
+        if metadata is None:
+            metadata = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+        service = next(service for service in self.services if name in service.handlers())
+        described = descriptor_pool.Default().FindServiceByName(service.name).FindMethodByName(name)
+        request = message_factory.GetMessageClass(described.input_type)
+        method = Method(service.name, name, request, reads=name.startswith(("Get", "List")))
+        behave = behavior(method, service.handlers()[name], self.interceptors)
+        reply = await behave(payload, context(metadata, peer))
+        return message_factory.GetMessageClass(described.output_type).FromString(reply)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The audit log's lines."""
+        return [json.loads(line) for line in self.audit_file.read_text().splitlines()]
+
+    def close(self) -> None:
+        """Close files."""
+        self.audit.close()
+        self.database.close()
