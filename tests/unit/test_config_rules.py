@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from kubevend_server.config_rules import ConfigRules
+from kubevend_server.configs import Config, Credential
+from kubevend_server.errors import InvalidArgument
+from tests.unit.builders import NOW, SECRET, config
+
+OWN = "https://10.96.0.1:443"
+RULES = ConfigRules(own_host="", token_folders=())
+IN_POD = ConfigRules(own_host=OWN, token_folders=())
+
+
+def _faults(rules: ConfigRules, of: Config) -> list[str]:
+    refused: InvalidArgument | None = None
+    try:
+        rules.check(of)
+    except InvalidArgument as refusal:
+        refused = refusal
+    if refused is None:
+        return []
+    assert (refused.reason, refused.metadata) == ("CONFIG_INVALID", {"config": of.name})
+    assert SECRET not in refused.message
+    return [fault.field for fault in refused.violations]
+
+
+def _ca() -> str:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")])
+    builder = x509.CertificateBuilder(
+        issuer_name=name,
+        subject_name=name,
+        public_key=key.public_key(),
+        serial_number=1,
+        not_valid_before=NOW,
+        not_valid_after=NOW + timedelta(days=1),
+    )
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["https://10.0.0.1:6443", "https://api.example.com", "https://[2001:db8::1]:6443", "https://a-b.c1", "HTTPS://api"],
+)
+def test_an_https_host_is_accepted(host: str) -> None:
+    """A host is an https URL of a name or an address, with or without a port."""
+    assert _faults(RULES, config(kubernetes_host=host)) == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "10.0.0.1:6443",
+        "http://10.0.0.1:6443",
+        "ftp://api",
+        "https://",
+        "https://:6443",
+        "https:///path",
+        "https:api",
+        "https://api/",
+        "https://api/path",
+        "https://api?query=1",
+        "https://api#fragment",
+        "https://user@api",
+        "https://user:password@api",
+        "https://api:0",
+        "https://api:99999",
+        "https://api:port",
+        "https://[::1",
+        "https://api\n.evil.com",
+        "https://api\t",
+        "https://api\x00",
+        "https://api\\@evil.com",
+        "javascript://api",
+    ],
+)
+def test_anything_else_is_refused(host: str) -> None:
+    """A host without https, with a path, a query, a user or a port that is none, is refused by its field."""
+    assert _faults(RULES, config(kubernetes_host=host)) == ["config.kubernetes_host"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["https://api?", "https://api#", "https://@api", "https://:@api", "https://a b", " https://api", "https://api "],
+)
+def test_a_host_alone_means_alone(host: str) -> None:
+    """An empty query or fragment would swallow the path of every request, and a blank is in no name."""
+    assert _faults(RULES, config(kubernetes_host=host)) == ["config.kubernetes_host"]
+
+
+@pytest.mark.parametrize("host", ["https://" + "a" * 64 + ".com", "https://a..b"])
+def test_a_host_that_no_resolver_takes_is_refused(host: str) -> None:
+    """A name with a label that is empty or longer than 63 characters makes the resolver fail with an error of its
+    own (UnicodeError), so it never gets there.
+    """
+    assert _faults(RULES, config(kubernetes_host=host)) == ["config.kubernetes_host"]
+
+
+IN_CLUSTER = Credential("in_cluster")
+
+
+@pytest.mark.parametrize("host", ["", OWN])
+def test_the_pods_own_credential_goes_to_the_pods_own_cluster(host: str) -> None:
+    """In a pod the in-cluster credential needs no host, and takes the own one."""
+    assert _faults(IN_POD, config(kubernetes_host=host, credential=IN_CLUSTER)) == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["https://evil.com", OWN + "/", OWN.upper(), "https://10.96.0.1", OWN + "0", "https://10.96.0.1:443@evil.com"],
+)
+def test_the_pods_own_credential_goes_nowhere_else(host: str) -> None:
+    """With any other host, however alike, the in-cluster credential is refused."""
+    assert _faults(IN_POD, config(kubernetes_host=host, credential=IN_CLUSTER)) == ["config.kubernetes_host"]
+
+
+@pytest.mark.parametrize("host", ["", OWN])
+def test_outside_of_a_pod_there_is_no_own_credential(host: str) -> None:
+    """Where kubevend does not run in a pod, the in-cluster credential is refused for any host."""
+    assert _faults(RULES, config(kubernetes_host=host, credential=IN_CLUSTER)) == ["config.kubernetes_host"]
+
+
+def test_a_stored_token_must_be_one() -> None:
+    """A service_account_jwt that is empty is refused."""
+    assert _faults(RULES, config(credential=Credential("service_account_jwt"))) == ["config.service_account_jwt"]
+
+
+@pytest.mark.parametrize("token", [SECRET + "\n", "a\nb", "a\x00b", "a b", "ключ"])
+def test_a_stored_token_can_stand_in_a_header(token: str) -> None:
+    """A token with a line's end, as `base64 -d` and echo leave it, is refused here: no HTTP client would send it."""
+    credential = Credential("service_account_jwt", service_account_jwt=token)
+    assert _faults(RULES, config(credential=credential)) == ["config.service_account_jwt"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder that the settings allow, with a token in it, beside one that they do not."""
+    allowed, other = tmp_path / "tokens", tmp_path / "tokens-of-others"
+    allowed.mkdir()
+    other.mkdir()
+    (allowed / "token").write_text("t")
+    (other / "token").write_text("t")
+    (allowed / "link-inside").symlink_to(allowed / "token")
+    (allowed / "link-outside").symlink_to(other / "token")
+    (allowed / "folder-outside").symlink_to(other)
+    return allowed
+
+
+def _token_file_faults(folder: Path, path: str) -> list[str]:
+    rules = ConfigRules("", (str(folder),))
+    return _faults(rules, config(credential=Credential("token_file", token_file=path)))
+
+
+@pytest.mark.parametrize("path", ["token", "link-inside", "./token", "not-there-yet", "../tokens/token"])
+def test_a_token_file_in_an_allowed_folder_is_accepted(folder: Path, path: str) -> None:
+    """A path that ends in an allowed folder is accepted, whatever it goes through."""
+    assert _token_file_faults(folder, f"{folder}/{path}") == []
+
+
+@pytest.mark.parametrize(
+    "path", ["../tokens-of-others/token", "../../etc/passwd", "link-outside", "folder-outside/token", "../tokens-x"]
+)
+def test_a_token_file_elsewhere_is_refused(folder: Path, path: str) -> None:
+    """Neither `..` nor a symbolic link nor a like-named folder leads out of the allowed folders."""
+    assert _token_file_faults(folder, f"{folder}/{path}") == ["config.token_file"]
+
+
+def test_a_symbolic_link_to_an_allowed_folder_counts(folder: Path) -> None:
+    """A folder that the settings name through a symbolic link is the folder behind it."""
+    link = folder.parent / "link"
+    link.symlink_to(folder)
+    assert _token_file_faults(link, f"{folder}/token") == []
+
+
+def test_without_folders_no_token_file_is_allowed(folder: Path) -> None:
+    """Empty means none."""
+    credential = Credential("token_file", token_file=str(folder / "token"))
+    assert _faults(RULES, config(credential=credential)) == ["config.token_file"]
+
+
+def test_a_ca_is_pem() -> None:
+    """One certificate or several are accepted, anything else is refused."""
+    assert _faults(RULES, config(kubernetes_ca_cert=_ca() + _ca())) == []
+    for ca in ("no PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
+        assert _faults(RULES, config(kubernetes_ca_cert=ca)) == ["config.kubernetes_ca_cert"]
+
+
+def test_every_fault_is_named_at_once() -> None:
+    """A config with several faults is refused with all of them."""
+    broken = config(kubernetes_host="http://x", kubernetes_ca_cert="x", credential=Credential("token_file"))
+    assert _faults(RULES, broken) == ["config.kubernetes_host", "config.token_file", "config.kubernetes_ca_cert"]

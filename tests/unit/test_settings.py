@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kubevend_server.settings import (
+    Audit,
+    CallerClusterSettings,
+    Callers,
+    IssuanceSettings,
+    Kubernetes,
+    Listener,
+    MetricsSettings,
+    Policy,
+    Settings,
+    SettingsError,
+    Store,
+    load,
+    parse,
+)
+
+MINIMAL = """
+[listener]
+certificate_file = "/tls/tls.crt"
+private_key_file = "/tls/tls.key"
+[store]
+url = "sqlite:////data/kubevend.sqlite"
+key_file = "/data/store.key"
+[audit]
+file = "/data/audit.jsonl"
+key_file = "/data/audit.key"
+[callers]
+admin_token_file = "/data/admin.token"
+[policy]
+folder = "/policies"
+"""
+
+
+def _parse(*changes: tuple[str, str], more: str = "") -> Settings:
+    text = MINIMAL
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return parse(text + more)
+
+
+def _refusal(*changes: tuple[str, str], more: str = "") -> str:
+    with pytest.raises(SettingsError) as refusal:
+        _parse(*changes, more=more)
+    return str(refusal.value)
+
+
+def test_the_least_settings_bring_the_defaults() -> None:
+    """What is not named has its default."""
+    assert _parse() == Settings(
+        listener=Listener(
+            address="0.0.0.0:7443",
+            certificate_file="/tls/tls.crt",
+            private_key_file="/tls/tls.key",
+            insecure_loopback=False,
+        ),
+        store=Store(url="sqlite:////data/kubevend.sqlite", key_file="/data/store.key"),
+        audit=Audit(file="/data/audit.jsonl", key_file="/data/audit.key"),
+        callers=Callers(admin_token_file="/data/admin.token", audience="kubevend", remember_seconds=10.0, clusters={}),
+        policy=Policy(folder="/policies"),
+        issuance=IssuanceSettings(default_ttl_seconds=3600, max_ttl_seconds=86400),
+        kubernetes=Kubernetes(
+            token_folders=(),
+            service_account_folder="/var/run/secrets/kubernetes.io/serviceaccount",
+            connect_timeout_seconds=5.0,
+            request_timeout_seconds=15.0,
+            max_connections=100,
+            trust_env=False,
+        ),
+        metrics=MetricsSettings(address="127.0.0.1:9443"),
+        drain_seconds=20.0,
+        log_level="info",
+    )
+
+
+def test_clusters_are_nested_tables() -> None:
+    """Each cluster whose ServiceAccounts may call is a table under its name."""
+    more = """
+    [callers.clusters.prod]
+    kubernetes_host = "https://prod"
+    ca_file = "/ca"
+    token_file = "/token"
+    issuers = ["https://issuer"]
+    [callers.clusters.own-1]
+    """
+    assert _parse(more=more).callers.clusters == {
+        "prod": CallerClusterSettings(
+            kubernetes_host="https://prod", ca_file="/ca", token_file="/token", issuers=("https://issuer",)
+        ),
+        "own-1": CallerClusterSettings(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "told"),
+    [
+        (("certificate_file", "certificat_file"), "", "listener.certificat_file is not a setting; did you mean "),
+        (("[listener]", "[listner]"), "", "listner is not a setting; did you mean listener?"),
+        (("[store]", "[store]\nzzz = 1"), "", "store.zzz is not a setting; known here: url, key_file."),
+        (
+            ("[store]", "[store]"),
+            '[callers.clusters.prod]\nkubernetes_hots = "https://x"',
+            "callers.clusters.prod.kubernetes_hots is not a setting; did you mean callers.clusters.prod.kubernetes_host?",
+        ),
+        (
+            ("[store]", "[store]"),
+            "[issuance]\nmax_ttl = 3600",
+            "issuance.max_ttl is not a setting; did you mean issuance.max_ttl_seconds?",
+        ),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(change: tuple[str, str], more: str, told: str) -> None:
+    """A key that is not known stops the start, with its path and the nearest one that is."""
+    assert _refusal(change, more=more).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (('url = "sqlite:////data/kubevend.sqlite"', ""), "url"),
+        (("[policy]", "[metrics]"), "folder"),
+        (('folder = "/policies"', "folder = 3"), "policy.folder"),
+        (("[store]", "= store"), "It is not TOML"),
+    ],
+)
+def test_what_is_missing_or_of_another_type_is_named(change: tuple[str, str], told: str) -> None:
+    """A required key that is missing, a value of the wrong type, and what is no TOML stop the start."""
+    assert told in _refusal(change)
+
+
+@pytest.mark.parametrize("missing", ["certificate_file", "private_key_file"])
+def test_tls_is_required(missing: str) -> None:
+    """Without a certificate or its key there is no listener."""
+    value = {"certificate_file": "/tls/tls.crt", "private_key_file": "/tls/tls.key"}[missing]
+    told = _refusal((f'{missing} = "{value}"', ""))
+    assert told == "listener needs certificate_file and private_key_file: kubevend speaks TLS."
+
+
+def _insecure(address: str) -> tuple[str, str]:
+    return ("[listener]", f'[listener]\ninsecure_loopback = true\naddress = "{address}"')
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:7443", "localhost:7443", "[::1]:7443", "127.8.9.10:0"])
+def test_plain_text_is_for_loopback(address: str) -> None:
+    """On a loopback address a server may go without TLS."""
+    assert _parse(_insecure(address)).listener.insecure_loopback
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["0.0.0.0:7443", "10.0.0.1:7443", "[::]:7443", "example.com:7443", "127.0.0.1", "", "127.0.0.1.example.com:7443"],
+)
+def test_plain_text_is_refused_elsewhere(address: str) -> None:
+    """On any other address, and on a name that only begins like one, it may not."""
+    assert "is no loopback address" in _refusal(_insecure(address))
+
+
+@pytest.mark.parametrize("key", ["default_ttl_seconds", "max_ttl_seconds"])
+def test_ttls_keep_kubernetes_floor(key: str) -> None:
+    """Neither TTL may be less than the 600 s that Kubernetes asks for; exactly 600 is enough."""
+    assert _refusal(more=f"[issuance]\n{key} = 599").startswith(f"issuance.{key} is 599;")
+    assert getattr(_parse(more=f"[issuance]\n{key} = 600").issuance, key) == 600
+
+
+def test_a_ttl_beyond_all_time_is_refused() -> None:
+    """A TTL that no duration can hold is refused as a setting, not with a traceback."""
+    assert "max_ttl_seconds" in _refusal(more="[issuance]\nmax_ttl_seconds = 100000000000000000")
+
+
+@pytest.mark.parametrize("name", ["Prod", "pro_d", "a.b", "a/b", "", "-", "prød"])
+def test_a_clusters_name_is_part_of_a_name(name: str) -> None:
+    """A cluster's name goes into its callers' names, so it has lower-case letters, digits and hyphens only."""
+    assert "becomes part of the callers' names" in _refusal(more=f'[callers.clusters."{name}"]')
+
+
+def test_a_cluster_is_called_over_tls() -> None:
+    """Callers' tokens are not sent to a cluster in plain text."""
+    assert "https" in _refusal(more='[callers.clusters.prod]\nkubernetes_host = "http://prod"\ntoken_file = "/t"')
+
+
+def test_an_empty_audience_is_refused() -> None:
+    """Without an audience of its own kubevend would take a token for anyone."""
+    assert _refusal(("[callers]", '[callers]\naudience = ""')).startswith("callers.audience is empty")
+
+
+def test_a_file_is_named_in_the_error(tmp_path: Path) -> None:
+    """An error in a file names the file, and a file that is not there is an error of the same kind."""
+    file = tmp_path / "kubevend.toml"
+    with pytest.raises(SettingsError, match=r"kubevend\.toml cannot be read"):
+        load(file)
+    file.write_text("zzz = 1")
+    with pytest.raises(SettingsError, match=r"kubevend\.toml: zzz is not a setting"):
+        load(file)
+    file.write_text(MINIMAL)
+    assert load(file) == _parse()
