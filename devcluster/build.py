@@ -78,9 +78,7 @@ def _fingerprint(module_dir: Path, package: str, ldflags: str, go: Go) -> str:
 def _sources(module_dir: Path) -> list[Path]:
     """List go.mod, go.sum and the Go files of one module, leaving out modules nested in it."""
     nested = [inner.parent for inner in module_dir.glob("*/**/go.mod")]
-    files = [
-        path for path in module_dir.rglob("*.go") if not any(path.is_relative_to(inner) for inner in nested)
-    ]
+    files = [path for path in module_dir.rglob("*.go") if not any(path.is_relative_to(inner) for inner in nested)]
     return sorted([module_dir / "go.mod", module_dir / "go.sum", *files])
 
 

