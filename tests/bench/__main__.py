@@ -40,7 +40,7 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cluster = stack.enter_context(DevCluster.start(signing_key="rsa"))
-        server = KubevendServer(folder / "kubevend")
+        server = subjects.make_server(folder / "kubevend")
         measured = _enter(stack, cluster, server, folder, arguments)
         rounds = [_round(program, measured, number) for number in range(1, arguments.rounds + 1)]
         rss_mb = usage({"kubevend": server.pid})["kubevend"].rss_mb

@@ -75,6 +75,11 @@ def direct(cluster: DevCluster, folder: Path, paces: Mapping[int, Pace]) -> Iter
     yield Subject("direct", options, cluster.pids, paces)
 
 
+def make_server(folder: Path) -> KubevendServer:
+    """Prepare a kubevend server in a folder; it may read the tokens in that folder."""
+    return KubevendServer(folder, overrides={"kubernetes": {"token_folders": [str(folder)]}})
+
+
 @contextmanager
 def kubevend(cluster: DevCluster, server: KubevendServer, paces: Mapping[int, Pace]) -> Iterator[Subject]:
     """Start a kubevend server that issues from the cluster, as the bootstrap admin, by gRPC with TLS."""
