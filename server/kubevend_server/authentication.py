@@ -98,7 +98,8 @@ class Authenticator:
         """
         try:
             claims = jwt.decode(token, options={"verify_signature": False})
-            audiences = claims.get("aud", [])
+            audience = claims["aud"]
+            audiences = [audience] if isinstance(audience, str) else list(audience)
             expires = datetime.fromtimestamp(float(claims["exp"]), self.clock().tzinfo)
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, OverflowError, OSError) as error:
             raise _refused(
@@ -106,7 +107,7 @@ class Authenticator:
                 "The bearer token is neither the bootstrap admin's nor a ServiceAccount token (a JWT with "
                 "aud and exp).",
             ) from error
-        if self.audience not in ([audiences] if isinstance(audiences, str) else audiences):
+        if self.audience not in audiences:
             raise _refused(
                 "TOKEN_AUDIENCE",
                 f"The bearer token is not meant for kubevend: its audience must be {self.audience!r}. For "

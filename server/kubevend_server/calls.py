@@ -85,6 +85,7 @@ class Call:
         trace_id: of the caller's traceparent, or empty.
         caller: who; None before authentication.
         request: the request, once parsed.
+        begun: the work on it has begun.
         irrevocable: from here on the caller's cancellation no longer stops the work, since something is being done
             outside that must be recorded.
         abandoned: the caller has given up.
@@ -100,6 +101,7 @@ class Call:
     trace_id: str = ""
     caller: Caller | None = None
     request: Message | None = None
+    begun: bool = False
     irrevocable: bool = False
     abandoned: bool = False
     record: Record = field(default_factory=Record)

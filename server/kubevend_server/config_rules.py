@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from cryptography import x509
 
 from kubevend_server.configs import Config
 from kubevend_server.errors import InvalidArgument, Violation
+
+_HTTPS_HOST = re.compile(
+    r"https://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +83,8 @@ class ConfigRules:
 
 
 def _is_https(host: str) -> bool:
-    try:
-        parts = urlsplit(host)
-        port_is_sound = parts.port is None or parts.port > 0
-    except ValueError:
-        return False
-    bare = not (parts.path or parts.query or parts.fragment or parts.username or parts.password)
-    return parts.scheme == "https" and bool(parts.hostname) and bare and port_is_sound and host.isprintable()
+    found = _HTTPS_HOST.fullmatch(host)
+    return found is not None and 0 < int(found["port"] or "443") < 1 << 16
 
 
 def _ca(pem: str) -> Iterator[Violation]:

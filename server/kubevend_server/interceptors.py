@@ -109,7 +109,8 @@ class Recorder:
         except asyncio.CancelledError:
             call.abandoned = True
             work.add_done_callback(_look_at)
-            if not call.irrevocable:
+            # A task that is cancelled before its first step never runs, and would leave no event.
+            if call.begun and not call.irrevocable:
                 work.cancel()
             raise
 
@@ -119,7 +120,10 @@ class Recorder:
             await asyncio.wait(self._works)
 
     async def _run(self, call: Call, proceed: Handler) -> Message:
+        call.begun = True
         try:
+            if call.abandoned:
+                raise asyncio.CancelledError  # noqa: TRY301 - it is one, only that it came before the first step
             reply = await proceed(call)
         except asyncio.CancelledError:
             call.irrevocable = True

@@ -85,17 +85,15 @@ class Issuance:
 
     def _decide(self, call: Call, role_name: str, asked: Asked) -> Grant:
         call.record.resource = role_name
-        role = self._catalog.role(role_name)
-        if role is None:
-            # The same question as for a role that is there, so that neither answer nor time tells them apart.
-            self._require_sight(call, Role(role_name))
-            raise role_not_found(role_name)
+        # A role that is not there takes the way of one that allows nothing, and of one that the caller may not see.
+        found = self._catalog.role(role_name)
+        role = found or Role(role_name)
         try:
             offered = terms(role, asked, self._limits)
-        except KubevendError:
+        except KubevendError as refusal:
             # The refusal tells what the role allows, which is for those who may see the role.
             self._require_sight(call, role)
-            raise
+            raise refusal if found else role_not_found(role_name) from None
         decision = self._authorizer.require(call, role, hidden=role_not_found(role.name), terms=offered)
         call.record.rules, call.record.warnings = offered.rules, offered.warnings
         call.record.grant = grant(offered, decision)

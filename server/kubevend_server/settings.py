@@ -165,7 +165,7 @@ class Settings:
     issuance: IssuanceSettings = field(default_factory=IssuanceSettings)
     kubernetes: Kubernetes = field(default_factory=Kubernetes)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
-    drain_seconds: float = 20.0
+    drain_seconds: float = 10.0
     log_level: str = "info"
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import ssl
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from devcluster import DevCluster
+from devcluster.certificates import make_loopback_certificate
 from kubevend.v1 import config_service_pb2, lease_service_pb2, role_service_pb2
 from tests.integration.conftest import Start, Vending, config_of
 from tests.support.client import KUBERNETES_AUDIENCE, claims
@@ -294,7 +299,7 @@ def test_an_untrusted_and_an_absent_server_are_told(
 def test_the_credential_in_a_file_is_read_again(start: Start, cluster: DevCluster, namespace: str) -> None:
     """A token file that is swapped is used from the next call on, without a restart."""
     vending = start()
-    file = vending.server.folder / "token"
+    file = vending.server.folder / "credentials" / "token"
     file.write_text("e30.e30.e30")
     vending.add_config(cluster, token_file=str(file))
     vending.admin.create_role(allowed_namespaces=[namespace])
@@ -401,3 +406,36 @@ def test_roles_and_configs_outlive_a_restart(vending: Vending) -> None:
     request = lease_service_pb2.GetLeaseRequest(name=lease)
     assert vending.admin.call(vending.admin.leases.GetLease, request).lease.name == lease
     assert [int(e["sequence"]) for e in vending.server.events()] == list(range(1, len(vending.server.events()) + 1))
+
+
+def test_a_redirect_is_not_followed(start: Start, cluster: DevCluster, namespace: str, tmp_path: Path) -> None:
+    """A server that redirects gets no token sent elsewhere: the call ends, and says why."""
+    ca_file, certificate, key = make_loopback_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    visits: list[str] = []
+
+    class Redirector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            visits.append(self.path)
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(307)
+            self.send_header("Location", "/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Stay silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Redirector) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        vending = start()
+        host = f"https://127.0.0.1:{server.server_port}"
+        vending.add_config(cluster, kubernetes_host=host, kubernetes_ca_cert=ca_file.read_text())
+        vending.admin.create_role(allowed_namespaces=[namespace])
+        refusal = vending.admin.issue_refused()
+        server.shutdown()
+
+    assert (refusal.status, refusal.reason) == ("UNKNOWN", "OUTCOME_UNKNOWN")
+    assert len(visits) == 1

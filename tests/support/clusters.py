@@ -68,7 +68,7 @@ def token_requests(cluster: DevCluster, namespace: str) -> Iterator[dict[str, An
         if '"subresource":"token"' not in line:
             continue
         entry = json.loads(line)
-        if entry["user"]["username"] == VENDOR and entry["objectRef"].get("namespace") == namespace:
+        if entry["user"].get("username") == VENDOR and entry["objectRef"].get("namespace") == namespace:
             yield entry
 
 

@@ -55,6 +55,17 @@ class Answer:
     body: bytes
 
 
+def _no_redirects() -> aiohttp.TraceConfig:
+    """Refuse redirects, which the client would follow, with the token that a request shows or reviews."""
+
+    async def refuse(*_: object) -> None:
+        raise aiohttp.ClientError("it redirects elsewhere")
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_redirect.append(refuse)
+    return tracing
+
+
 class Connection:
     """A pool of connections to one API server, with the credential to call with."""
 
@@ -74,6 +85,7 @@ class Connection:
             ca_cert_data=endpoint.ca_data or None,
             connection_pool_maxsize=transport.max_connections,
             client_session_kwargs={"trust_env": transport.trust_env, "read_bufsize": 1 << 16},
+            trace_configs=[_no_redirects()],
         )
         self._client = ApiClient(configuration)
         self._client.user_agent = "kubevend"
