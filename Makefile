@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STUBS := clients/python
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's#^\./##' | sort)
-BUF := npx --yes @bufbuild/buf@1.75.0
+BUF := tools/buf/node_modules/.bin/buf
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -52,7 +52,9 @@ proto-check: proto ## fail if the committed stubs are not what protos/ makes
 	  echo "The generated stubs differ from protos/. Run 'make proto' and commit what it makes."; exit 1; fi
 
 proto-lint: ## buf lint (needs Node; CI forbids the skip)
-	@if command -v npx >/dev/null; then $(BUF) lint && $(BUF) format --diff --exit-code --path protos/kubevend; \
+	@if command -v npm >/dev/null; then \
+	  test -x $(BUF) || npm --prefix tools/buf ci --silent --no-audit --no-fund; \
+	  $(BUF) lint && $(BUF) format --diff --exit-code --path protos/kubevend; \
 	elif [ -n "$$CI" ]; then echo "CI needs Node for buf"; exit 1; \
 	else echo "skipped buf lint: Node is not installed"; fi
 
