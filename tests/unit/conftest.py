@@ -12,7 +12,7 @@ from kubevend_server.audit.chain import Head
 from kubevend_server.audit.log import AuditLog
 from kubevend_server.store.database import Database
 from tests.unit.builders import AUDIT_KEY, clock
-from tests.unit.world import World
+from tests.unit.world import World, migrated
 
 settings.register_profile("unit", deadline=None, max_examples=150)
 settings.load_profile("unit")
@@ -21,8 +21,7 @@ settings.load_profile("unit")
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     """An SQLite file with all tables."""
-    opened = Database(f"sqlite:///{tmp_path}/kubevend.sqlite")
-    opened.migrate()
+    opened = migrated(tmp_path / "kubevend.sqlite")
     yield opened
     opened.close()
 

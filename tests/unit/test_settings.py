@@ -106,7 +106,7 @@ def test_clusters_are_nested_tables() -> None:
         (
             ("[store]", "[store]"),
             '[callers.clusters.prod]\nkubernetes_hots = "https://x"',
-            "callers.clusters.prod.kubernetes_hots is not a setting; did you mean callers.clusters.prod.kubernetes_host?",
+            "callers.clusters.prod.kubernetes_hots is not a setting; did you mean callers.clusters.prod.kubernetes_ho",
         ),
         (
             ("[store]", "[store]"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
@@ -48,6 +50,24 @@ from tests.unit.builders import ADMIN_TOKEN, AUDIT_KEY, PERMIT_ALL, clock, limit
 M = TypeVar("M", bound=Message)
 
 HOST = "https://10.0.0.1:6443"
+
+
+@functools.cache
+def _empty_database() -> bytes:
+    """A database file as the migrations leave it; they take a second, so they run once for all tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "empty.sqlite"
+        database = Database(f"sqlite:///{file}")
+        database.migrate()
+        database.close()
+        return file.read_bytes()
+
+
+def migrated(file: Path) -> Database:
+    """An open database in this file, with all tables."""
+    if not file.exists():
+        file.write_bytes(_empty_database())
+    return Database(f"sqlite:///{file}")
 
 
 class FakeConnection(Connection):
@@ -155,8 +175,7 @@ class World:
         """Build it."""
         self.folder = folder
         self.keyring = Keyring({"k1": b"1" * 32})
-        self.database = Database(f"sqlite:///{folder}/world.sqlite")
-        self.database.migrate()
+        self.database = migrated(folder / "world.sqlite")
         self.config_store = ConfigStore(self.keyring)
         self.catalog = Catalog(
             self.database.read_now(self.config_store.all), self.database.read_now(role_store.all_roles)
