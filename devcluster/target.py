@@ -164,7 +164,7 @@ def _remembered_port(state: State) -> int:
     if state.cluster_port.exists():
         return int(state.cluster_port.read_text())
     port = _free_port()
-    state.cluster_port.write_text(f"{port}\n")
+    state.write(state.cluster_port, f"{port}\n")
     return port
 
 
