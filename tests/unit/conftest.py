@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from kubevend_server.audit.chain import Head
@@ -16,6 +17,11 @@ from tests.unit.world import World, migrated
 
 settings.register_profile("unit", deadline=None, max_examples=150)
 settings.load_profile("unit")
+
+# The process log is not what is tested here, and pretty tracebacks take a second each.
+structlog.configure(
+    processors=[structlog.processors.KeyValueRenderer()], logger_factory=structlog.ReturnLoggerFactory()
+)
 
 
 @pytest.fixture
