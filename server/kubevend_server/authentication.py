@@ -99,7 +99,9 @@ class Authenticator:
         try:
             claims = jwt.decode(token, options={"verify_signature": False})
             audience = claims["aud"]
-            audiences = [audience] if isinstance(audience, str) else list(audience)
+            audiences = [audience] if isinstance(audience, str) else audience
+            if not isinstance(audiences, list):
+                raise TypeError("aud")  # noqa: TRY301 - it is what float() raises for a wrong exp
             expires = datetime.fromtimestamp(float(claims["exp"]), self.clock().tzinfo)
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, OverflowError, OSError) as error:
             raise _refused(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from urllib.parse import unquote
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
@@ -122,5 +123,5 @@ class Call:
         kind, _, rest = self.peer.partition(":")
         if kind not in ("ipv4", "ipv6"):
             return ""
-        host = rest.rpartition(":")[0]
+        host = unquote(rest).rpartition(":")[0]
         return host.removeprefix("[").removesuffix("]").partition("%")[0]

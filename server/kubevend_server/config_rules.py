@@ -12,9 +12,9 @@ from cryptography import x509
 from kubevend_server.configs import Config
 from kubevend_server.errors import InvalidArgument, Violation
 
-_HTTPS_HOST = re.compile(
-    r"https://([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?"
-)
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HTTPS_HOST = re.compile(rf"https://({_LABEL}([.]{_LABEL})*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{{1,5}}))?")
+_BEARER = re.compile("[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ class ConfigRules:
 
     def _credential(self, config: Config) -> Iterator[Violation]:
         credential = config.credential
-        if credential.kind == "service_account_jwt" and not credential.service_account_jwt:
-            yield Violation("config.service_account_jwt", "it is empty")
+        if credential.kind == "service_account_jwt" and not _BEARER.fullmatch(credential.service_account_jwt):
+            yield Violation("config.service_account_jwt", "it must be a token, without spaces or line ends")
         if credential.kind == "token_file" and not self._is_allowed(credential.token_file):
             allowed = ", ".join(self.token_folders) or "none"
             yield Violation(

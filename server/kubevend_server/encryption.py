@@ -7,7 +7,6 @@ rotated by putting a new line on top.
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import secrets
 from collections.abc import Callable
@@ -80,14 +79,20 @@ def read_keys(path: Path) -> dict[str, bytes]:
         key_id, _, encoded = line.partition(":")
         try:
             key = base64.b64decode(encoded, validate=True)
-        except binascii.Error:
+        except ValueError:
             key = b""
-        if not key_id.isalnum() or len(key) != _KEY_BYTES:
+        if not (key_id.isalnum() and key_id.isascii()) or len(key) != _KEY_BYTES:
             raise KeyFileError(
                 f"Line {number} of {path} is not a key id, a colon and {_KEY_BYTES} bytes in base64. "
                 f"`openssl rand -base64 {_KEY_BYTES}` makes such bytes."
             )
+        if key_id in keys:
+            raise KeyFileError(
+                f"Line {number} of {path} has the id of an earlier line: give each key an id of its own."
+            )
         keys[key_id] = key
+    if not keys:
+        raise KeyFileError(f"{path} is empty: delete it, and the next start makes a key, or put the lost key back.")
     return keys
 
 

@@ -83,7 +83,7 @@ class Journal:
         try:
             self._audit.append(event)
         except OSError as error:
-            self._audit.rewind(mark)
+            self._rewind(mark)
             _log.error("intent_not_recorded", error=str(error))
             raise not_recorded() from error
         self._on_the_way += 1
@@ -119,27 +119,28 @@ class Journal:
             refusals = [not_recorded() for _ in entries]
             self._record_failure(entries)
         for (entry, done), refusal in zip(waiting, refusals, strict=True):
-            if refusal is None and entry.committed is not None:
-                entry.committed()
-            if done.done():
-                continue
-            if refusal is None:
-                done.set_result(None)
-            else:
-                done.set_exception(refusal)
+            _settle(entry, done, refusal)
 
     def _commit(self, entries: Sequence[Entry]) -> list[KubevendError | None]:
         mark = self._audit.mark()
         try:
             with self._engine.begin() as connection:
-                refusals = [_apply(connection, entry.change) for entry in entries]
+                # Leases first: a change that asks whether some live must see those of its own group.
                 _insert(connection, entries)
+                refusals = [_apply(connection, entry.change) for entry in entries]
                 self._write(entries, refusals)
                 _save_head(connection, self._audit.head)
         except Exception:
-            self._audit.rewind(mark)
+            self._rewind(mark)
             raise
         return refusals
+
+    def _rewind(self, mark: tuple[int, Head]) -> None:
+        try:
+            self._audit.rewind(mark)
+        except OSError as error:
+            # The lines stay, beyond the head of the chain; the calls are refused all the same.
+            _log.error("audit_log_not_rewound", error=str(error))
 
     def _write(self, entries: Sequence[Entry], refusals: Sequence[KubevendError | None]) -> None:
         for entry, refusal in zip(entries, refusals, strict=True):
@@ -152,8 +153,24 @@ class Journal:
         try:
             self._write(entries, [not_recorded() for _ in entries])
         except Exception:  # noqa: BLE001 - the calls are refused already; the log is the last place to say it
-            self._audit.rewind(mark)
+            self._rewind(mark)
             _log.exception("failure_not_recorded", entries=len(entries))
+
+
+def _settle(entry: Entry, done: asyncio.Future[None], refusal: KubevendError | None) -> None:
+    """Tell a call how its entry fared. A defect in what follows the commit is that call's alone."""
+    problem: Exception | None = refusal
+    if refusal is None and entry.committed is not None:
+        try:
+            entry.committed()
+        except Exception as defect:  # noqa: BLE001 - it goes to the call that it belongs to
+            problem = defect
+    if done.done():
+        return
+    if problem is None:
+        done.set_result(None)
+    else:
+        done.set_exception(problem)
 
 
 def rehearse(change: Change, *, only: bool) -> Change:
@@ -167,9 +184,9 @@ def rehearse(change: Change, *, only: bool) -> Change:
         return change
 
     def rehearsal(connection: sa.Connection) -> None:
-        savepoint = connection.begin_nested()
-        change(connection)
-        savepoint.rollback()
+        with connection.begin_nested() as savepoint:
+            change(connection)
+            savepoint.rollback()
 
     return rehearsal
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 
-from kubevend_server.encryption import Keyring, UnsealError
+from kubevend_server.encryption import Keyring
 from kubevend_server.errors import InvalidArgument, Violation
 
 DEFAULT_PAGE_SIZE = 100
@@ -41,7 +40,7 @@ class PageTokens:
             return self._keyring.open(
                 base64.b64decode(token, altchars=b"-_", validate=True), f"page token of {listing}"
             ).decode()
-        except (UnsealError, binascii.Error) as error:
+        except ValueError as error:
             raise InvalidArgument(
                 "PAGE_TOKEN_INVALID",
                 "page_token is not one that this server gave for this list with this filter: start again without it.",

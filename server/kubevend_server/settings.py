@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import tomllib
 from dataclasses import dataclass, field, fields, is_dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -14,6 +14,9 @@ import msgspec
 from kubevend_server.authentication import AUDIENCE
 from kubevend_server.cluster.clusters import SERVICE_ACCOUNT_FOLDER
 from kubevend_server.policy.terms import MINIMUM_TTL
+
+_LONGEST_TTL = (1 << 32) - 1
+"""Kubernetes' own limit: 2^32 seconds (pkg/apis/authentication/validation)."""
 
 
 class SettingsError(ValueError):
@@ -234,9 +237,16 @@ def _check(settings: Settings) -> None:
         ("default_ttl_seconds", settings.issuance.default_ttl_seconds),
         ("max_ttl_seconds", settings.issuance.max_ttl_seconds),
     ):
-        if timedelta(seconds=seconds) < MINIMUM_TTL:
-            raise SettingsError(f"issuance.{key} is {seconds}; Kubernetes issues no token for less than 600 seconds.")
-    for name in settings.callers.clusters:
+        if not MINIMUM_TTL.total_seconds() <= seconds <= _LONGEST_TTL:
+            raise SettingsError(
+                f"issuance.{key} is {seconds}; Kubernetes issues tokens for {MINIMUM_TTL.total_seconds():.0f} to "
+                f"{_LONGEST_TTL} seconds."
+            )
+    for name, cluster in settings.callers.clusters.items():
+        if cluster.kubernetes_host and not cluster.kubernetes_host.startswith("https://"):
+            raise SettingsError(
+                f"callers.clusters.{name}.kubernetes_host is {cluster.kubernetes_host!r}: it must be an https URL."
+            )
         if not name.replace("-", "").isalnum() or not name.isascii() or name != name.lower():
             raise SettingsError(
                 f"callers.clusters.{name}: the name becomes part of the callers' names: use lower-case letters, digits "
@@ -248,4 +258,7 @@ def _check(settings: Settings) -> None:
 
 def _is_loopback(address: str) -> bool:
     host = address.rpartition(":")[0].strip("[]")
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

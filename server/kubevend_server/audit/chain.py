@@ -8,6 +8,7 @@ between without the key.
 from __future__ import annotations
 
 import hmac
+import re
 from dataclasses import dataclass
 
 import msgspec
@@ -15,8 +16,7 @@ import msgspec
 NO_HASH = "0" * 64
 """`previousHash` of the first line of a log."""
 
-_SEPARATOR = b',"hash":"'
-_TAIL = len(_SEPARATOR) + 64 + len(b'"}')
+_LINE = re.compile(rb'(.*),"hash":"([0-9a-f]{64})"\}', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def close_line(body: bytes, key: bytes) -> tuple[bytes, str]:
         The whole line with its newline, and the hash.
     """
     digest = hmac.digest(key, body, "sha256").hex()
-    return b"%b%b%b%b" % (body[:-1], _SEPARATOR, digest.encode(), b'"}\n'), digest
+    return b'%b,"hash":"%b"}\n' % (body[:-1], digest.encode()), digest
 
 
 def read_line(line: bytes, key: bytes) -> Link:
@@ -70,9 +70,9 @@ def read_line(line: bytes, key: bytes) -> Link:
     Raises:
         BrokenLine: it is torn, was changed, or was written under another key.
     """
-    body, tail = line[:-_TAIL] + b"}", line[-_TAIL:]
-    digest = tail[len(_SEPARATOR) : -2].decode("ascii", "replace")
-    if not tail.startswith(_SEPARATOR) or not hmac.compare_digest(hmac.digest(key, body, "sha256").hex(), digest):
+    found = _LINE.fullmatch(line)
+    body = found[1] + b"}" if found else b""
+    if not found or not hmac.compare_digest(hmac.digest(key, body, "sha256").hex().encode(), found[2]):
         raise BrokenLine("the line is torn, was changed, or was written under another key")
     place = msgspec.json.decode(body, type=_Place)
-    return Link(int(place.sequence), place.previousHash, digest)
+    return Link(int(place.sequence), place.previousHash, found[2].decode())

@@ -10,7 +10,7 @@ from kubevend_server.audit.log import rfc3339
 from kubevend_server.calls import Call, Record
 from kubevend_server.errors import KubevendError, OutcomeUnknown, PermissionDenied, Unauthenticated
 from kubevend_server.policy.grant import Grant
-from kubevend_server.policy.terms import seconds
+from kubevend_server.policy.terms import Warning, seconds
 
 _USER_AGENT = 256
 
@@ -48,14 +48,14 @@ def completion(call: Call, error: KubevendError | None, *, cancelled: bool = Fal
         "kubernetesAuditId": record.kubernetes_audit_id,
         "expiration": rfc3339(record.expiration) if record.expiration else None,
         "tokenExpiration": rfc3339(record.token_expiration) if record.token_expiration else None,
-        "warnings": [{"reason": w.reason, "message": w.message, "metadata": dict(w.metadata)} for w in record.warnings],
+        "warnings": [_warning(warning) for warning in record.warnings],
         "outcome": _outcome(call, error, cancelled=cancelled),
         "status": "CANCELLED" if cancelled else error.status if error else "OK",
         "reason": error.reason if error else None,
         "message": error.message if error else None,
         "duration": seconds(timedelta(seconds=round(time.monotonic() - call.started, 6))),
     }
-    return {key: value for key, value in event.items() if value}
+    return _present(event)
 
 
 def _outcome(call: Call, error: KubevendError | None, *, cancelled: bool) -> str:
@@ -85,14 +85,23 @@ def _identity(call: Call) -> dict[str, Any]:
             "mechanism": call.caller.mechanism,
             "credentialId": call.caller.credential_id,
         }
-        identity["caller"] = {key: value for key, value in caller.items() if value}
-    return {key: value for key, value in identity.items() if value}
+        identity["caller"] = _present(caller)
+    return _present(identity)
 
 
 def _decision(record: Record) -> dict[str, Any] | None:
     if record.policies is None and not record.rules:
         return None
-    return {"policies": list(record.policies or ()), "rules": list(record.rules)}
+    return _present({"policies": list(record.policies or ()), "rules": list(record.rules)})
+
+
+def _warning(warning: Warning) -> dict[str, Any]:
+    return _present({"reason": warning.reason, "message": warning.message, "metadata": dict(warning.metadata)})
+
+
+def _present(fields: dict[str, Any]) -> dict[str, Any]:
+    """What is not empty, as proto JSON has it."""
+    return {key: value for key, value in fields.items() if value}
 
 
 def _grant(grant: Grant) -> dict[str, Any]:

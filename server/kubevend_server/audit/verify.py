@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import msgspec
+
 from kubevend_server.audit.chain import BrokenLine, Head, read_line
 
 
@@ -36,35 +38,48 @@ def verify(lines: Iterable[bytes], key: bytes, committed: Head) -> Report:
     """
     report = Report()
     last: Head | None = None
-    fragment = 0
+    fragments: list[tuple[int, bytes]] = []
     hashes: dict[int, str] = {}
     for number, line in _numbered(lines):
         try:
             link = read_line(line, key)
-        except BrokenLine as error:
-            if fragment:
-                report.faults.append(f"line {fragment}: the line is torn or was changed")
-            fragment = number
-            del error
+        except BrokenLine:
+            fragments.append((number, line))
             continue
-        if last is not None and (link.previous_hash != last.hash or link.sequence != last.sequence + 1):
+        before = last or Head()
+        joins = link.previous_hash == before.hash and link.sequence == before.sequence + 1
+        if last is not None and not joins:
             report.faults.append(
                 f"line {number}: sequence {link.sequence} does not join on to sequence {last.sequence}: "
                 "lines were changed, left out or put in"
             )
-        elif fragment and last is not None:
-            report.torn += 1
-        elif fragment:
-            report.faults.append(f"line {fragment}: the line is torn or was changed")
-        fragment = 0
+        _tell(report, fragments, joins=joins)
+        fragments = []
         report.lines += 1
         last = link.head
         hashes[link.sequence] = link.hash
-    if fragment:
-        # At the very end there is no next line to tell; the committed head does.
-        report.torn += 1
+    # At the very end there is no next line to tell whether something is missing; the committed head does.
+    _tell(report, fragments, joins=True)
     _check_head(report, last or Head(), hashes, committed)
     return report
+
+
+def _tell(report: Report, fragments: list[tuple[int, bytes]], *, joins: bool) -> None:
+    """Tell the fragments that crashes left from lines that somebody changed or put in."""
+    for number, line in fragments:
+        # A crash leaves the beginning of a line, which is never a whole JSON object.
+        if joins and not _is_whole(line):
+            report.torn += 1
+        else:
+            report.faults.append(f"line {number}: it is not a line of this log, or was changed")
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def _check_head(report: Report, last: Head, hashes: dict[int, str], committed: Head) -> None:

@@ -134,7 +134,7 @@ class Connection:
                 "POST", self.host + path, headers, dict(body), _request_timeout=self._timeout
             )
             answer = Answer(response.headers, await response.read())
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except (aiohttp.ClientError, TimeoutError, UnicodeError) as error:
             raise failures.from_exception(error, attempt) from error
         if response.status >= HTTPStatus.MULTIPLE_CHOICES:
             raise failures.from_status(response.status, answer.headers, answer.body, attempt)

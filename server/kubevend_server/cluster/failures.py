@@ -21,6 +21,7 @@ from kubevend_server.errors import (
 )
 
 _DEFAULT_RETRY = timedelta(seconds=1)
+_SECONDS = re.compile("[0-9]{1,5}")
 _IDENTITY = re.compile(r'User "([^"]*)" cannot')
 
 
@@ -115,7 +116,7 @@ def from_exception(error: Exception, attempt: Attempt) -> KubevendError:
     """The error for a request that got no answer.
 
     Args:
-        error: an aiohttp error or a TimeoutError.
+        error: an aiohttp error, a TimeoutError, or the UnicodeError of a host name that no resolver takes.
         attempt: what was asked.
     """
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
@@ -129,6 +130,8 @@ def from_exception(error: Exception, attempt: Attempt) -> KubevendError:
         )
     if isinstance(error, aiohttp.ClientConnectorError):
         return _unreachable(attempt, str(error.os_error or error))
+    if isinstance(error, UnicodeError):
+        return _unreachable(attempt, "it is not a name that can be looked up")
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return _unreachable(attempt, "no connection in time")
     if isinstance(error, TimeoutError):
@@ -183,4 +186,4 @@ def _message(body: bytes) -> str:
 
 def _retry_after(headers: Any) -> timedelta:
     value = str(headers.get("Retry-After", ""))
-    return timedelta(seconds=int(value)) if value.isdigit() else _DEFAULT_RETRY
+    return timedelta(seconds=int(value)) if _SECONDS.fullmatch(value) else _DEFAULT_RETRY

@@ -139,6 +139,8 @@ def actions() -> frozenset[str]:
 def _check_ids(policies: str) -> None:
     seen: set[str] = set()
     parsed = json.loads(cedarpy.policies_to_json_str(policies))
+    if parsed.get("templates"):
+        raise ValueError("a template (with ?principal or ?resource) permits nothing; write a policy")
     for position, policy in parsed["staticPolicies"].items():
         name = policy.get("annotations", {}).get("id")
         if not name:

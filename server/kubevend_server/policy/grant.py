@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from datetime import timedelta
 
 from kubevend_server.policy.access import Decision
@@ -17,10 +17,11 @@ class Grant:
 
     terms: Terms
     decision: Decision
-    _made_by: object = None
+    # Not kept, so that dataclasses.replace cannot pass it on.
+    made_by: InitVar[object]
 
-    def __post_init__(self) -> None:
-        if self._made_by is not _MADE_HERE:
+    def __post_init__(self, made_by: object) -> None:
+        if made_by is not _MADE_HERE:
             raise TypeError("A Grant comes from policy.grant.grant alone.")
 
     @property

@@ -120,7 +120,8 @@ def check_min_ttl(got: timedelta, asked: Asked | Terms, shortened_by: Iterable[W
 
 def seconds(duration: timedelta) -> str:
     """Write a duration as people and protobuf do: `3600s`."""
-    return f"{duration.total_seconds():.15g}s"
+    whole, _, fraction = f"{duration.total_seconds():.6f}".partition(".")
+    return f"{whole}.{fraction}".rstrip("0").rstrip(".") + "s"
 
 
 @dataclass(frozen=True, slots=True)
