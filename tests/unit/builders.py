@@ -11,6 +11,10 @@ from typing import Any
 
 import jwt
 import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from kubevend.v1 import issue_service_pb2
 from kubevend_server.callers import BOOTSTRAP_ADMIN
@@ -136,3 +140,18 @@ def minted(**claims: Any) -> str:
     }
     parts = (b'{"alg":"RS256"}', msgspec.json.encode({**made, **claims}), b"signature")
     return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+
+
+def ca_certificate() -> str:
+    """A certificate authority that signed itself, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")])
+    builder = x509.CertificateBuilder(
+        issuer_name=name,
+        subject_name=name,
+        public_key=key.public_key(),
+        serial_number=1,
+        not_valid_before=NOW,
+        not_valid_after=NOW + timedelta(days=1),
+    )
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()

@@ -1,18 +1,13 @@
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from kubevend_server.config_rules import ConfigRules
 from kubevend_server.configs import Config, Credential
 from kubevend_server.errors import InvalidArgument
-from tests.unit.builders import NOW, SECRET, config
+from tests.unit.builders import SECRET, ca_certificate, config
 
 OWN = "https://10.96.0.1:443"
 RULES = ConfigRules(own_host="", token_folders=())
@@ -32,23 +27,9 @@ def _faults(rules: ConfigRules, of: Config) -> list[str]:
     return [fault.field for fault in refused.violations]
 
 
-def _ca() -> str:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")])
-    builder = x509.CertificateBuilder(
-        issuer_name=name,
-        subject_name=name,
-        public_key=key.public_key(),
-        serial_number=1,
-        not_valid_before=NOW,
-        not_valid_after=NOW + timedelta(days=1),
-    )
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
-
-
 @pytest.mark.parametrize(
     "host",
-    ["https://10.0.0.1:6443", "https://api.example.com", "https://[2001:db8::1]:6443", "https://a-b.c1", "HTTPS://api"],
+    ["https://10.0.0.1:6443", "https://api.example.com", "https://[2001:db8::1]:6443", "https://a-b.c1"],
 )
 def test_an_https_host_is_accepted(host: str) -> None:
     """A host is an https URL of a name or an address, with or without a port."""
@@ -189,7 +170,7 @@ def test_without_folders_no_token_file_is_allowed(folder: Path) -> None:
 
 def test_a_ca_is_pem() -> None:
     """One certificate or several are accepted, anything else is refused."""
-    assert _faults(RULES, config(kubernetes_ca_cert=_ca() + _ca())) == []
+    assert _faults(RULES, config(kubernetes_ca_cert=ca_certificate() + ca_certificate())) == []
     for ca in ("no PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
         assert _faults(RULES, config(kubernetes_ca_cert=ca)) == ["config.kubernetes_ca_cert"]
 

@@ -41,7 +41,7 @@ def test_terms_without_audiences_make_no_grant() -> None:
 def test_a_grant_cannot_be_made_elsewhere() -> None:
     """The type's own constructor refuses, with or without a guess at its seal."""
     with pytest.raises(TypeError):
-        Grant(TERMS, ALLOWED)
+        Grant(TERMS, ALLOWED)  # type: ignore[call-arg]
     with pytest.raises(TypeError):
         Grant(TERMS, ALLOWED, object())
 
@@ -49,7 +49,7 @@ def test_a_grant_cannot_be_made_elsewhere() -> None:
 def test_a_grant_cannot_be_widened_by_replace() -> None:
     """`dataclasses.replace`, with which frozen objects are changed everywhere, makes no other grant of a grant."""
     with pytest.raises((TypeError, ValueError)):
-        replace(granted(), terms=replace(TERMS, namespace="kube-system"))
+        replace(granted(), terms=replace(TERMS, namespace="kube-system"))  # type: ignore[call-arg]
 
 
 def test_a_grant_does_not_change() -> None:

@@ -74,7 +74,7 @@ def test_the_least_settings_bring_the_defaults() -> None:
             trust_env=False,
         ),
         metrics=MetricsSettings(address="127.0.0.1:9443"),
-        drain_seconds=20.0,
+        drain_seconds=10.0,
         log_level="info",
     )
 

@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubevend_server.authentication import Authenticator, CallerCluster, read_admin_digest
+from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller, service_account
+from kubevend_server.cluster.reviews import Reviewed, review_token
+from kubevend_server.errors import KubevendError, OutcomeUnknown, Unauthenticated, Unavailable
+from tests.unit.builders import ADMIN_TOKEN, NOW, bearer
+from tests.unit.world import FakeConnection
+
+RUNNER = service_account("prod", "ci", "runner")
+
+
+def review(**status: Any) -> dict[str, Any]:
+    """What a cluster answers to a TokenReview of a valid token."""
+    made = {
+        "authenticated": True,
+        "audiences": ["kubevend"],
+        "user": {
+            "username": "system:serviceaccount:ci:runner",
+            "extra": {"authentication.kubernetes.io/credential-id": ["JTI=caller-jti"]},
+        },
+    }
+    return {"status": {**made, **status}}
+
+
+INVALID = review(authenticated=False, user={}, audiences=[], error="token is expired")
+
+
+class Time:
+    """Both clocks, which move together and only when told."""
+
+    def __init__(self) -> None:
+        """Begin now."""
+        self.passed = 0.0
+
+    def clock(self) -> datetime:
+        """The time of day."""
+        return NOW + timedelta(seconds=self.passed)
+
+    def monotonic(self) -> float:
+        """The age of things."""
+        return self.passed
+
+
+def authenticator(
+    *clusters: CallerCluster, time: Time | None = None, remember: float = 10, audience: str = "kubevend"
+) -> Authenticator:
+    """An authenticator that knows the admin and some clusters."""
+    time = time or Time()
+    return Authenticator(
+        admin_digest=hashlib.sha256(ADMIN_TOKEN.encode()).digest(),
+        clusters=clusters,
+        audience=audience,
+        remember=remember,
+        clock=time.clock,
+        monotonic=time.monotonic,
+    )
+
+
+def prod(*answers: Mapping[str, Any] | bytes | KubevendError, issuers: tuple[str, ...] = ()) -> CallerCluster:
+    """A cluster whose ServiceAccounts may call."""
+    return CallerCluster("prod", FakeConnection(*(answers or (review(),))), issuers)
+
+
+def _asked(cluster: CallerCluster) -> list[tuple[str, Mapping[str, Any]]]:
+    assert isinstance(cluster.connection, FakeConnection)
+    return cluster.connection.asked
+
+
+async def _refusal(of: Authenticator, token: str) -> str:
+    with pytest.raises(Unauthenticated) as refusal:
+        await of.authenticate({"authorization": f"Bearer {token}"})
+    assert token not in refusal.value.message
+    return refusal.value.reason
+
+
+@pytest.mark.parametrize("header", [f"Bearer {ADMIN_TOKEN}", f"bearer {ADMIN_TOKEN}", f"BEARER  {ADMIN_TOKEN} "])
+async def test_the_admins_token_is_the_admins(header: str) -> None:
+    """Whoever shows the bootstrap admin's token is the admin, and no cluster is asked."""
+    cluster = prod()
+    assert await authenticator(cluster).authenticate({"authorization": header}) == BOOTSTRAP_ADMIN
+    assert _asked(cluster) == []
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"authorization": ""},
+        {"authorization": "Bearer"},
+        {"authorization": "Bearer  "},
+        {"authorization": ADMIN_TOKEN},
+        {"authorization": f"Basic {ADMIN_TOKEN}"},
+        {"Authorization": f"Bearer {ADMIN_TOKEN}"},
+    ],
+)
+async def test_without_a_bearer_token_nobody_calls(metadata: dict[str, str]) -> None:
+    """No credential, or one in another form, is refused with what to send."""
+    with pytest.raises(Unauthenticated) as refusal:
+        await authenticator().authenticate(metadata)
+    assert refusal.value.reason == "CREDENTIAL_MISSING"
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "not-a-token",
+        "a.b.c",
+        ADMIN_TOKEN + "x",
+        ADMIN_TOKEN[:-1],
+        "é",
+        jwt.encode({"aud": "kubevend"}, "k" * 32),
+        bearer(exp="soon"),
+        bearer(exp=None),
+        bearer(exp=1e300),
+        bearer(exp=[]),
+        bearer(aud=5),
+        bearer(aud=None),
+    ],
+)
+async def test_a_token_that_is_none_is_refused_at_once(token: str) -> None:
+    """What is neither the admin's token nor a JWT with audiences and an expiry is malformed, and no cluster is
+    asked.
+    """
+    cluster = prod()
+    assert await _refusal(authenticator(cluster), token) in ("TOKEN_MALFORMED", "TOKEN_AUDIENCE")
+    assert _asked(cluster) == []
+
+
+ANYTHING = st.one_of(st.none(), st.text(), st.integers(), st.floats(), st.lists(st.text()))
+
+
+@given(st.dictionaries(st.sampled_from(["aud", "exp"]), ANYTHING))
+async def test_no_claims_bring_the_server_down(claims: dict[str, Any]) -> None:
+    """Whatever a token's claims are, the answer is a caller or a refusal."""
+    try:
+        got: object = await authenticator(prod()).authenticate({"authorization": f"Bearer {bearer(**claims)}"})
+    except Unauthenticated as refusal:
+        got = refusal
+    assert isinstance(got, Caller | Unauthenticated)
+
+
+@pytest.mark.parametrize("audience", [[], ["https://kubernetes.default.svc"], "other", ["kubevend2"], "kubevend2"])
+async def test_a_token_for_somebody_else_is_refused_at_once(audience: Any) -> None:
+    """A token without kubevend's audience is refused, and no cluster is asked."""
+    cluster = prod()
+    assert await _refusal(authenticator(cluster), bearer(aud=audience)) == "TOKEN_AUDIENCE"
+    assert _asked(cluster) == []
+
+
+@pytest.mark.parametrize("age", [0, 1, 100_000])
+async def test_an_expired_token_is_refused_at_once(age: int) -> None:
+    """A token ends at the moment that it names, and no cluster is asked."""
+    cluster = prod()
+    # In whole seconds, as tokens count, and `NOW` has a fraction.
+    token = bearer(exp=int(NOW.timestamp()) - age)
+    assert await _refusal(authenticator(cluster), token) == "TOKEN_EXPIRED"
+    assert _asked(cluster) == []
+
+
+async def test_without_clusters_every_token_is_foreign() -> None:
+    """Where the settings name no cluster, no ServiceAccount may call."""
+    assert await _refusal(authenticator(), bearer()) == "TOKEN_FOREIGN"
+
+
+async def test_a_service_account_is_known_by_its_clusters_name() -> None:
+    """A token that the cluster accepts is its ServiceAccount's, under the settings' name of the cluster, with its jti;
+    the cluster is asked for kubevend's audience.
+    """
+    cluster, token = prod(), bearer()
+    caller = await authenticator(cluster).authenticate({"authorization": f"Bearer {token}"})
+    assert (caller, caller.credential_id) == (RUNNER, "caller-jti")
+    assert _asked(cluster) == [
+        (
+            "/apis/authentication.k8s.io/v1/tokenreviews",
+            {
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenReview",
+                "spec": {"token": token, "audiences": ["kubevend"]},
+            },
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (INVALID, "TOKEN_REJECTED"),
+        (review(audiences=[]), "TOKEN_REJECTED"),
+        (review(audiences=["other"]), "TOKEN_REJECTED"),
+        (review(user={"username": "system:node:a"}), "TOKEN_NOT_SERVICE_ACCOUNT"),
+        (review(user={"username": "ci:runner"}), "TOKEN_NOT_SERVICE_ACCOUNT"),
+        (review(user={"username": "system:serviceaccount:ci"}), "TOKEN_NOT_SERVICE_ACCOUNT"),
+        (review(user={}), "TOKEN_NOT_SERVICE_ACCOUNT"),
+    ],
+)
+async def test_what_the_cluster_does_not_vouch_for_is_refused(answer: dict[str, Any], reason: str) -> None:
+    """A token that is not valid, not for kubevend, or not a ServiceAccount's, is refused."""
+    assert await _refusal(authenticator(prod(answer)), bearer()) == reason
+
+
+@pytest.mark.parametrize(
+    "answer", [Unavailable("KUBERNETES_UNREACHABLE", "Off."), OutcomeUnknown("OUTCOME_UNKNOWN", "?"), b"no JSON", b"{}"]
+)
+async def test_a_cluster_that_cannot_tell_is_no_refusal(answer: Any) -> None:
+    """Where the cluster cannot be asked, the caller may try again, and is not remembered as unknown."""
+    cluster = prod(answer, review())
+    of = authenticator(cluster)
+    with pytest.raises(Unavailable) as refusal:
+        await of.authenticate({"authorization": f"Bearer {bearer()}"})
+    assert (refusal.value.reason, refusal.value.metadata["cluster"]) == ("CALLER_NOT_CHECKED", "prod")
+    assert await of.authenticate({"authorization": f"Bearer {bearer()}"}) == RUNNER
+
+
+async def test_a_token_goes_to_the_cluster_that_issues_such() -> None:
+    """Where clusters name their issuers, a token is shown to its issuer's alone."""
+    one = CallerCluster("one", FakeConnection(review()), ("https://one",))
+    two = CallerCluster("two", FakeConnection(review()), ("https://two",))
+    caller = await authenticator(one, two).authenticate({"authorization": f"Bearer {bearer(iss='https://two')}"})
+    assert caller == service_account("two", "ci", "runner")
+    assert (len(_asked(one)), len(_asked(two))) == (0, 1)
+    assert await _refusal(authenticator(one, two), bearer(iss="https://three")) == "TOKEN_FOREIGN"
+
+
+async def test_one_cluster_after_the_other_is_asked() -> None:
+    """Where no issuers are named, the first cluster that accepts the token gives the caller its name."""
+    clusters = CallerCluster("a", FakeConnection(INVALID)), CallerCluster("b", FakeConnection(review()))
+    caller = await authenticator(*clusters).authenticate({"authorization": f"Bearer {bearer()}"})
+    assert caller == service_account("b", "ci", "runner")
+
+
+@pytest.mark.parametrize("answer", [review(), INVALID])
+async def test_an_answer_is_remembered_for_a_while(answer: dict[str, Any]) -> None:
+    """Acceptance and refusal hold for `remember` seconds, and are asked for anew after that; another token is not
+    mistaken for it.
+    """
+    time, cluster = Time(), prod(answer)
+    of = authenticator(cluster, time=time)
+
+    async def call(token: str) -> None:
+        try:
+            await of.authenticate({"authorization": f"Bearer {token}"})
+        except Unauthenticated:
+            return
+
+    for passed, asked in ((0, 1), (9.9, 1), (10, 2), (10, 2), (19.9, 2)):
+        time.passed = passed
+        await call(bearer())
+        assert len(_asked(cluster)) == asked
+    await call(bearer(jti="another"))
+    assert len(_asked(cluster)) == 3
+
+
+async def test_an_answer_is_not_remembered_beyond_the_tokens_life() -> None:
+    """A remembered token is refused once it has expired."""
+    time, cluster = Time(), prod()
+    of = authenticator(cluster, time=time, remember=1000)
+    token = bearer(exp=int(NOW.timestamp()) + 60)
+    assert await of.authenticate({"authorization": f"Bearer {token}"}) == RUNNER
+    time.passed = 60
+    assert await _refusal(of, token) == "TOKEN_EXPIRED"
+
+
+async def test_a_remembered_refusal_is_raised_as_a_new_one() -> None:
+    """The same refusal is another exception each time, so that it gathers no tracebacks."""
+    of = authenticator(prod(INVALID))
+    raised = []
+    for _ in range(2):
+        with pytest.raises(Unauthenticated) as refusal:
+            await of.authenticate({"authorization": f"Bearer {bearer()}"})
+        raised.append(refusal.value)
+    assert raised[0] is not raised[1]
+    assert (raised[0].reason, raised[0].message) == (raised[1].reason, raised[1].message)
+
+
+async def test_a_review_tells_whose_a_token_is() -> None:
+    """A TokenReview's answer is read whole, and what it leaves out is empty."""
+    assert await review_token(FakeConnection(review()), "t", "kubevend") == Reviewed(
+        True, "system:serviceaccount:ci:runner", "caller-jti", ""
+    )
+    assert await review_token(FakeConnection({"status": {}}), "t", "kubevend") == Reviewed(False)
+
+
+def test_the_admins_token_is_made_at_the_first_start(tmp_path: Path) -> None:
+    """The file is made for its owner only, with a token that is told by its digest alone, and read again later."""
+    file = tmp_path / "admin.token"
+    digest = read_admin_digest(file)
+    token = file.read_text().strip()
+    assert token.startswith("kubevend-admin-")
+    assert len(token) > 50
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert digest == hashlib.sha256(token.encode()).digest() == read_admin_digest(file)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "short"])
+def test_a_file_without_a_token_is_refused(tmp_path: Path, text: str) -> None:
+    """An empty or short token is none: everyone could guess it."""
+    file = tmp_path / "admin.token"
+    file.write_text(text)
+    with pytest.raises(ValueError, match="holds no token"):
+        read_admin_digest(file)
+
+
+def test_an_authenticator_shows_no_tokens() -> None:
+    """What is remembered of tokens stays out of the representation."""
+    shown = repr(authenticator(prod()))
+    assert ADMIN_TOKEN not in shown
+    assert "_remembered" not in shown

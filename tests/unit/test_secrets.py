@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kubevend_server.callers import Caller
+from kubevend_server.cluster.credentials import StaticToken, TokenFile
+from kubevend_server.configs import Config, Credential
+from kubevend_server.encryption import Keyring
+from kubevend_server.paging import PageTokens
+from tests.unit.builders import SECRET, call, config, granted
+
+PROCESS = """
+import structlog
+from kubevend_server import logs
+
+logs.configure("info")
+
+def authenticate(token, metadata):
+    headers = {"Authorization": "Bearer " + token}
+    raise RuntimeError("a defect")
+
+try:
+    authenticate("s3cr3t-jwt-of-a-cluster", {"authorization": "Bearer s3cr3t-jwt-of-a-cluster"})
+except RuntimeError:
+    structlog.get_logger().exception("defect", method="x")
+    import logging
+    logging.getLogger("library").exception("a library's error")
+"""
+
+
+def test_the_process_log_shows_no_locals() -> None:
+    """A defect's traceback in the process log names files and lines, and no values: on the way of an issuance they are
+    bearer tokens, headers and requests. What libraries log is held to the same.
+    """
+    done = subprocess.run([sys.executable, "-c", PROCESS], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["event"] for line in lines] == ["defect", "a library's error"]
+    assert all("authenticate" in json.dumps(line["exception"]) for line in lines)
+    assert SECRET not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [
+        Credential("service_account_jwt", service_account_jwt=SECRET),
+        config(),
+        Config("configs/a", credential=Credential("service_account_jwt", service_account_jwt=SECRET)),
+        StaticToken(SECRET),
+        Keyring({"k1": SECRET.ljust(32, "x")[:32].encode()}),
+        PageTokens(Keyring({"k1": SECRET.ljust(32, "x")[:32].encode()})),
+        call(payload=SECRET.encode(), metadata={"authorization": f"Bearer {SECRET}"}),
+    ],
+    ids=lambda holder: type(holder).__name__,
+)
+def test_what_holds_a_secret_does_not_show_it(holder: object) -> None:
+    """Neither the representation nor the text of an object holds the secret that it holds."""
+    for shown in (repr(holder), str(holder), f"{holder}"):
+        assert SECRET not in shown
+
+
+def test_a_token_file_shows_its_path_only(tmp_path: Path) -> None:
+    """A token file's representation has its path, before and after it was read."""
+    file = tmp_path / "token"
+    file.write_text(SECRET)
+    token = TokenFile(file)
+    assert token.read() == SECRET
+    assert repr(token) == f"TokenFile({str(file)!r})"
+
+
+def test_what_is_public_is_shown() -> None:
+    """A caller and a grant are there to be read."""
+    assert "deployer" in repr(granted())
+    assert "admin" in repr(Caller("admin://local/bootstrap", "Admin", "bootstrap_token"))
