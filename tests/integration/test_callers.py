@@ -146,7 +146,7 @@ def test_a_denial_that_may_be_known_says_why(open_house: Vending, team: Client, 
 
     assert (refusal.status, refusal.reason) == ("PERMISSION_DENIED", "ACCESS_DENIED")
     event = open_house.events(reason="ACCESS_DENIED")[-1]
-    assert (event["outcome"], event["decision"]["policies"]) == ("OUTCOME_DENIED", [])
+    assert (event["outcome"], event["decision"]) == ("OUTCOME_DENIED", {})
 
 
 def test_a_team_is_held_to_its_namespace(open_house: Vending, team: Client, namespace: str) -> None:

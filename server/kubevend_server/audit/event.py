@@ -96,12 +96,13 @@ def _decision(record: Record) -> dict[str, Any] | None:
 
 
 def _warning(warning: Warning) -> dict[str, Any]:
-    return _present({"reason": warning.reason, "message": warning.message, "metadata": dict(warning.metadata)})
+    written = {"reason": warning.reason, "message": warning.message, "metadata": dict(warning.metadata) or None}
+    return _present(written)
 
 
 def _present(fields: dict[str, Any]) -> dict[str, Any]:
-    """What is not empty, as proto JSON has it."""
-    return {key: value for key, value in fields.items() if value}
+    """What is set, as proto JSON has it: a message that is set but empty stays, `{}`."""
+    return {key: value for key, value in fields.items() if value not in (None, "", [])}
 
 
 def _grant(grant: Grant) -> dict[str, Any]:

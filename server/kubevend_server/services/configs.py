@@ -6,7 +6,6 @@ import hashlib
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
-from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from kubevend.v1 import config_service_pb2 as pb
@@ -123,7 +122,7 @@ class ConfigService:
     async def delete_config(self, call: Call) -> Message:
         """Delete a config."""
         request = cast("pb.DeleteConfigRequest", call.request)
-        call.record.request = json_format.MessageToDict(request)
+        call.record.request = convert.written(request)
         config = self._find(call, request.name)
         check_etag(config.name, config.etag, request.etag)
         change = self._store.delete(config, self._clock())
@@ -141,25 +140,41 @@ class ConfigService:
         return config
 
     def _merge(self, old: Config, request: pb.UpdateConfigRequest) -> Config:
-        merged_proto = merge(_to_proto(old), request.config, request.update_mask, _FIELDS)
-        merged = _from_proto(merged_proto)
-        given = set(request.update_mask.paths) or {field.name for field, _ in request.config.ListFields()}
-        if given & {"*", *_CREDENTIALS}:
-            return merged
-        moved = (old.kubernetes_host, old.kubernetes_ca_cert) != (
-            merged.kubernetes_host,
-            merged.kubernetes_ca_cert,
-        )
+        merged = _from_proto(merge(_to_proto(old), request.config, request.update_mask, _FIELDS))
+        if _gives_credential(old, request):
+            return replace(merged, credential=_from_proto(request.config).credential)
+        moved = (old.kubernetes_host, old.kubernetes_ca_cert) != (merged.kubernetes_host, merged.kubernetes_ca_cert)
         if moved and old.credential.kind != "in_cluster":
-            raise InvalidArgument(
-                "CREDENTIAL_REQUIRED",
-                f"The host or the CA of {old.name} changes, so its credential must be given again "
-                f"({old.credential.kind}): the "
-                "stored one was not meant for the new host.",
-                metadata={"config": old.name},
-                violations=[Violation(f"config.{old.credential.kind}", "required where the host or CA changes")],
+            raise _credential_required(
+                old, "The host or the CA changes, and the stored credential was not meant for the new one"
             )
         return replace(merged, credential=old.credential)
+
+
+def _gives_credential(old: Config, request: pb.UpdateConfigRequest) -> bool:
+    """Whether a request holds a credential to put in place of the stored one; to name one in the mask does not do.
+
+    Raises:
+        InvalidArgument: the mask names a credential that the request does not hold.
+    """
+    kind, masked = request.config.WhichOneof("credential"), set(request.update_mask.paths)
+    named = masked & set(_CREDENTIALS)
+    if named and kind not in named:
+        raise _credential_required(old, f"update_mask names {', '.join(sorted(named))}, but the request holds none")
+    if kind is None or (masked and not masked & {kind, "*"}):
+        return False
+    # A config that was read has an empty string in place of the token; written back, it means the stored one.
+    read_back = kind == old.credential.kind == "service_account_jwt" and not request.config.service_account_jwt
+    return not read_back
+
+
+def _credential_required(old: Config, why: str) -> InvalidArgument:
+    return InvalidArgument(
+        "CREDENTIAL_REQUIRED",
+        f"{why}: give {old.name} its credential again ({old.credential.kind} now).",
+        metadata={"config": old.name},
+        violations=[Violation(f"config.{old.credential.kind}", "required here")],
+    )
 
 
 def _written(request: Write) -> dict[str, Any]:
@@ -171,7 +186,7 @@ def _written(request: Write) -> dict[str, Any]:
     if shown.config.kubernetes_ca_cert:
         digest = hashlib.sha256(shown.config.kubernetes_ca_cert.encode()).hexdigest()
         shown.config.kubernetes_ca_cert = f"sha256:{digest}"
-    return json_format.MessageToDict(shown)
+    return convert.written(shown)
 
 
 def _to_proto(config: Config) -> pb.Config:

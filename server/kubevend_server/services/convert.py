@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -12,6 +14,21 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from kubevend.v1 import warning_pb2
 from kubevend_server.errors import InvalidArgument, Violation
 from kubevend_server.policy.terms import Warning
+
+
+def written(message: Message) -> dict[str, Any]:
+    """A request in proto JSON, for its audit event.
+
+    Raises:
+        InvalidArgument: it holds what proto JSON cannot: a moment or a duration beyond protobuf's bounds, or a
+            field mask that is not in snake_case.
+    """
+    try:
+        return json_format.MessageToDict(message)
+    except (json_format.Error, ValueError, OverflowError) as error:
+        raise InvalidArgument(
+            "FIELD_INVALID", f"The request has a value that protobuf does not allow: {error}"
+        ) from error
 
 
 def duration(message: Message, field: str, path: str = "") -> timedelta | None:
@@ -49,11 +66,22 @@ def set_timestamp(target: Timestamp, value: datetime | None) -> None:
 
 
 def moment(message: Message, field: str) -> datetime | None:
-    """A timestamp field, or None where it is not set."""
+    """A timestamp field, or None where it is not set.
+
+    Raises:
+        InvalidArgument: it is beyond the bounds of protobuf's Timestamp.
+    """
     if not message.HasField(field):
         return None
     value: Timestamp = getattr(message, field)
-    return value.ToDatetime(tzinfo=UTC)
+    try:
+        return value.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument(
+            "FIELD_INVALID",
+            f"{field} is no moment between the years 1 and 9999.",
+            violations=[Violation(field, "a moment between the years 1 and 9999")],
+        ) from error
 
 
 def warnings(found: Iterable[Warning]) -> list[warning_pb2.Warning]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from kubevend.v1 import role_service_pb2 as pb
@@ -89,7 +88,7 @@ class RoleService:
         """Make a role."""
         request = cast("pb.CreateRoleRequest", call.request)
         call.record.resource = f"roles/{request.role_id}"
-        call.record.request = json_format.MessageToDict(request)
+        call.record.request = convert.written(request)
         now = self._clock()
         proposed = replace(
             _from_proto(request.role),
@@ -107,7 +106,7 @@ class RoleService:
     async def update_role(self, call: Call) -> Message:
         """Change a role."""
         request = cast("pb.UpdateRoleRequest", call.request)
-        call.record.request = json_format.MessageToDict(request)
+        call.record.request = convert.written(request)
         require_named("role", "roles", request.role.name)
         call.record.resource = request.role.name
         old = self._catalog.role(request.role.name)
@@ -134,7 +133,7 @@ class RoleService:
     async def delete_role(self, call: Call) -> Message:
         """Delete a role."""
         request = cast("pb.DeleteRoleRequest", call.request)
-        call.record.request = json_format.MessageToDict(request)
+        call.record.request = convert.written(request)
         role = self._find(call, request.name)
         check_etag(role.name, role.etag, request.etag)
         call.record.change = rehearse(store.delete(role), only=request.validate_only)
