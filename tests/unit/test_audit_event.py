@@ -174,13 +174,14 @@ def test_a_warning_without_facts(written: Any) -> None:
 
 
 def test_a_call_that_nobody_may_make(written: Any) -> None:
-    """A denial by default has no policy to name, and so no decision; the outcome and the message tell it."""
+    """A denial by default has a decision that names no policy."""
     made = _asked()
     made.record.policies, made.record.denied = (), True
     error = errors.PermissionDenied("ACCESS_DENIED", "No.")
     got = _without_duration(written(event.completion(made, error)))
     assert got == {
         **ASKED,
+        "decision": {},
         "outcome": "OUTCOME_DENIED",
         "status": "PERMISSION_DENIED",
         "reason": "ACCESS_DENIED",

@@ -118,14 +118,14 @@ async def test_a_config_moves_with_its_credential(tokens: World, paths: list[str
     assert _stored(tokens) == (OTHER, "", Credential("service_account_jwt", service_account_jwt=FRESH))
 
 
-async def test_replacing_all_without_a_credential_keeps_none(tokens: World) -> None:
-    """With `*` and no credential a config falls back to the pod's own, which goes to no other host."""
+async def test_replacing_all_keeps_the_credential_at_home(tokens: World) -> None:
+    """With `*` and no credential the stored one stays, and so it must not go to another host."""
     await _create(tokens, _config(service_account_jwt=SECRET))
     before = _stored(tokens)
     assert await _refusal(tokens, _update("*", kubernetes_host=OTHER)) == (
         code_pb2.INVALID_ARGUMENT,
-        "CONFIG_INVALID",
-        ["config.kubernetes_host"],
+        "CREDENTIAL_REQUIRED",
+        ["config.service_account_jwt"],
     )
     assert _stored(tokens) == before
 
