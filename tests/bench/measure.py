@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from devcluster.build import build
-from tests.bench.processes import Usage, since, usage
+from tests.bench.processes import Disturbance, Usage, since, usage
 from tests.bench.subjects import Subject
 
 LOAD_MODULE = Path(__file__).resolve().parent / "load"
@@ -41,12 +41,14 @@ class Cell:
         callers: how many asked at once.
         load: what they saw.
         used: what each process used meanwhile, warm-up included.
+        others: the share of the machine's CPUs that went to anything else meanwhile.
     """
 
     subject: str
     callers: int
     load: Load
     used: Mapping[str, Usage]
+    others: float
 
     def cpu_ms_per_token(self, process: str) -> float:
         """CPU time in ms that a process took for each token, those of the warm-up included."""
@@ -77,6 +79,7 @@ def measure(program: Path, subject: Subject, callers: int) -> Cell:
         f"-warmup={pace.warmup.total_seconds()}s",
         f"-duration={pace.duration.total_seconds()}s",
     ]
+    disturbance = Disturbance()
     before = usage(subject.pids)
     done = subprocess.run(command, capture_output=True, check=False)
     used = since(before, usage(subject.pids))
@@ -85,4 +88,5 @@ def measure(program: Path, subject: Subject, callers: int) -> Cell:
     load = msgspec.json.decode(done.stdout, type=Load)
     if load.errors or not load.count:
         raise LoadError(f"{subject.name}, {callers} callers: {load.errors} errors; the first: {load.first_error}")
-    return Cell(subject.name, callers, load, used)
+    ours = load.client_cpu_seconds + sum(process.cpu_seconds for process in used.values())
+    return Cell(subject.name, callers, load, used, disturbance.share(ours))

@@ -1,5 +1,7 @@
 """What processes use: CPU time and memory."""
 
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +21,23 @@ class Usage:
     rss_mb: float
 
 
+class Disturbance:
+    """How much of the machine others took from its making on: what makes a measurement worthless unseen."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._busy = _busy_seconds()
+
+    def share(self, ours: float) -> float:
+        """Return the share of all CPUs' time that went to others.
+
+        Args:
+            ours: CPU time in seconds that the measured processes and the load took meanwhile.
+        """
+        elapsed = (time.monotonic() - self._began) * (os.cpu_count() or 1)
+        return max(0.0, (_busy_seconds() - self._busy - ours) / elapsed)
+
+
 def usage(pids: Mapping[str, int]) -> dict[str, Usage]:
     """Return what each process has used so far, by the same names."""
     return {name: _usage(psutil.Process(pid)) for name, pid in pids.items()}
@@ -34,3 +53,9 @@ def _usage(process: psutil.Process) -> Usage:
     times = [member.cpu_times() for member in family]
     memory = sum(member.memory_info().rss for member in family)
     return Usage(sum(used.user + used.system for used in times), memory / 1e6)
+
+
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()
+    # What the hypervisor gave to others is missing here too; only Linux tells.
+    return float(times.user + times.system + getattr(times, "steal", 0.0))
