@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,6 +225,30 @@ async def test_a_disk_that_cannot_even_forget_refuses_all(scene: Scene) -> None:
     async with asyncio.timeout(2):
         assert await _all(scene, entry("one", lease(1)), entry("two")) == ["NOT_RECORDED"] * 2
     assert scene.leases() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="only Linux seals files")
+@pytest.mark.parametrize("fails", ["sync", "write"])
+async def test_a_log_that_could_not_forget_goes_on_soundly(database: Database, fails: str) -> None:
+    """Where `ftruncate` itself fails, lines that count for nothing stay; the chain still goes on after what is really
+    in the file, so that the disk's bad hour does not look like a forgery for ever after.
+    """
+    # A file in memory that is sealed against shrinking takes writes, and refuses ftruncate as a failing disk does.
+    descriptor = os.memfd_create("stuck", os.MFD_ALLOW_SEALING)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    file = Path(f"/proc/self/fd/{descriptor}")
+    disk = Disk(file)
+    scene = Scene(database, file, disk, Journal(database.writer, disk))
+    await scene.journal.commit(entry("before"))
+    disk.failing = {fails}
+    assert await _all(scene, entry("one"), entry("two")) == ["NOT_RECORDED"] * 2
+    disk.failing = set()
+    await scene.journal.commit(entry("after"))
+    await scene.journal.commit(entry("later"))
+    disk.close()
+    lines = file.read_bytes().splitlines()
+    os.close(descriptor)
+    assert verify(lines, AUDIT_KEY, scene.head()).faults == []
 
 
 async def test_a_store_that_fails_leaves_true_lines(scene: Scene) -> None:

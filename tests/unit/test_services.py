@@ -130,6 +130,36 @@ async def test_replacing_all_keeps_the_credential_at_home(tokens: World) -> None
     assert _stored(tokens) == before
 
 
+@pytest.mark.parametrize("paths", [[], ["*"], ["service_account_jwt"]])
+async def test_what_is_read_can_be_written_back(tokens: World, paths: list[str]) -> None:
+    """A client that reads a config and writes it back as it came, the credential's empty string included, does not
+    lose the credential, and cannot move it so.
+    """
+    created = await _create(tokens, _config(service_account_jwt=SECRET))
+    assert created.WhichOneof("credential") == "service_account_jwt"
+    await tokens.call(cs.UpdateConfigRequest(config=created, update_mask=FieldMask(paths=paths)))
+    stored = (HOST, "", Credential("service_account_jwt", service_account_jwt=SECRET))
+    assert _stored(tokens) == stored
+    (config,) = tokens.catalog.configs()
+    created.etag, created.kubernetes_host = config.etag, OTHER
+    mask = paths if "*" in paths or not paths else [*paths, "kubernetes_host"]
+    moved = cs.UpdateConfigRequest(config=created, update_mask=FieldMask(paths=mask))
+    assert (await _refusal(tokens, moved))[1] == "CREDENTIAL_REQUIRED"
+    assert _stored(tokens) == stored
+
+
+async def test_another_kind_of_credential_takes_the_place_of_the_stored_one(tokens: World) -> None:
+    """A credential of another kind that is given, also with a new host, is the only one that is left."""
+    await _create(tokens, _config(service_account_jwt=SECRET))
+    file = f"{tokens.folder}/tokens/a"
+    await tokens.call(_update("kubernetes_host", "token_file", kubernetes_host=OTHER, token_file=file))
+    assert _stored(tokens) == (OTHER, "", Credential("token_file", token_file=file))
+    request = _update("kubernetes_host", "in_cluster", kubernetes_host=OWN)
+    request.config.in_cluster.SetInParent()
+    await tokens.call(request)
+    assert _stored(tokens) == (OWN, "", Credential("in_cluster"))
+
+
 async def test_the_same_host_again_needs_no_credential(tokens: World) -> None:
     """An update that names the host and the CA that are there already keeps the stored credential."""
     await _create(tokens, _config(service_account_jwt=SECRET))
