@@ -125,21 +125,29 @@ class Authenticator:
     async def _review(self, token: str, issuer: str) -> Caller | Unauthenticated:
         candidates = [c for c in self.clusters if not c.issuers or issuer in c.issuers]
         reasons = []
+        unchecked: Unavailable | None = None
         for cluster in candidates:
             try:
                 reviewed = await review_token(cluster.connection, token, self.audience)
             except KubevendError as error:
-                raise Unavailable(
-                    "CALLER_NOT_CHECKED",
-                    f"Whose token it is could not be checked at the cluster {cluster.name!r}: {error.message}",
-                    metadata={"cluster": cluster.name, "cause": error.reason},
-                ) from error
+                unchecked = _not_checked(cluster, error)
+                continue
             if reviewed.authenticated:
                 return _service_account(cluster.name, reviewed)
             reasons.append(f"{cluster.name}: {reviewed.error or 'not valid'}")
+        if unchecked is not None:
+            raise unchecked
         if not candidates:
             return _refused("TOKEN_FOREIGN", "No cluster whose ServiceAccounts may call here issues such tokens.")
         return _refused("TOKEN_REJECTED", f"The bearer token was not accepted ({'; '.join(reasons)}).")
+
+
+def _not_checked(cluster: CallerCluster, error: KubevendError) -> Unavailable:
+    return Unavailable(
+        "CALLER_NOT_CHECKED",
+        f"Whose token it is could not be checked at the cluster {cluster.name!r}: {error.message}",
+        metadata={"cluster": cluster.name, "cause": error.reason},
+    )
 
 
 def read_admin_digest(path: Path) -> bytes:

@@ -7,8 +7,10 @@ rotated by putting a new line on top.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import secrets
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
-_PRIVATE = 0o600
 
 
 class KeyFileError(ValueError):
@@ -103,12 +104,20 @@ def read_or_make(path: Path, make: Callable[[], str]) -> str:
         path: the file.
         make: called without arguments for the text of a new file.
     """
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
-    except FileExistsError:
-        return path.read_text()
-    with os.fdopen(descriptor, "w") as file:
-        file.write(make())
-        file.flush()
-        os.fsync(file.fileno())
+    if not path.exists():
+        _make(path, make())
     return path.read_text()
+
+
+def _make(path: Path, text: str) -> None:
+    """Make a file whole or not at all; where another process was faster, its file stays."""
+    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        Path(draft).unlink()

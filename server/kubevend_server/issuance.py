@@ -137,9 +137,12 @@ class Issuance:
 
 
 def _by_cluster(offered: Terms, token: IssuedToken) -> tuple[Warning, ...]:
+    # What the cluster says of a shortened lifetime is told below, with who, from what and to what.
+    texts = [text for text in token.warnings if not text.startswith("requested expiration of")]
+    said = tuple(Warning("CLUSTER_WARNING", f"The cluster warned: {text}") for text in texts)
     if token.ttl < offered.ttl:
-        return (shortened("TTL_CAPPED_BY_CLUSTER", "the cluster's maximum", offered.ttl, token.ttl),)
-    return tuple(Warning("CLUSTER_WARNING", f"The cluster warned: {text}") for text in token.warnings)
+        return (shortened("TTL_CAPPED_BY_CLUSTER", "the cluster's maximum", offered.ttl, token.ttl), *said)
+    return said
 
 
 def _foreseen(granted: Grant, now: datetime) -> Issued:

@@ -243,9 +243,12 @@ def _check(settings: Settings) -> None:
                 f"{_LONGEST_TTL} seconds."
             )
     for name, cluster in settings.callers.clusters.items():
-        if cluster.kubernetes_host and not cluster.kubernetes_host.startswith("https://"):
+        _check_cluster(f"callers.clusters.{name}", cluster)
+        if len(settings.callers.clusters) > 1 and not cluster.issuers:
             raise SettingsError(
-                f"callers.clusters.{name}.kubernetes_host is {cluster.kubernetes_host!r}: it must be an https URL."
+                f"callers.clusters.{name} needs issuers, since there are several clusters: without them it "
+                "would be shown "
+                "the tokens of the others, and could use them."
             )
         if not name.replace("-", "").isalnum() or not name.isascii() or name != name.lower():
             raise SettingsError(
@@ -254,6 +257,18 @@ def _check(settings: Settings) -> None:
             )
     if not settings.callers.audience:
         raise SettingsError("callers.audience is empty: a token for any audience would then do.")
+
+
+def _check_cluster(key: str, cluster: CallerClusterSettings) -> None:
+    if not cluster.kubernetes_host:
+        return
+    if not cluster.kubernetes_host.startswith("https://"):
+        raise SettingsError(f"{key}.kubernetes_host is {cluster.kubernetes_host!r}: it must be an https URL.")
+    if not cluster.token_file:
+        raise SettingsError(
+            f"{key} has a kubernetes_host and so needs a token_file: the pod's own token goes to the pod's "
+            "own API server."
+        )
 
 
 def _is_loopback(address: str) -> bool:

@@ -88,12 +88,13 @@ def test_clusters_are_nested_tables() -> None:
     token_file = "/token"
     issuers = ["https://issuer"]
     [callers.clusters.own-1]
+    issuers = ["https://own"]
     """
     assert _parse(more=more).callers.clusters == {
         "prod": CallerClusterSettings(
             kubernetes_host="https://prod", ca_file="/ca", token_file="/token", issuers=("https://issuer",)
         ),
-        "own-1": CallerClusterSettings(),
+        "own-1": CallerClusterSettings(issuers=("https://own",)),
     }
 
 
@@ -199,3 +200,24 @@ def test_a_file_is_named_in_the_error(tmp_path: Path) -> None:
         load(file)
     file.write_text(MINIMAL)
     assert load(file) == _parse()
+
+
+def test_each_of_several_clusters_needs_its_issuers() -> None:
+    """Where several clusters' ServiceAccounts may call, none is shown the tokens of another."""
+    more = """
+    [callers.clusters.one]
+    issuers = ["https://one"]
+    [callers.clusters.two]
+    """
+    with pytest.raises(SettingsError, match=r"callers\.clusters\.two needs issuers"):
+        _parse(more=more)
+
+
+def test_the_pods_own_token_stays_at_home() -> None:
+    """A caller cluster with a host of its own needs a token file of its own."""
+    more = """
+    [callers.clusters.prod]
+    kubernetes_host = "https://prod"
+    """
+    with pytest.raises(SettingsError, match="token_file"):
+        _parse(more=more)

@@ -70,9 +70,18 @@ class AuditLog:
         return os.fstat(self._descriptor).st_size, self.head
 
     def rewind(self, mark: tuple[int, Head]) -> None:
-        """Take back the lines since `mark`: none of them was committed, and no answer left that rests on them."""
-        size, self.head = mark
-        os.ftruncate(self._descriptor, size)
+        """Take back the lines since `mark`: none of them was committed, and no answer left that rests on them.
+
+        Raises:
+            OSError: the file cannot be cut. Then its lines stay, and the chain goes on after them.
+        """
+        size, head = mark
+        try:
+            os.ftruncate(self._descriptor, size)
+        except OSError:
+            self.head = _end_last_line(self._descriptor, self._path, self._key)
+            raise
+        self.head = head
 
     def reopen(self) -> None:
         """Open the file by its name again, after it was moved away; the chain goes on in the new one."""

@@ -39,7 +39,7 @@ def verify(lines: Iterable[bytes], key: bytes, committed: Head) -> Report:
     report = Report()
     last: Head | None = None
     fragments: list[tuple[int, bytes]] = []
-    hashes: dict[int, str] = {}
+    at_head = ""
     for number, line in _numbered(lines):
         try:
             link = read_line(line, key)
@@ -57,10 +57,11 @@ def verify(lines: Iterable[bytes], key: bytes, committed: Head) -> Report:
         fragments = []
         report.lines += 1
         last = link.head
-        hashes[link.sequence] = link.hash
+        if link.sequence == committed.sequence:
+            at_head = link.hash
     # At the very end there is no next line to tell whether something is missing; the committed head does.
     _tell(report, fragments, joins=True)
-    _check_head(report, last or Head(), hashes, committed)
+    _check_head(report, last or Head(), at_head, committed)
     return report
 
 
@@ -82,14 +83,14 @@ def _is_whole(line: bytes) -> bool:
     return True
 
 
-def _check_head(report: Report, last: Head, hashes: dict[int, str], committed: Head) -> None:
+def _check_head(report: Report, last: Head, at_head: str, committed: Head) -> None:
     if last.sequence < committed.sequence:
         report.faults.append(
             f"the log ends with sequence {last.sequence}, but the store knows that {committed.sequence} "
             "was on the disk: "
             "the end was cut off"
         )
-    elif committed.sequence in hashes and hashes[committed.sequence] != committed.hash:
+    elif at_head and at_head != committed.hash:
         report.faults.append(
             f"sequence {committed.sequence} is not the line that the store knows: the end was replaced"
         )

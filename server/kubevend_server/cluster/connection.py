@@ -59,7 +59,7 @@ def _no_redirects() -> aiohttp.TraceConfig:
     """Refuse redirects, which the client would follow, with the token that a request shows or reviews."""
 
     async def refuse(*_: object) -> None:
-        raise aiohttp.ClientError("it redirects elsewhere")
+        raise failures.Redirected
 
     tracing = aiohttp.TraceConfig()
     tracing.on_request_redirect.append(refuse)

@@ -20,9 +20,14 @@ from kubevend_server.errors import (
     Unavailable,
 )
 
+_LONGEST_MESSAGE = 1000
 _DEFAULT_RETRY = timedelta(seconds=1)
 _SECONDS = re.compile("[0-9]{1,5}")
 _IDENTITY = re.compile(r'User "([^"]*)" cannot')
+
+
+class Redirected(aiohttp.ClientError):
+    """The server answered with a redirect."""
 
 
 class Unauthorized(FailedPrecondition):
@@ -77,7 +82,7 @@ def from_status(  # noqa: PLR0911 - one return for each status that means someth
         )
     if status == HTTPStatus.FORBIDDEN:
         return _forbidden(said, attempt, facts)
-    if status == HTTPStatus.NOT_FOUND:
+    if status == HTTPStatus.NOT_FOUND and attempt.name:
         return FailedPrecondition(
             "KUBERNETES_NOT_FOUND",
             f"{attempt.host} has no ServiceAccount {attempt.name!r} in namespace {attempt.namespace!r} "
@@ -112,7 +117,9 @@ def from_status(  # noqa: PLR0911 - one return for each status that means someth
     )
 
 
-def from_exception(error: Exception, attempt: Attempt) -> KubevendError:
+def from_exception(  # noqa: PLR0911 - one return for each kind of failure
+    error: Exception, attempt: Attempt
+) -> KubevendError:
     """The error for a request that got no answer.
 
     Args:
@@ -136,6 +143,8 @@ def from_exception(error: Exception, attempt: Attempt) -> KubevendError:
         return _unreachable(attempt, "no connection in time")
     if isinstance(error, TimeoutError):
         return _unknown(attempt, "no answer came in time")
+    if isinstance(error, Redirected):
+        return _unknown(attempt, "it redirects elsewhere, which is not followed; is it the API server itself?")
     return _unknown(attempt, f"the connection was lost ({type(error).__name__})")
 
 
@@ -179,7 +188,8 @@ class _Status(msgspec.Struct):
 
 def _message(body: bytes) -> str:
     try:
-        return msgspec.json.decode(body, type=_Status).message or "no message"
+        # gRPC's trailers have room for 8 KiB, and this stands in the message and in two details.
+        return msgspec.json.decode(body, type=_Status).message[:_LONGEST_MESSAGE] or "no message"
     except (msgspec.DecodeError, UnicodeDecodeError):
         return "an answer that is not Kubernetes' own"
 

@@ -6,7 +6,6 @@ See https://kubernetes.io/docs/reference/kubernetes-api/authentication-resources
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -73,7 +72,7 @@ async def request_token(connection: Connection, grant: Grant, audit_id: str) -> 
     answer = await connection.post(path, _body(grant), attempt)
     try:
         return _read(answer, audit_id)
-    except (msgspec.DecodeError, msgspec.ValidationError, binascii.Error, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, OverflowError, OSError) as error:
         raise unreadable(attempt) from error
 
 

@@ -144,9 +144,9 @@ def _one_of(asked: str, allowed: tuple[str, ...], role: str, choice: _Choice) ->
             f"{choice.reason}_REQUIRED",
             f"{role} allows {_listed(allowed)}: set {choice.field} to the {choice.noun} that you mean.",
             metadata={"role": role, "allowed": _listed(allowed)},
-            violations=[Violation(choice.field, f"required, since {role} allows more than one")],
+            violations=[Violation(choice.field, f"required, since {role} does not allow exactly one")],
         )
-    if asked in allowed or ANY in allowed:
+    if asked in allowed or allowed == (ANY,):
         return asked, f"{choice.field}: asked, and in {choice.plural} of {role}"
     raise PermissionDenied(
         f"{choice.reason}_NOT_ALLOWED",
