@@ -108,6 +108,7 @@ class Recorder:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             call.abandoned = True
+            _log.info("caller_gave_up", request_id=call.request_id, goes_on=call.irrevocable)
             work.add_done_callback(_look_at)
             # A task that is cancelled before its first step never runs, and would leave no event.
             if call.begun and not call.irrevocable:

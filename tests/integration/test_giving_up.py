@@ -57,6 +57,11 @@ def last_event(vending: Vending, count: int) -> dict[str, Any]:
     return done[0]
 
 
+def noticed(vending: Vending) -> None:
+    """Wait until the server knows that the caller has given up."""
+    until(lambda: '"caller_gave_up"' in vending.server.log_file.read_text(), "the server to notice")
+
+
 def lease_of(vending: Vending, event: dict[str, Any]) -> lease_service_pb2.Lease:
     """The lease that an event names."""
     request = lease_service_pb2.GetLeaseRequest(name=event["lease"])
@@ -97,6 +102,7 @@ def test_while_the_cluster_works(
         call.cancel()
     with pytest.raises((grpc.RpcError, grpc.FutureCancelledError)):
         call.result()
+    noticed(behind)
     proxy.release()
     event = last_event(behind, 2)
 
@@ -166,6 +172,7 @@ def test_a_stop_records_what_was_abandoned(behind: Vending, proxy: HoldingProxy)
     call = ask(behind.admin)
     assert proxy.held.wait(30)
     call.cancel()
+    noticed(behind)
 
     behind.server.terminate()
     stopping = threading.Thread(target=behind.server.stop)
