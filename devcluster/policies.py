@@ -18,7 +18,8 @@ QUICKSTART = """\
 @id("demo-issues-quickstart")
 permit (
   principal == ServiceAccount::"kubernetes://dev/kubevend-quickstart/demo",
-  action == Action::"IssueToken",
+  // GetRole beside IssueToken: a refusal by the role's own rules is told to those who may see the role.
+  action in [Action::"IssueToken", Action::"GetRole"],
   resource == Role::"roles/quickstart"
 );
 
@@ -28,8 +29,8 @@ permit (
 permit (principal is ServiceAccount, action == Action::"GetLease", resource is Lease)
 when { resource.caller == principal.name };
 
-@id("list-leases")
-permit (principal is ServiceAccount, action == Action::"ListLeases", resource);
+@id("lists")
+permit (principal is ServiceAccount, action in [Action::"ListLeases", Action::"ListRoles"], resource);
 
 // A policy can look at what would be granted. Take the slashes away to hold everybody in the namespace
 // `ci` to tokens of at most 15 minutes:

@@ -34,7 +34,7 @@ from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
 from kubevend_server.metrics import LeaseCollector, Metrics
 from kubevend_server.paging import PageTokens
-from kubevend_server.policy.access import AccessPolicy, actions
+from kubevend_server.policy.access import AccessPolicy, actions, join_files
 from kubevend_server.policy.terms import Limits
 from kubevend_server.services import Service
 from kubevend_server.services.configs import ConfigService
@@ -162,7 +162,7 @@ def _read_policies(folder: Path) -> str:
     files = sorted(folder.glob("*.cedar"))
     if not files:
         _log.warning("no_policies", folder=str(folder), hint="nobody may do anything, the bootstrap admin included")
-    return "\n".join(file.read_text() for file in files)
+    return join_files({str(file): file.read_text() for file in files})
 
 
 def _transport(settings: Settings) -> Transport:

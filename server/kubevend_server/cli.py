@@ -70,9 +70,10 @@ def verify(settings_file: Path, files: Sequence[Path]) -> None:
         report = check(_lines(files or [Path(found.audit.file)]), key, committed)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{report.lines} lines in place, {report.torn} torn by a crash, {len(report.faults)} faults")
+    click.echo(f"{report.lines} lines in place, {report.torn} torn by a crash")
     for fault in report.faults:
-        click.echo(fault, err=True)
+        click.echo(f"FAULT {fault}")
+    click.echo("The audit log is not what was written." if report.faults else "The audit log is sound.")
     sys.exit(1 if report.faults else 0)
 
 

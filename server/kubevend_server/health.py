@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import resources
 
 import grpc
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
@@ -36,10 +39,21 @@ async def add_health(server: aio.Server, services: Sequence[str]) -> Health:
     return health
 
 
+def _described() -> DescriptorPool:
+    """What reflection tells: the descriptor set, since generated code has lost the names that JSON gives to fields."""
+    pool = DescriptorPool()
+    described = resources.files("kubevend.v1").joinpath("kubevend.protoset").read_bytes()
+    for file in FileDescriptorSet.FromString(described).file:
+        pool.AddSerializedFile(file.SerializeToString())
+    for module in (health_pb2, reflection_pb2):
+        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    return pool
+
+
 def add_reflection(server: aio.Server, services: Sequence[str]) -> None:
     """Serve reflection under both of its names: grpcio knows v1alpha only (grpc issue 38576); the two are alike."""
     shown = [*services, "grpc.health.v1.Health", _REFLECTION_V1, _REFLECTION_V1ALPHA]
-    servicer = ReflectionServicer(shown)
+    servicer = ReflectionServicer(shown, _described())
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,

@@ -78,16 +78,18 @@ def test_health_is_open_to_anyone(start: Start) -> None:
 
 
 def test_grpcurl_finds_its_way(start: Start) -> None:
-    """By reflection alone grpcurl lists the services, describes one, and calls it."""
+    """By reflection alone grpcurl lists the services, describes one, calls it, and names fields as proto JSON does."""
     vending = start()
 
     listed = run_grpcurl(vending, "list")
     described = run_grpcurl(vending, "describe", "kubevend.v1.IssueService")
     called = run_grpcurl(vending, "kubevend.v1.RoleService/ListRoles")
+    message = run_grpcurl(vending, "-msg-template", "describe", "kubevend.v1.IssueTokenResponse")
 
     assert SERVICES - {""} <= set(listed.split())
     assert "rpc IssueToken" in described
     assert called.strip() == "{}"
+    assert '"kubernetesAuditId"' in message
 
 
 @pytest.mark.parametrize("name", ["grpc.reflection.v1", "grpc.reflection.v1alpha"])
@@ -108,7 +110,9 @@ def run_grpcurl(vending: Vending, *arguments: str) -> str:
     """Run grpcurl as the bootstrap admin."""
     folder = vending.server.folder
     options = ["-cacert", str(folder / "ca.crt"), "-H", f"authorization: Bearer {vending.server.admin_token}"]
-    command = [str(grpcurl()), *options, vending.server.address, *arguments]
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    rest = [argument for argument in arguments if not argument.startswith("-")]
+    command = [str(grpcurl()), *options, *flags, vending.server.address, *rest]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 

@@ -70,6 +70,23 @@ class Circumstances:
     proposed: Role | None = None
 
 
+def join_files(files: Mapping[str, str]) -> str:
+    """Join the texts of policy files, after each was checked alone, so that a fault is told with its file.
+
+    Args:
+        files: their texts, by name.
+
+    Raises:
+        PolicyError: one of them cannot be used; the message names it.
+    """
+    for name, text in files.items():
+        try:
+            AccessPolicy(text)
+        except PolicyError as error:
+            raise PolicyError(f"{name}: {error}") from error
+    return "\n".join(files.values())
+
+
 class AccessPolicy:
     """A set of Cedar policies, parsed and checked against the schema once."""
 

@@ -179,10 +179,12 @@ def _audiences(role: Role, asked: tuple[str, ...], reserved: frozenset[str]) -> 
 
 def _audience_not_allowed(role: Role, audience: str, reserved: frozenset[str]) -> PermissionDenied:
     allowed = _listed(a for a in role.allowed_audiences if a not in reserved)
-    why = "is kubevend's own and is never issued" if audience in reserved else f"is not allowed by {role.name}"
+    why = "is kubevend's own and never issued through" if audience in reserved else "is not allowed by"
     return PermissionDenied(
         "AUDIENCE_NOT_ALLOWED",
-        f"Audience {audience!r} {why}; {role.name} allows {allowed}.",
+        f"Audience {audience!r} {why} {role.name}; it allows {allowed}. Ask for one of those, or have "
+        "allowed_audiences of "
+        f"{role.name} extended.",
         metadata={"role": role.name, "audience": audience, "allowed": allowed},
     )
 

@@ -174,7 +174,7 @@ class Decision(_message.Message):
 
     @_builtins.property
     def rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Where each value of the grant came from, such as `namespace: only one allowed by roles/ci`, with every
+        """Where each value of the grant came from, such as `namespace: the only one that roles/ci allows`, with every
         default and cap.
         """
 
