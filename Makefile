@@ -1,4 +1,4 @@
-# Everything here works on a machine with Python 3.11, make and a C compiler; what else is needed is installed
+# Everything here works on a machine with Python 3.11 and make; what else is needed is installed
 # into .venv or the user's cache folder. `make help` lists the targets.
 
 SHELL := /bin/bash
@@ -53,7 +53,7 @@ proto-check: proto ## fail if the committed stubs are not what protos/ makes
 
 proto-lint: ## buf lint (needs Node; CI forbids the skip)
 	@if command -v npm >/dev/null; then \
-	  test -x $(BUF) || npm --prefix tools/buf install --no-save --silent --no-audit --no-fund 2>/dev/null; \
+	  test -x $(BUF) || npm --prefix tools/buf install --no-save --loglevel=error --no-audit --no-fund || exit 1; \
 	  $(BUF) lint && $(BUF) format --diff --exit-code --path protos/kubevend; \
 	elif [ -n "$$CI" ]; then echo "CI needs Node for buf"; exit 1; \
 	else echo "skipped buf lint: Node is not installed"; fi

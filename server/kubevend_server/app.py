@@ -27,7 +27,7 @@ from kubevend_server.cluster.clusters import Clusters, OwnCluster
 from kubevend_server.cluster.connection import Connection, Endpoint, Transport
 from kubevend_server.cluster.credentials import TokenFile
 from kubevend_server.config_rules import ConfigRules
-from kubevend_server.encryption import Keyring, read_keys
+from kubevend_server.encryption import Keyring, read_keys, read_one_key
 from kubevend_server.health import Health, add_health, add_reflection
 from kubevend_server.interceptors import Interceptor, Recorder, behavior, chain
 from kubevend_server.issuance import Issuance
@@ -70,7 +70,7 @@ async def serve(settings: Settings, clock: Clock = utc_now) -> None:
     catalog = Catalog(database.read_now(config_store.all), database.read_now(role_store.all_roles))
 
     # The audit log, which goes on where the store knows it to have been.
-    audit_key = next(iter(read_keys(Path(settings.audit.key_file)).values()))
+    audit_key = read_one_key(Path(settings.audit.key_file))
     audit = _open_audit_log(settings, audit_key, database, clock)
     journal = Journal(database.writer, audit)
 

@@ -20,6 +20,7 @@ class Authorizer:
         call: Call,
         resource: Resource,
         *,
+        action: str = "",
         hidden: KubevendError | None = None,
         terms: Terms | None = None,
         proposed: Role | None = None,
@@ -27,8 +28,9 @@ class Authorizer:
         """Refuse a call that the access policy does not allow.
 
         Args:
-            call: the call; its method is the action.
+            call: the call.
             resource: on what.
+            action: what, where that is not the call's method.
             hidden: the answer for a resource that is not there. A caller who may not even get the resource gets
                 this one, so that the two cannot be told apart.
             terms: what would be granted.
@@ -38,7 +40,8 @@ class Authorizer:
             PermissionDenied: it is denied, and the caller may know that the resource exists.
             KubevendError: `hidden`.
         """
-        decision = self._ask(call, call.method.name, resource, terms, proposed)
+        action = action or call.method.name
+        decision = self._ask(call, action, resource, terms, proposed)
         call.record.policies = decision.policies
         if decision.allowed:
             return decision
@@ -47,9 +50,9 @@ class Authorizer:
             raise hidden
         raise PermissionDenied(
             "ACCESS_DENIED",
-            f"{call.who.name} may not {call.method.name} on {resource.name}: {_why(decision)}. Have an operator add or "
+            f"{call.who.name} may not {action} on {resource.name}: {_why(decision)}. Have an operator add or "
             "change an access policy.",
-            metadata={"caller": call.who.name, "action": call.method.name, "resource": resource.name},
+            metadata={"caller": call.who.name, "action": action, "resource": resource.name},
         )
 
     def may(self, call: Call, action: str, resource: Resource) -> bool:

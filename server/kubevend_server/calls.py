@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from kubevend_server.callers import Caller
 from kubevend_server.policy.grant import Grant
 from kubevend_server.policy.terms import Warning
+from kubevend_server.store.changes import Change, rehearse
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,14 @@ class Record:
     token_expiration: datetime | None = None
     warnings: tuple[Warning, ...] = ()
     rows: Sequence[tuple[sa.Table, dict[str, object]]] = ()
-    change: Callable[[sa.Connection], None] | None = None
+    change: Change | None = None
     committed: Callable[[], None] | None = None
     announced: bool = False
+
+    def stage(self, change: Change, committed: Callable[[], None], *, validate_only: bool) -> None:
+        """Leave a change for the journal; with `validate_only` it is rehearsed, and nothing follows."""
+        self.change = rehearse(change, only=validate_only)
+        self.committed = None if validate_only else committed
 
 
 @dataclass(slots=True)

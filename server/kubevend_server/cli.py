@@ -57,14 +57,14 @@ def verify(settings_file: Path, files: Sequence[Path]) -> None:
     """
     from kubevend_server import settings
     from kubevend_server.audit.verify import verify as check
-    from kubevend_server.encryption import read_keys
+    from kubevend_server.encryption import read_one_key
     from kubevend_server.journal import read_head
     from kubevend_server.store.database import Database
 
     try:
         found = settings.load(settings_file)
-        key = next(iter(read_keys(Path(found.audit.key_file)).values()))
-        database = Database(found.store.url)
+        key = read_one_key(Path(found.audit.key_file), make=False)
+        database = Database(found.store.url, make=False)
         # Before the lines are read: what is written meanwhile only adds to them.
         committed = database.read_now(read_head)
         report = check(_lines(files or [Path(found.audit.file)]), key, committed)

@@ -64,8 +64,27 @@ class Keyring:
             raise UnsealError("It was changed, or sealed for another purpose.") from error
 
 
-def read_keys(path: Path) -> dict[str, bytes]:
-    """Read a key file, and make one with a first key where there is none.
+def read_one_key(path: Path, *, make: bool = True) -> bytes:
+    """Read the key of a file that must have just one, as the audit log's, whose chain cannot change keys.
+
+    Raises:
+        KeyFileError: there are several, or as for `read_keys`.
+        OSError: the file cannot be read or made.
+    """
+    keys = read_keys(path, make=make)
+    if len(keys) > 1:
+        raise KeyFileError(
+            f"{path} has {len(keys)} keys, but the audit log's chain has one: leave the first one in it."
+        )
+    return next(iter(keys.values()))
+
+
+def read_keys(path: Path, *, make: bool = True) -> dict[str, bytes]:
+    """Read a key file.
+
+    Args:
+        path: the file.
+        make: make it with a first key where there is none.
 
     Returns:
         The keys by id, the sealing one first.
@@ -74,7 +93,7 @@ def read_keys(path: Path) -> dict[str, bytes]:
         KeyFileError: a line is not `{key id}:{32 bytes in base64}`.
         OSError: the file cannot be read or made.
     """
-    text = read_or_make(path, lambda: f"k1:{base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()}\n")
+    text = read_or_make(path, _first_key) if make else path.read_text()
     keys: dict[str, bytes] = {}
     for number, line in enumerate(text.split(), start=1):
         key_id, _, encoded = line.partition(":")
@@ -95,6 +114,10 @@ def read_keys(path: Path) -> dict[str, bytes]:
     if not keys:
         raise KeyFileError(f"{path} is empty: delete it, and the next start makes a key, or put the lost key back.")
     return keys
+
+
+def _first_key() -> str:
+    return f"k1:{base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()}\n"
 
 
 def read_or_make(path: Path, make: Callable[[], str]) -> str:
@@ -119,5 +142,15 @@ def _make(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
+            sync_folder(path)
     finally:
         Path(draft).unlink()
+
+
+def sync_folder(path: Path) -> None:
+    """Bring a new file's name onto the disk; syncing the file alone does not."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -94,8 +94,8 @@ class Issuance:
             # The refusal tells what the role allows, which is for those who may see the role.
             self._require_sight(call, role)
             raise refusal if found else role_not_found(role_name) from None
-        decision = self._authorizer.require(call, role, hidden=role_not_found(role.name), terms=offered)
         call.record.rules, call.record.warnings = offered.rules, offered.warnings
+        decision = self._authorizer.require(call, role, hidden=role_not_found(role.name), terms=offered)
         call.record.grant = grant(offered, decision)
         return call.record.grant
 
@@ -137,12 +137,16 @@ class Issuance:
 
 
 def _by_cluster(offered: Terms, token: IssuedToken) -> tuple[Warning, ...]:
-    # What the cluster says of a shortened lifetime is told below, with who, from what and to what.
-    texts = [text for text in token.warnings if not text.startswith("requested expiration of")]
-    said = tuple(Warning("CLUSTER_WARNING", f"The cluster warned: {text}") for text in texts)
-    if token.ttl < offered.ttl:
-        return (shortened("TTL_CAPPED_BY_CLUSTER", "the cluster's maximum", offered.ttl, token.ttl), *said)
-    return said
+    if token.ttl == offered.ttl:
+        return tuple(_said(text) for text in token.warnings)
+    # What the cluster itself says of it is told here better: by whom, from what, to what.
+    others = [text for text in token.warnings if not text.startswith("requested expiration of")]
+    cap = shortened("TTL_CAPPED_BY_CLUSTER", "the cluster's maximum", offered.ttl, token.ttl)
+    return (cap, *map(_said, others))
+
+
+def _said(text: str) -> Warning:
+    return Warning("CLUSTER_WARNING", f"The cluster warned: {text}")
 
 
 def _foreseen(granted: Grant, now: datetime) -> Issued:

@@ -26,9 +26,8 @@ import structlog
 from kubevend_server.audit.chain import Head
 from kubevend_server.audit.log import AuditLog, Event
 from kubevend_server.errors import KubevendError, Unavailable
+from kubevend_server.store.changes import Change
 from kubevend_server.store.schema import audit_head, leases, tokens
-
-Change = Callable[[sa.Connection], None]
 
 _GATHER_SECONDS = 0.004
 
@@ -62,8 +61,8 @@ class Entry:
 class Journal:
     """Commits entries in groups, on the event loop's thread.
 
-    A thread of its own would cost a fifth of the throughput, for handing the interpreter's lock over and back
-    (`docs/performance.md`).
+    So no lock is needed, and an intent can be written between two groups. While a disk syncs, everything else waits: a
+    disk that takes milliseconds wants a thread for the sync and the commit (`docs/performance.md` has the figures).
     """
 
     def __init__(self, engine: sa.Engine, audit: AuditLog) -> None:
@@ -171,24 +170,6 @@ def _settle(entry: Entry, done: asyncio.Future[None], refusal: KubevendError | N
         done.set_result(None)
     else:
         done.set_exception(problem)
-
-
-def rehearse(change: Change, *, only: bool) -> Change:
-    """Make a change that is undone at once where a request says `validate_only`.
-
-    Args:
-        change: the change.
-        only: whether to undo it.
-    """
-    if not only:
-        return change
-
-    def rehearsal(connection: sa.Connection) -> None:
-        with connection.begin_nested() as savepoint:
-            change(connection)
-            savepoint.rollback()
-
-    return rehearsal
 
 
 def not_recorded() -> Unavailable:

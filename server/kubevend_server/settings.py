@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 import tomllib
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from kubevend_server.authentication import AUDIENCE
 from kubevend_server.cluster.clusters import SERVICE_ACCOUNT_FOLDER
 from kubevend_server.policy.terms import MINIMUM_TTL
 
+_LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\s]+):[0-9]{1,5}")
 _LONGEST_TTL = (1 << 32) - 1
 """Kubernetes' own limit: 2^32 seconds (pkg/apis/authentication/validation)."""
 
@@ -233,6 +236,7 @@ def _check(settings: Settings) -> None:
             )
     elif not (listener.certificate_file and listener.private_key_file):
         raise SettingsError("listener needs certificate_file and private_key_file: kubevend speaks TLS.")
+    _check_numbers(settings)
     for key, seconds in (
         ("default_ttl_seconds", settings.issuance.default_ttl_seconds),
         ("max_ttl_seconds", settings.issuance.max_ttl_seconds),
@@ -257,6 +261,31 @@ def _check(settings: Settings) -> None:
             )
     if not settings.callers.audience:
         raise SettingsError("callers.audience is empty: a token for any audience would then do.")
+
+
+def _check_numbers(settings: Settings) -> None:
+    kubernetes = settings.kubernetes
+    for key, value in (
+        ("kubernetes.connect_timeout_seconds", kubernetes.connect_timeout_seconds),
+        ("kubernetes.request_timeout_seconds", kubernetes.request_timeout_seconds),
+        ("kubernetes.max_connections", kubernetes.max_connections),
+    ):
+        if value <= 0:
+            raise SettingsError(f"{key} is {value}; it must be more than 0.")
+    for key, value in (
+        ("callers.remember_seconds", settings.callers.remember_seconds),
+        ("drain_seconds", settings.drain_seconds),
+    ):
+        if value < 0:
+            raise SettingsError(f"{key} is {value}; it must be 0 or more.")
+    if settings.log_level not in _LOG_LEVELS:
+        raise SettingsError(f"log_level is {settings.log_level!r}; it must be one of {', '.join(_LOG_LEVELS)}.")
+    for key, address in (
+        ("listener.address", settings.listener.address),
+        ("metrics.address", settings.metrics.address),
+    ):
+        if address and not _ADDRESS.fullmatch(address):
+            raise SettingsError(f"{key} is {address!r}; it must be host:port, as 127.0.0.1:7443.")
 
 
 def _check_cluster(key: str, cluster: CallerClusterSettings) -> None:

@@ -17,7 +17,8 @@ from kubevend_server.audit.chain import Head
 from kubevend_server.audit.log import AuditLog, Event
 from kubevend_server.audit.verify import Report, verify
 from kubevend_server.errors import AlreadyExists, KubevendError, Unavailable
-from kubevend_server.journal import Entry, Journal, not_recorded, read_head, rehearse
+from kubevend_server.journal import Entry, Journal, not_recorded, read_head
+from kubevend_server.store.changes import rehearse
 from kubevend_server.leases import Lease
 from kubevend_server.store import leases
 from kubevend_server.store.database import Database

@@ -13,6 +13,7 @@ import structlog
 
 from kubevend_server.audit.chain import BrokenLine, Head, close_line, read_line
 from kubevend_server.clock import Clock
+from kubevend_server.encryption import sync_folder
 
 Event = Mapping[str, Any]
 """The proto JSON form of an AuditEvent, without `sequence`, `time`, `previousHash` and `hash`."""
@@ -85,8 +86,8 @@ class AuditLog:
 
     def reopen(self) -> None:
         """Open the file by its name again, after it was moved away; the chain goes on in the new one."""
-        fresh = _open(self._path)
         self.sync()
+        fresh = _open(self._path)
         os.close(self._descriptor)
         self._descriptor = fresh
 
@@ -127,7 +128,11 @@ def rfc3339(moment: datetime) -> str:
 
 def _open(path: Path) -> int:
     # Readable too: the end is read once at the start.
-    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
+    is_new = not path.exists()
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
+    if is_new:
+        sync_folder(path)
+    return descriptor
 
 
 def _end_last_line(descriptor: int, path: Path, key: bytes) -> Head:

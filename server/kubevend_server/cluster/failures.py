@@ -140,7 +140,7 @@ def from_exception(  # noqa: PLR0911 - one return for each kind of failure
     if isinstance(error, UnicodeError):
         return _unreachable(attempt, "it is not a name that can be looked up")
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return _unreachable(attempt, "no connection in time")
+        return _unreachable(attempt, "no connection in time (or all connections were busy, see max_connections)")
     if isinstance(error, TimeoutError):
         return _unknown(attempt, "no answer came in time")
     if isinstance(error, Redirected):

@@ -18,7 +18,6 @@ from kubevend_server.config_rules import ConfigRules
 from kubevend_server.configs import Config, Credential
 from kubevend_server.errors import InvalidArgument, Violation
 from kubevend_server.interceptors import Handler
-from kubevend_server.journal import rehearse
 from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import Server
 from kubevend_server.services import convert, listing
@@ -96,8 +95,9 @@ class ConfigService:
         )
         self._authorizer.require(call, config)
         self._rules.check(config)
-        call.record.change = rehearse(self._store.insert(config), only=request.validate_only)
-        call.record.committed = None if request.validate_only else lambda: self._catalog.put(config)
+        call.record.stage(
+            self._store.insert(config), lambda: self._catalog.put(config), validate_only=request.validate_only
+        )
         return pb.CreateConfigResponse(config=_to_proto(config))
 
     async def update_config(self, call: Call) -> Message:
@@ -115,8 +115,7 @@ class ConfigService:
         )
         self._rules.check(new)
         change = self._store.update(old, new, self._clock())
-        call.record.change = rehearse(change, only=request.validate_only)
-        call.record.committed = None if request.validate_only else lambda: self._catalog.put(new)
+        call.record.stage(change, lambda: self._catalog.put(new), validate_only=request.validate_only)
         return pb.UpdateConfigResponse(config=_to_proto(new))
 
     async def delete_config(self, call: Call) -> Message:
@@ -126,8 +125,7 @@ class ConfigService:
         config = self._find(call, request.name)
         check_etag(config.name, config.etag, request.etag)
         change = self._store.delete(config, self._clock())
-        call.record.change = rehearse(change, only=request.validate_only)
-        call.record.committed = None if request.validate_only else lambda: self._catalog.remove(config)
+        call.record.stage(change, lambda: self._catalog.remove(config), validate_only=request.validate_only)
         return pb.DeleteConfigResponse()
 
     def _find(self, call: Call, name: str) -> Config:

@@ -17,7 +17,6 @@ from kubevend_server.catalog import Catalog
 from kubevend_server.clock import Clock
 from kubevend_server.configs import Config
 from kubevend_server.interceptors import Handler, check_rules
-from kubevend_server.journal import rehearse
 from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import Server
 from kubevend_server.policy.role_rules import check_role
@@ -99,8 +98,9 @@ class RoleService:
         )
         self._authorizer.require(call, proposed, proposed=proposed)
         warnings = self._check(call, proposed)
-        call.record.change = rehearse(store.insert(proposed), only=request.validate_only)
-        call.record.committed = None if request.validate_only else lambda: self._catalog.put(proposed)
+        call.record.stage(
+            store.insert(proposed), lambda: self._catalog.put(proposed), validate_only=request.validate_only
+        )
         return pb.CreateRoleResponse(role=_to_proto(proposed), warnings=warnings)
 
     async def update_role(self, call: Call) -> Message:
@@ -126,8 +126,9 @@ class RoleService:
         check_rules(merged, "role.")
         check_etag(old.name, old.etag, request.role.etag)
         warnings = self._check(call, proposed)
-        call.record.change = rehearse(store.update(old, proposed), only=request.validate_only)
-        call.record.committed = None if request.validate_only else lambda: self._catalog.put(proposed)
+        call.record.stage(
+            store.update(old, proposed), lambda: self._catalog.put(proposed), validate_only=request.validate_only
+        )
         return pb.UpdateRoleResponse(role=_to_proto(proposed), warnings=warnings)
 
     async def delete_role(self, call: Call) -> Message:
@@ -136,8 +137,7 @@ class RoleService:
         call.record.request = convert.written(request)
         role = self._find(call, request.name)
         check_etag(role.name, role.etag, request.etag)
-        call.record.change = rehearse(store.delete(role), only=request.validate_only)
-        call.record.committed = None if request.validate_only else lambda: self._catalog.remove(role)
+        call.record.stage(store.delete(role), lambda: self._catalog.remove(role), validate_only=request.validate_only)
         return pb.DeleteRoleResponse()
 
     def _find(self, call: Call, name: str) -> Role:
@@ -151,9 +151,11 @@ class RoleService:
 
     def _check(self, call: Call, role: Role) -> Sequence[warning_pb2.Warning]:
         found: tuple[Warning, ...] = check_role(role, self._limits)
-        if not self._authorizer.may(call, "UseConfig", Config(role.config)):
-            call.record.denied = True
-            raise config_missing(role.config)
+        allowed_by = call.record.policies
+        config, missing = Config(role.config), config_missing(role.config)
+        self._authorizer.require(call, config, action="UseConfig", hidden=missing)
+        # What permitted the call itself; a denied UseConfig has left what denied it.
+        call.record.policies = allowed_by
         call.record.warnings = found
         return convert.warnings(found)
 

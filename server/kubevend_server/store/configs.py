@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -11,9 +10,8 @@ from kubevend_server.configs import Config, Credential
 from kubevend_server.encryption import Keyring
 from kubevend_server.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound
 from kubevend_server.store import leases
+from kubevend_server.store.changes import Change
 from kubevend_server.store.schema import configs, roles
-
-Change = Callable[[sa.Connection], None]
 
 
 class ConfigStore:

@@ -23,17 +23,22 @@ class Database:
     `writer` is for the journal and for the start; everything else reads through `read`.
     """
 
-    def __init__(self, url: str) -> None:
-        """Open the database at an SQLAlchemy URL, `sqlite:////absolute/path`, and make it if there is none.
+    def __init__(self, url: str, *, make: bool = True) -> None:
+        """Open the database at an SQLAlchemy URL, `sqlite:////absolute/path`.
+
+        Args:
+            url: the URL.
+            make: make the file, for its owner only, where there is none.
 
         Raises:
             ValueError: the URL is not of a file in SQLite.
+            OSError: the file cannot be opened.
         """
         parsed = sa.make_url(url)
         if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
             raise ValueError(f"store.url is {url!r}; it must be sqlite:////absolute/path of a file")
         # For its owner only; SQLite gives the files beside it the same mode.
-        os.close(os.open(parsed.database, os.O_RDWR | os.O_CREAT, 0o600))
+        os.close(os.open(parsed.database, os.O_RDWR | (os.O_CREAT if make else 0), 0o600))
         self.writer = sa.create_engine(parsed, poolclass=sa.StaticPool, connect_args=_CONNECT)
         sa.event.listen(self.writer, "connect", _configure)
         # Taking the write lock at once, so that what a transaction has read is still true when it writes.
@@ -43,8 +48,15 @@ class Database:
         sa.event.listen(self._reader, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
 
     def migrate(self) -> None:
-        """Bring the tables up to date."""
-        migrations.migrate(self.writer)
+        """Bring the tables up to date.
+
+        Raises:
+            ValueError: the file is no database, or one that cannot be brought up to date.
+        """
+        try:
+            migrations.migrate(self.writer)
+        except sa.exc.SQLAlchemyError as error:
+            raise ValueError(f"The database {self.writer.url.database} cannot be used: {error}") from error
 
     async def read(self, query: Callable[[sa.Connection], T]) -> T:
         """Run a query in a thread, on a connection that only reads."""

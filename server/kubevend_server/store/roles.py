@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
@@ -10,10 +9,9 @@ import sqlalchemy as sa
 
 from kubevend_server.errors import AlreadyExists, NotFound
 from kubevend_server.roles import Role
+from kubevend_server.store.changes import Change
 from kubevend_server.store.configs import etag_mismatch, require_config
 from kubevend_server.store.schema import roles
-
-Change = Callable[[sa.Connection], None]
 
 
 def all_roles(connection: sa.Connection) -> list[Role]:
