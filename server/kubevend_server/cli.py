@@ -70,7 +70,9 @@ def verify(settings_file: Path, files: Sequence[Path]) -> None:
         report = check(_lines(files or [Path(found.audit.file)]), key, committed)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{report.lines} lines in place, {report.torn} torn by a crash")
+    click.echo(f"{report.lines} lines in place, from sequence {report.first} on; {report.torn} torn by a crash")
+    if report.first > 1:
+        click.echo(f"The lines before sequence {report.first} were not given, so nothing is said of them.")
     for fault in report.faults:
         click.echo(f"FAULT {fault}")
     click.echo("The audit log is not what was written." if report.faults else "The audit log is sound.")

@@ -16,6 +16,9 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 DOMAIN = "kubevend.dev"
 
+_LONGEST_MESSAGE = 2000
+"""gRPC sends an error in trailers, of which clients take 8 KiB; a request must not make it longer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -47,6 +50,8 @@ class KubevendError(Exception):
         violations: Sequence[Violation] = (),
         retry_after: timedelta | None = None,
     ) -> None:
+        if len(message) > _LONGEST_MESSAGE:
+            message = message[:_LONGEST_MESSAGE] + "…"
         super().__init__(message)
         self.reason = reason
         self.message = message

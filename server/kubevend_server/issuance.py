@@ -14,15 +14,17 @@ from kubevend_server.catalog import Catalog
 from kubevend_server.clock import Clock
 from kubevend_server.cluster.clusters import Clusters
 from kubevend_server.cluster.tokens import IssuedToken, request_token
-from kubevend_server.errors import KubevendError
+from kubevend_server.errors import FailedPrecondition, KubevendError
 from kubevend_server.journal import Journal
 from kubevend_server.leases import Lease, LeaseToken
 from kubevend_server.policy.grant import Grant, grant
-from kubevend_server.policy.terms import Asked, Limits, Terms, Warning, check_min_ttl, shortened, terms
+from kubevend_server.policy.terms import Asked, Limits, Terms, Warning, check_min_ttl, seconds, shortened, terms
 from kubevend_server.roles import Role
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store.configs import config_missing
 from kubevend_server.store.roles import role_not_found
+
+_SLACK = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ class Issuance:
         record.jti, record.kubernetes_audit_id = token.jti, token.kubernetes_audit_id
         record.token_expiration = token.expire_time
         record.warnings = (*granted.terms.warnings, *_by_cluster(granted.terms, token))
+        _check_minted(granted, token)
         check_min_ttl(token.ttl, granted.terms, record.warnings)
         lease = Lease(
             name=lease_name,
@@ -133,6 +136,23 @@ class Issuance:
             warnings=record.warnings,
             token=token,
             lease=lease.name,
+        )
+
+
+def _check_minted(granted: Grant, token: IssuedToken) -> None:
+    """Drop a token that is wider or longer than the grant: a webhook or a proxy can make the cluster answer so.
+
+    Raises:
+        FailedPrecondition: it is.
+    """
+    longer = token.expire_time - token.issue_time > granted.ttl + _SLACK
+    if longer or not set(token.audiences) <= set(granted.audiences):
+        raise FailedPrecondition(
+            "TOKEN_NOT_AS_GRANTED",
+            f"The cluster of {granted.terms.config} minted a token that is wider than the grant (audiences "
+            f"{', '.join(token.audiences)}; {seconds(token.expire_time - token.issue_time)}), and it was dropped. Look "
+            "for a mutating webhook on serviceaccounts/token, or a proxy.",
+            metadata={"config": granted.terms.config, "subject": granted.terms.config},
         )
 
 

@@ -112,13 +112,27 @@ class Journal:
         entries = [entry for entry, _ in waiting]
         try:
             refusals = self._commit(entries)
-        except Exception:  # noqa: BLE001 - answers of a whole group hang on it, so every kind must end here
-            # Whatever it was, nothing is durable, and no answer may leave as if it were.
+        except (OSError, sa.exc.OperationalError):
+            # The disk is full or fails, or the store is locked: nothing is durable, for none of them.
             _log.exception("not_recorded", entries=len(entries))
-            refusals = [not_recorded() for _ in entries]
-            self._record_failure(entries)
+            refusals = self._refuse(entries)
+        except Exception:  # noqa: BLE001 - answers of a whole group hang on it, so every kind must end here
+            _log.exception("not_recorded_together", entries=len(entries))
+            refusals = [self._commit_alone(entry) for entry in entries]
         for (entry, done), refusal in zip(waiting, refusals, strict=True):
             _settle(entry, done, refusal)
+
+    def _commit_alone(self, entry: Entry) -> KubevendError | None:
+        """After a group has failed over something in an entry: what is wrong with one is not the others' fault."""
+        try:
+            return self._commit([entry])[0]
+        except Exception:  # noqa: BLE001 - as for the group
+            _log.exception("not_recorded", entries=1)
+            return self._refuse([entry])[0]
+
+    def _refuse(self, entries: Sequence[Entry]) -> list[KubevendError | None]:
+        self._record_failure(entries)
+        return [not_recorded() for _ in entries]
 
     def _commit(self, entries: Sequence[Entry]) -> list[KubevendError | None]:
         mark = self._audit.mark()

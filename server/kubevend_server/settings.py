@@ -246,19 +246,7 @@ def _check(settings: Settings) -> None:
                 f"issuance.{key} is {seconds}; Kubernetes issues tokens for {MINIMUM_TTL.total_seconds():.0f} to "
                 f"{_LONGEST_TTL} seconds."
             )
-    for name, cluster in settings.callers.clusters.items():
-        _check_cluster(f"callers.clusters.{name}", cluster)
-        if len(settings.callers.clusters) > 1 and not cluster.issuers:
-            raise SettingsError(
-                f"callers.clusters.{name} needs issuers, since there are several clusters: without them it "
-                "would be shown "
-                "the tokens of the others, and could use them."
-            )
-        if not name.replace("-", "").isalnum() or not name.isascii() or name != name.lower():
-            raise SettingsError(
-                f"callers.clusters.{name}: the name becomes part of the callers' names: use lower-case letters, digits "
-                "and hyphens."
-            )
+    _check_clusters(settings.callers.clusters)
     if not settings.callers.audience:
         raise SettingsError("callers.audience is empty: a token for any audience would then do.")
 
@@ -286,6 +274,30 @@ def _check_numbers(settings: Settings) -> None:
     ):
         if address and not _ADDRESS.fullmatch(address):
             raise SettingsError(f"{key} is {address!r}; it must be host:port, as 127.0.0.1:7443.")
+
+
+def _check_clusters(clusters: dict[str, CallerClusterSettings]) -> None:
+    for name, cluster in clusters.items():
+        _check_cluster(f"callers.clusters.{name}", cluster)
+        others = [c for other, c in clusters.items() if other != name]
+        shared = {issuer for other in others for issuer in other.issuers} & set(cluster.issuers)
+        if shared:
+            raise SettingsError(
+                f"callers.clusters.{name} shares the issuers {', '.join(sorted(shared))} with another "
+                "cluster: each would be "
+                "shown the other's tokens. Give the clusters issuers of their own."
+            )
+        if len(clusters) > 1 and not cluster.issuers:
+            raise SettingsError(
+                f"callers.clusters.{name} needs issuers, since there are several clusters: without them it "
+                "would be shown "
+                "the tokens of the others, and could use them."
+            )
+        if not name.replace("-", "").isalnum() or not name.isascii() or name != name.lower():
+            raise SettingsError(
+                f"callers.clusters.{name}: the name becomes part of the callers' names: use lower-case letters, digits "
+                "and hyphens."
+            )
 
 
 def _check_cluster(key: str, cluster: CallerClusterSettings) -> None:

@@ -146,7 +146,15 @@ def test_a_denial_that_may_be_known_says_why(open_house: Vending, team: Client, 
 
     assert (refusal.status, refusal.reason) == ("PERMISSION_DENIED", "ACCESS_DENIED")
     event = open_house.events(reason="ACCESS_DENIED")[-1]
-    assert (event["outcome"], event["decision"]) == ("OUTCOME_DENIED", {})
+    assert event["outcome"] == "OUTCOME_DENIED"
+    assert event["decision"] == {
+        "rules": [
+            "namespace: the only one that roles/ci allows",
+            "service_account_name: the only one that roles/ci allows",
+            "audiences: the only one that roles/ci allows",
+            "ttl: the server's default_ttl",
+        ]
+    }
 
 
 def test_a_team_is_held_to_its_namespace(open_house: Vending, team: Client, namespace: str) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import gzip
 import json
 import ssl
 import threading
+import urllib.request
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -408,34 +413,104 @@ def test_roles_and_configs_outlive_a_restart(vending: Vending) -> None:
     assert [int(e["sequence"]) for e in vending.server.events()] == list(range(1, len(vending.server.events()) + 1))
 
 
-def test_a_redirect_is_not_followed(start: Start, cluster: DevCluster, namespace: str, tmp_path: Path) -> None:
-    """A server that redirects gets no token sent elsewhere: the call ends, and says why."""
-    ca_file, certificate, key = make_loopback_certificate(tmp_path)
+@contextlib.contextmanager
+def impostor(folder: Path, answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[tuple[str, str, list[str]]]:
+    """An HTTPS server that is no API server: its URL, its CA, and the paths that were asked for."""
+    ca_file, certificate, key = make_loopback_certificate(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     visits: list[str] = []
 
-    class Redirector(BaseHTTPRequestHandler):
+    class Impostor(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             visits.append(self.path)
             self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(307)
-            self.send_header("Location", "/elsewhere")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            answer(self)
 
         def log_message(self, *_: object) -> None:
             """Stay silent."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Redirector) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Impostor) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        vending = start()
-        host = f"https://127.0.0.1:{server.server_port}"
-        vending.add_config(cluster, kubernetes_host=host, kubernetes_ca_cert=ca_file.read_text())
-        vending.admin.create_role(allowed_namespaces=[namespace])
-        refusal = vending.admin.issue_refused()
+        yield f"https://127.0.0.1:{server.server_port}", ca_file.read_text(), visits
         server.shutdown()
 
+
+def test_a_redirect_is_not_followed(start: Start, cluster: DevCluster, namespace: str, tmp_path: Path) -> None:
+    """A server that redirects gets no token sent elsewhere: the call ends, and says why."""
+
+    def redirect(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(307)
+        handler.send_header("Location", "/elsewhere")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    vending = start()
+    with impostor(tmp_path, redirect) as (host, ca, visits):
+        vending.add_config(cluster, kubernetes_host=host, kubernetes_ca_cert=ca)
+        vending.admin.create_role(allowed_namespaces=[namespace])
+        refusal = vending.admin.issue_refused()
+
     assert (refusal.status, refusal.reason) == ("UNKNOWN", "OUTCOME_UNKNOWN")
+    assert "redirects" in refusal.message
     assert len(visits) == 1
+
+
+def test_a_cluster_that_lies_harms_itself_only(
+    start: Start, cluster: DevCluster, namespace: str, tmp_path: Path
+) -> None:
+    """A token that is wider than the grant is dropped, odd bytes in headers reach no event, no answer is unfolded."""
+    payload = {"jti": "x", "aud": ["https://everything"], "iat": 1_800_000_000, "exp": 1_900_000_000}
+    middle = base64.urlsafe_b64encode(json.dumps(payload).encode()).decode().rstrip("=")
+    wide = {"spec": {"expirationSeconds": 3600}, "status": {"token": f"e30.{middle}.e30"}}
+    bomb = gzip.compress(bytes(1 << 24))
+    answers = [(json.dumps(wide).encode(), "identity"), (bomb, "gzip")]
+
+    def lie(handler: BaseHTTPRequestHandler) -> None:
+        body, encoding = answers.pop(0)
+        handler.send_response(201)
+        handler.send_header("Audit-Id", "\xff")
+        handler.send_header("Warning", '299 - "\xff"')
+        handler.send_header("Content-Encoding", encoding)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    vending = start()
+    with impostor(tmp_path, lie) as (host, ca, _visits):
+        vending.add_config(cluster, kubernetes_host=host, kubernetes_ca_cert=ca)
+        vending.admin.create_role(allowed_namespaces=[namespace])
+        refusals = [vending.admin.issue_refused().reason for _ in range(2)]
+
+    done = vending.events(method="kubevend.v1.IssueService/IssueToken", stage="STAGE_COMPLETE")
+    assert refusals == ["TOKEN_NOT_AS_GRANTED", "OUTCOME_UNKNOWN"]
+    assert [event["reason"] for event in done] == refusals
+    assert done[0]["jti"] == "x"
+
+
+def test_a_large_request_is_refused_in_a_few_words(vending: Vending) -> None:
+    """A message that breaks its rules 100,000 times gets a short answer, and leaves a short line."""
+    refusal = vending.admin.issue_refused(audiences=[""] * 100_000)
+
+    (event,) = vending.events(method="kubevend.v1.IssueService/IssueToken")
+    assert (refusal.status, refusal.reason) == ("INVALID_ARGUMENT", "FIELD_INVALID")
+    assert len(json.dumps(event)) < 5000
+
+
+def test_an_issuance_is_counted(start: Start, cluster: DevCluster, namespace: str) -> None:
+    """The metrics have each issuance by role, the live lease, and when it ends."""
+    vending = start({"metrics": {"address": "127.0.0.1:0"}})
+    vending.add_config(cluster)
+    vending.admin.create_role(allowed_namespaces=[namespace])
+    reply = vending.admin.issue()
+    (line,) = [line for line in vending.server.log_file.read_text().splitlines() if '"event": "metrics"' in line]
+
+    url = f"http://127.0.0.1:{json.loads(line)['port']}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        text = answer.read().decode()
+
+    assert 'kubevend_issuances_total{role="roles/ci"} 1.0' in text
+    assert "kubevend_live_leases 1.0" in text
+    (end,) = [line.split()[1] for line in text.splitlines() if line.startswith("kubevend_next_lease_expiry")]
+    assert float(end) == reply.expiration.seconds

@@ -16,8 +16,8 @@ _CHUNK = 1 << 16
 class HoldingProxy:
     """Forwards connections to one server. TLS goes through untouched.
 
-    `hold_requests` and `hold_replies` keep the bytes of one direction until `release`; `held` is set once there are
-    any. `cut` closes every connection.
+    `hold_replies` keeps what comes back until `release`; `held` is set once there is any. `cut` closes every
+    connection.
     """
 
     def __init__(self, target: str) -> None:
@@ -42,11 +42,6 @@ class HoldingProxy:
         self.release()
         self.cut()
         until(lambda: not self._sockets, "the proxy's connections to end")
-
-    def hold_requests(self) -> None:
-        """Keep what goes to the server."""
-        self.held.clear()
-        self._gates["request"].clear()
 
     def hold_replies(self) -> None:
         """Keep what comes from the server."""

@@ -421,3 +421,10 @@ def test_no_edit_of_a_committed_log_goes_unseen(data: st.DataObject) -> None:
     report = verify(chosen, AUDIT_KEY, Head(5, previous))
     sound = any(chosen == lines[start:] for start in range(5))
     assert (not report.faults) == sound
+
+
+def test_a_log_without_the_line_that_the_store_knows_is_a_fault(file: Path) -> None:
+    """A line beyond the committed head cannot stand for the whole log that was taken away before it."""
+    committed = _write(file, 5)
+    _write(file, 1, committed)
+    assert verify(_lines(file)[-1:], AUDIT_KEY, committed).faults

@@ -394,17 +394,14 @@ async def _with_role(world: World) -> None:
 async def test_an_issuance_leaves_two_lines(world: World) -> None:
     """An issuance leaves an intent and a completion, which agree on everything, and neither holds the token."""
     await _with_role(world)
-    request = iss.IssueTokenRequest(role="roles/ci")
+    request = iss.IssueTokenRequest(role="roles/ci", ttl=Duration(seconds=3600))
     reply = await _call(world, request)
     intent = {key: value for key, value in world.lines()[-2].items() if key not in ("sequence", "time", "hash")}
     got = _last(world)
     assert got == {
-        **_by_admin("IssueService/IssueToken", "roles/ci", {"role": "roles/ci"}),
-        "decision": {
-            "policies": ["everything"],
-            "rules": [*granted().terms.rules[:3], "ttl: the server's default_ttl"],
-        },
-        "grant": {**GRANT, "ttl": "1800s"},
+        **_by_admin("IssueService/IssueToken", "roles/ci", {"role": "roles/ci", "ttl": "3600s"}),
+        "decision": {"policies": ["everything"], "rules": [*granted().terms.rules[:3], "ttl: asked"]},
+        "grant": {**GRANT, "ttl": "3600s"},
         "lease": reply.lease,
         "jti": reply.jti,
         "kubernetesAuditId": reply.kubernetes_audit_id,

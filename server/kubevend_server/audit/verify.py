@@ -15,11 +15,13 @@ class Report:
     """What verification found.
 
     Attributes:
+        first: the sequence of the first line; above 1, older files were not given.
         lines: how many lines are whole and in place.
         torn: how many fragments a crash left; the chain goes on after each, so nothing is missing.
         faults: what must not be, one sentence each; empty if the log is sound.
     """
 
+    first: int = field(default=0, compare=False)
     lines: int = 0
     torn: int = 0
     faults: list[str] = field(default_factory=list)
@@ -56,6 +58,8 @@ def verify(lines: Iterable[bytes], key: bytes, committed: Head) -> Report:
         _tell(report, fragments, joins=joins)
         fragments = []
         report.lines += 1
+        if last is None:
+            report.first = link.sequence
         last = link.head
         if link.sequence == committed.sequence:
             at_head = link.hash
@@ -90,7 +94,11 @@ def _check_head(report: Report, last: Head, at_head: str, committed: Head) -> No
             "was on the disk: "
             "the end was cut off"
         )
-    elif at_head and at_head != committed.hash:
+    elif committed.sequence and not at_head:
+        report.faults.append(
+            f"sequence {committed.sequence}, which the store knows, is not among these lines: give all files of the log"
+        )
+    elif committed.sequence and at_head != committed.hash:
         report.faults.append(
             f"sequence {committed.sequence} is not the line that the store knows: the end was replaced"
         )

@@ -14,6 +14,8 @@ from kubevend_server.cluster import failures
 from kubevend_server.cluster.credentials import BearerToken
 from kubevend_server.cluster.failures import Attempt
 
+_LONGEST_ANSWER = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Transport:
@@ -66,6 +68,16 @@ def _no_redirects() -> aiohttp.TraceConfig:
     return tracing
 
 
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    body = b""
+    async for chunk in response.content.iter_chunked(1 << 16):
+        body += chunk
+        if len(body) > _LONGEST_ANSWER:
+            response.close()
+            raise aiohttp.ClientPayloadError("the answer is too long")
+    return body
+
+
 class Connection:
     """A pool of connections to one API server, with the credential to call with."""
 
@@ -84,7 +96,12 @@ class Connection:
             ssl_ca_cert=endpoint.ca_file or None,
             ca_cert_data=endpoint.ca_data or None,
             connection_pool_maxsize=transport.max_connections,
-            client_session_kwargs={"trust_env": transport.trust_env, "read_bufsize": 1 << 16},
+            client_session_kwargs={
+                "trust_env": transport.trust_env,
+                "read_bufsize": 1 << 16,
+                # A small answer could unfold to any size; none is asked for compressed, and none is unfolded.
+                "auto_decompress": False,
+            },
             trace_configs=[_no_redirects()],
         )
         self._client = ApiClient(configuration)
@@ -125,6 +142,7 @@ class Connection:
         headers = {
             **self._client.default_headers,
             "Accept": "application/json",
+            "Accept-Encoding": "identity",
             "Content-Type": "application/json",
             "Authorization": f"Bearer {token}",
             "Audit-Id": attempt.audit_id,
@@ -133,7 +151,7 @@ class Connection:
             response = await self._client.call_api(
                 "POST", self.host + path, headers, dict(body), _request_timeout=self._timeout
             )
-            answer = Answer(response.headers, await response.read())
+            answer = Answer(response.headers, await _read(response.response))
         except (aiohttp.ClientError, TimeoutError, UnicodeError) as error:
             raise failures.from_exception(error, attempt) from error
         if response.status >= HTTPStatus.MULTIPLE_CHOICES:

@@ -17,6 +17,7 @@ from kubevend_server.cluster.connection import Answer, Connection
 from kubevend_server.cluster.failures import Attempt, unreadable
 from kubevend_server.policy.grant import Grant
 
+_LONGEST_WARNING = 500
 _WARNING = re.compile(r'^299 \S+ "((?:[^"\\]|\\.)*)"')
 
 
@@ -118,9 +119,14 @@ def _read(answer: Answer, audit_id: str) -> IssuedToken:
         issue_time=datetime.fromtimestamp(claims.iat, UTC),
         expire_time=datetime.fromtimestamp(claims.exp, UTC),
         ttl=timedelta(seconds=reply.spec.expirationSeconds),
-        kubernetes_audit_id=answer.headers.get("Audit-Id", audit_id),
-        warnings=tuple(match.group(1).replace('\\"', '"') for match in matches if match),
+        kubernetes_audit_id=audit_id,
+        warnings=tuple(_text(match.group(1)) for match in matches if match),
     )
+
+
+def _text(quoted: str) -> str:
+    # A header may hold any bytes; what is no text must not reach an event, which could then not be written.
+    return quoted.replace('\\"', '"').encode("utf-8", "replace").decode()[:_LONGEST_WARNING]
 
 
 def _payload(jwt: str) -> bytes:

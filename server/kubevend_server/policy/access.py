@@ -23,7 +23,7 @@ from kubevend_server.roles import Role
 
 SCHEMA = resources.files(__package__).joinpath("kubevend.cedarschema").read_text()
 
-_REMEMBERED_ENTITIES = 4096
+_MOST_REMEMBERED = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,8 @@ class AccessPolicy:
             faults = "; ".join(f"{ids.get(e.policy_id, e.policy_id)}: {e.error}" for e in result.errors)
             raise PolicyError(f"The access policies do not fit the schema: {faults}")
         self._schema = cedarpy.Schema.from_str(SCHEMA)
-        self._entities = functools.lru_cache(_REMEMBERED_ENTITIES)(self._parse_entities)
+        # Cedar has no clock and no state, so the same question has the same answer.
+        self._remembered = functools.lru_cache(_MOST_REMEMBERED)(self._evaluate)
 
     def authorize(self, caller: Caller, action: str, resource: Resource, circumstances: Circumstances) -> Decision:
         """Decide whether a caller may do something.
@@ -124,13 +125,19 @@ class AccessPolicy:
         Returns:
             The decision. An evaluation error is a denial: Cedar by itself would skip a `forbid` that errs.
         """
+        # What is asked again and again is small; proposed roles may be large, and leases are many.
+        if circumstances.proposed is not None or isinstance(resource, Lease):
+            return self._evaluate(caller, action, resource, circumstances)
+        return self._remembered(caller, action, resource, circumstances)
+
+    def _evaluate(self, caller: Caller, action: str, resource: Resource, circumstances: Circumstances) -> Decision:
         request = {
             "principal": {"type": caller.kind, "id": caller.name},
             "action": {"type": "Action", "id": action},
             "resource": {"type": type(resource).__name__, "id": resource.name},
             "context": _context(caller, circumstances),
         }
-        entities = self._entities(caller, resource, circumstances.proposed)
+        entities = self._parse_entities(caller, resource, circumstances.proposed)
         result = cedarpy.is_authorized(request, self._policies, entities, self._schema)
         diagnostics = result.diagnostics
         ids = diagnostics.id_annotations_by_reason

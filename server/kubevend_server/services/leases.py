@@ -23,6 +23,8 @@ from kubevend_server.store import leases as store
 from kubevend_server.store.database import Database
 
 _MOST_SCANNED = 1000
+# Whatever the page size, so that the time of a page says little of what was passed over.
+_BATCH = 200
 _STATES: dict[int, State] = {pb.Lease.STATE_ACTIVE: "ACTIVE", pb.Lease.STATE_EXPIRED: "EXPIRED"}
 
 
@@ -75,7 +77,7 @@ class LeaseService:
         found: list[Lease] = []
         scanned = 0
         while True:
-            query = partial(store.page, narrowed=narrowed, after=after, limit=size, now=now)
+            query = partial(store.page, narrowed=narrowed, after=after, limit=_BATCH, now=now)
             batch = await self._database.read(query)
             for lease in batch:
                 after, scanned = lease.name, scanned + 1
@@ -83,7 +85,7 @@ class LeaseService:
                     found.append(lease)
                 if len(found) == size or scanned == _MOST_SCANNED:
                     return found, after
-            if len(batch) < size:
+            if len(batch) < _BATCH:
                 return found, ""
 
 

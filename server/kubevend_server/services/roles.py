@@ -41,6 +41,9 @@ _FIELDS = frozenset(
 )
 
 
+_SOUND = pb.Role(allowed_namespaces=["x"], allowed_service_accounts=["x"], allowed_audiences=["x"])
+
+
 class RoleService:
     """Reads and writes roles."""
 
@@ -109,6 +112,9 @@ class RoleService:
         call.record.request = convert.written(request)
         require_named("role", "roles", request.role.name)
         call.record.resource = request.role.name
+        # The new values alone first, on a role that says nothing of the one that is there: what nobody could write is
+        # not worth a question to the policy, and the answer is the same whether or not the role exists.
+        check_rules(merge(_SOUND, request.role, request.update_mask, _FIELDS), "role.")
         old = self._catalog.role(request.role.name)
         merged = merge(_to_proto(old or Role(request.role.name)), request.role, request.update_mask, _FIELDS)
         merged.name = request.role.name

@@ -71,7 +71,7 @@ class AuditEvent(_message.Message):
         OUTCOME_FAILED: AuditEvent._Outcome.ValueType  # 3
         """It could not be done; `reason` and `message` say why. Nothing was handed out."""
         OUTCOME_CANCELLED: AuditEvent._Outcome.ValueType  # 4
-        """The caller gave up before anything was asked of Kubernetes or changed in the store."""
+        """The caller gave up before a token was asked for, or anything was changed in the store."""
         OUTCOME_ABANDONED: AuditEvent._Outcome.ValueType  # 5
         """It was done, but the caller had given up: a token that was minted was dropped."""
         OUTCOME_UNKNOWN: AuditEvent._Outcome.ValueType  # 6
@@ -88,7 +88,7 @@ class AuditEvent(_message.Message):
     OUTCOME_FAILED: AuditEvent.Outcome.ValueType  # 3
     """It could not be done; `reason` and `message` say why. Nothing was handed out."""
     OUTCOME_CANCELLED: AuditEvent.Outcome.ValueType  # 4
-    """The caller gave up before anything was asked of Kubernetes or changed in the store."""
+    """The caller gave up before a token was asked for, or anything was changed in the store."""
     OUTCOME_ABANDONED: AuditEvent.Outcome.ValueType  # 5
     """It was done, but the caller had given up: a token that was minted was dropped."""
     OUTCOME_UNKNOWN: AuditEvent.Outcome.ValueType  # 6

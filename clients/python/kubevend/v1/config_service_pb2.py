@@ -27,7 +27,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n kubevend/v1/config_service.proto\x12\x0bkubevend.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\x03\n\x06\x43onfig\x12\x41\n\x04name\x18\x01 \x01(\tB3\xbaH0r+2)^configs/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\xd8\x01\x01\x12!\n\x0fkubernetes_host\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12%\n\x12kubernetes_ca_cert\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04\x12\x36\n\nin_cluster\x18\x04 \x01(\x0b\x32 .kubevend.v1.InClusterCredentialH\x00\x12$\n\ntoken_file\x18\x05 \x01(\tB\x0e\xbaH\x0br\t\x10\x02\x18\x80\x08\x32\x02^/H\x00\x12+\n\x13service_account_jwt\x18\x06 \x01(\tB\x0c\x80\x01\x01\xbaH\x06r\x04\x18\x80\x80\x01H\x00\x12\x15\n\x04\x65tag\x18\n \x01(\tB\x07\xbaH\x04r\x02\x18@\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0c\n\ncredential\"\x15\n\x13InClusterCredential\"R\n\x10GetConfigRequest\x12>\n\x04name\x18\x01 \x01(\tB0\xbaH-r+2)^configs/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\"8\n\x11GetConfigResponse\x12#\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x13.kubevend.v1.Config\"Q\n\x12ListConfigsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"T\n\x13ListConfigsResponse\x12$\n\x07\x63onfigs\x18\x01 \x03(\x0b\x32\x13.kubevend.v1.Config\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x96\x01\n\x13\x43reateConfigRequest\x12;\n\tconfig_id\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12+\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x13.kubevend.v1.ConfigB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\";\n\x14\x43reateConfigResponse\x12#\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x13.kubevend.v1.Config\"\x8a\x01\n\x13UpdateConfigRequest\x12+\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x13.kubevend.v1.ConfigB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\";\n\x14UpdateConfigResponse\x12#\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x13.kubevend.v1.Config\"\x83\x01\n\x13\x44\x65leteConfigRequest\x12>\n\x04name\x18\x01 \x01(\tB0\xbaH-r+2)^configs/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\x16\n\x14\x44\x65leteConfigResponse2\xac\x03\n\rConfigService\x12J\n\tGetConfig\x12\x1d.kubevend.v1.GetConfigRequest\x1a\x1e.kubevend.v1.GetConfigResponse\x12P\n\x0bListConfigs\x12\x1f.kubevend.v1.ListConfigsRequest\x1a .kubevend.v1.ListConfigsResponse\x12S\n\x0c\x43reateConfig\x12 .kubevend.v1.CreateConfigRequest\x1a!.kubevend.v1.CreateConfigResponse\x12S\n\x0cUpdateConfig\x12 .kubevend.v1.UpdateConfigRequest\x1a!.kubevend.v1.UpdateConfigResponse\x12S\n\x0c\x44\x65leteConfig\x12 .kubevend.v1.DeleteConfigRequest\x1a!.kubevend.v1.DeleteConfigResponseB8\n\x0f\x64\x65v.kubevend.v1P\x01Z#kubevend.dev/kubevend/v1;kubevendv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n kubevend/v1/config_service.proto\x12\x0bkubevend.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x03\n\x06\x43onfig\x12\x41\n\x04name\x18\x01 \x01(\tB3\xbaH0r+2)^configs/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\xd8\x01\x01\x12!\n\x0fkubernetes_host\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12%\n\x12kubernetes_ca_cert\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04\x12\x36\n\nin_cluster\x18\x04 \x01(\x0b\x32 .kubevend.v1.InClusterCredentialH\x00\x12-\n\ntoken_file\x18\x05 \x01(\tB\x17\xbaH\x14r\x12\x10\x02\x18\x80\x08\x32\x0b^/[^\\x00]+$H\x00\x12+\n\x13service_account_jwt\x18\x06 \x01(\tB\x0c\x80\x01\x01\xbaH\x06r\x04\x18\x80\x80\x01H\x00\x12\x15\n\x04\x65tag\x18\n \x01(\tB\x07\xbaH\x04r\x02\x18@\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0c\n\ncredential\"\x15\n\x13InClusterCredential\"R\n\x10GetConfigRequest\x12>\n\x04name\x18\x01 \x01(\tB0\xbaH-r+2)^configs/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\"8\n\x11GetConfigResponse\x12#\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x13.kubevend.v1.Config\"Q\n\x12ListConfigsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"T\n\x13ListConfigsResponse\x12$\n\x07\x63onfigs\x18\x01 \x03(\x0b\x32\x13.kubevend.v1.Config\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x96\x01\n\x13\x43reateConfigRequest\x12;\n\tconfig_id\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12+\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x13.kubevend.v1.ConfigB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\";\n\x14\x43reateConfigResponse\x12#\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x13.kubevend.v1.Config\"\x8a\x01\n\x13UpdateConfigRequest\x12+\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x13.kubevend.v1.ConfigB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\";\n\x14UpdateConfigResponse\x12#\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x13.kubevend.v1.Config\"\x83\x01\n\x13\x44\x65leteConfigRequest\x12>\n\x04name\x18\x01 \x01(\tB0\xbaH-r+2)^configs/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\x16\n\x14\x44\x65leteConfigResponse2\xac\x03\n\rConfigService\x12J\n\tGetConfig\x12\x1d.kubevend.v1.GetConfigRequest\x1a\x1e.kubevend.v1.GetConfigResponse\x12P\n\x0bListConfigs\x12\x1f.kubevend.v1.ListConfigsRequest\x1a .kubevend.v1.ListConfigsResponse\x12S\n\x0c\x43reateConfig\x12 .kubevend.v1.CreateConfigRequest\x1a!.kubevend.v1.CreateConfigResponse\x12S\n\x0cUpdateConfig\x12 .kubevend.v1.UpdateConfigRequest\x1a!.kubevend.v1.UpdateConfigResponse\x12S\n\x0c\x44\x65leteConfig\x12 .kubevend.v1.DeleteConfigRequest\x1a!.kubevend.v1.DeleteConfigResponseB8\n\x0f\x64\x65v.kubevend.v1P\x01Z#kubevend.dev/kubevend/v1;kubevendv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,7 +42,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONFIG'].fields_by_name['kubernetes_ca_cert']._loaded_options = None
   _globals['_CONFIG'].fields_by_name['kubernetes_ca_cert']._serialized_options = b'\272H\006r\004\030\200\200\004'
   _globals['_CONFIG'].fields_by_name['token_file']._loaded_options = None
-  _globals['_CONFIG'].fields_by_name['token_file']._serialized_options = b'\272H\013r\t\020\002\030\200\0102\002^/'
+  _globals['_CONFIG'].fields_by_name['token_file']._serialized_options = b'\272H\024r\022\020\002\030\200\0102\013^/[^\\x00]+$'
   _globals['_CONFIG'].fields_by_name['service_account_jwt']._loaded_options = None
   _globals['_CONFIG'].fields_by_name['service_account_jwt']._serialized_options = b'\200\001\001\272H\006r\004\030\200\200\001'
   _globals['_CONFIG'].fields_by_name['etag']._loaded_options = None
@@ -64,29 +64,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETECONFIGREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_DELETECONFIGREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
   _globals['_CONFIG']._serialized_start=146
-  _globals['_CONFIG']._serialized_end=569
-  _globals['_INCLUSTERCREDENTIAL']._serialized_start=571
-  _globals['_INCLUSTERCREDENTIAL']._serialized_end=592
-  _globals['_GETCONFIGREQUEST']._serialized_start=594
-  _globals['_GETCONFIGREQUEST']._serialized_end=676
-  _globals['_GETCONFIGRESPONSE']._serialized_start=678
-  _globals['_GETCONFIGRESPONSE']._serialized_end=734
-  _globals['_LISTCONFIGSREQUEST']._serialized_start=736
-  _globals['_LISTCONFIGSREQUEST']._serialized_end=817
-  _globals['_LISTCONFIGSRESPONSE']._serialized_start=819
-  _globals['_LISTCONFIGSRESPONSE']._serialized_end=903
-  _globals['_CREATECONFIGREQUEST']._serialized_start=906
-  _globals['_CREATECONFIGREQUEST']._serialized_end=1056
-  _globals['_CREATECONFIGRESPONSE']._serialized_start=1058
-  _globals['_CREATECONFIGRESPONSE']._serialized_end=1117
-  _globals['_UPDATECONFIGREQUEST']._serialized_start=1120
-  _globals['_UPDATECONFIGREQUEST']._serialized_end=1258
-  _globals['_UPDATECONFIGRESPONSE']._serialized_start=1260
-  _globals['_UPDATECONFIGRESPONSE']._serialized_end=1319
-  _globals['_DELETECONFIGREQUEST']._serialized_start=1322
-  _globals['_DELETECONFIGREQUEST']._serialized_end=1453
-  _globals['_DELETECONFIGRESPONSE']._serialized_start=1455
-  _globals['_DELETECONFIGRESPONSE']._serialized_end=1477
-  _globals['_CONFIGSERVICE']._serialized_start=1480
-  _globals['_CONFIGSERVICE']._serialized_end=1908
+  _globals['_CONFIG']._serialized_end=578
+  _globals['_INCLUSTERCREDENTIAL']._serialized_start=580
+  _globals['_INCLUSTERCREDENTIAL']._serialized_end=601
+  _globals['_GETCONFIGREQUEST']._serialized_start=603
+  _globals['_GETCONFIGREQUEST']._serialized_end=685
+  _globals['_GETCONFIGRESPONSE']._serialized_start=687
+  _globals['_GETCONFIGRESPONSE']._serialized_end=743
+  _globals['_LISTCONFIGSREQUEST']._serialized_start=745
+  _globals['_LISTCONFIGSREQUEST']._serialized_end=826
+  _globals['_LISTCONFIGSRESPONSE']._serialized_start=828
+  _globals['_LISTCONFIGSRESPONSE']._serialized_end=912
+  _globals['_CREATECONFIGREQUEST']._serialized_start=915
+  _globals['_CREATECONFIGREQUEST']._serialized_end=1065
+  _globals['_CREATECONFIGRESPONSE']._serialized_start=1067
+  _globals['_CREATECONFIGRESPONSE']._serialized_end=1126
+  _globals['_UPDATECONFIGREQUEST']._serialized_start=1129
+  _globals['_UPDATECONFIGREQUEST']._serialized_end=1267
+  _globals['_UPDATECONFIGRESPONSE']._serialized_start=1269
+  _globals['_UPDATECONFIGRESPONSE']._serialized_end=1328
+  _globals['_DELETECONFIGREQUEST']._serialized_start=1331
+  _globals['_DELETECONFIGREQUEST']._serialized_end=1462
+  _globals['_DELETECONFIGRESPONSE']._serialized_start=1464
+  _globals['_DELETECONFIGRESPONSE']._serialized_end=1486
+  _globals['_CONFIGSERVICE']._serialized_start=1489
+  _globals['_CONFIGSERVICE']._serialized_end=1917
 # @@protoc_insertion_point(module_scope)

@@ -67,7 +67,9 @@ class IssueServiceServicer:
         (CONFIG_NOT_FOUND) or its credential cannot be used (CREDENTIAL_UNUSABLE); the cluster refuses
         kubevend's own credential (KUBERNETES_UNAUTHORIZED), its rights (KUBERNETES_FORBIDDEN), the
         ServiceAccount does not exist (KUBERNETES_NOT_FOUND) or the request itself
-        (KUBERNETES_REJECTED).
+        (KUBERNETES_REJECTED); or it minted something wider than the grant (TOKEN_NOT_AS_GRANTED).
+        - ABORTED (KUBERNETES_CONFLICT): the cluster answers with a conflict; try again.
+        - INTERNAL (DEFECT): a defect of kubevend's own.
         - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE), is failing
         (KUBERNETES_UNAVAILABLE), its certificate is not trusted (KUBERNETES_UNTRUSTED), the lease or the
         audit event could not be written (NOT_RECORDED), or the server is stopping.

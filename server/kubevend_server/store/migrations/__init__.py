@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
+import subprocess
+import sys
 
 import sqlalchemy as sa
 
@@ -17,12 +16,18 @@ def migrate(engine: sa.Engine) -> None:
 
     Args:
         engine: the database. Nothing else may use it meanwhile.
+
+    Raises:
+        ValueError: a migration failed; the message has its last words.
     """
     if _revision(engine) == LATEST:
         return
     url = engine.url.render_as_string(hide_password=False)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        pool.submit(_upgrade, url).result()
+    command = [sys.executable, "-m", "kubevend_server.store.migrations", url]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - our own module
+    if done.returncode != 0:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise ValueError(f"The database {engine.url.database} cannot be brought up to date: {last}")
 
 
 def _revision(engine: sa.Engine) -> str | None:
@@ -31,16 +36,3 @@ def _revision(engine: sa.Engine) -> str | None:
             return None
         found: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
         return found
-
-
-def _upgrade(url: str) -> None:
-    import alembic.command  # noqa: PLC0415 - only this process pays for it
-    import alembic.config  # noqa: PLC0415
-
-    config = alembic.config.Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
-    engine = sa.create_engine(url)
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        alembic.command.upgrade(config, "head")
-    engine.dispose()
