@@ -28,11 +28,21 @@ if _version_not_supported:
 class ConfigServiceStub:
     """Configs: named connections to Kubernetes clusters.
 
+    To write one is power: whoever may create or update any config may have every token file in the folders that the
+    settings allow sent to a host of their own choice. Grant it to operators only.
+
     Who may call: whom the access policy permits the action that has the method's name, on the config.
     A config that the caller may not get answers like one that does not exist. Every error carries
-    google.rpc.ErrorInfo (domain `kubevend.dev`). Any method can answer UNAUTHENTICATED (no caller),
-    INVALID_ARGUMENT (a field breaks its rule; google.rpc.BadRequest names each one) and UNAVAILABLE
-    (the audit event or the store could not be written; nothing was changed).
+    google.rpc.ErrorInfo (domain `kubevend.dev`).
+
+    Any method can answer, besides what it names:
+    - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+    - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+    google.rpc.BadRequest names each).
+    - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+    written (NOT_RECORDED); nothing was handed out or changed.
+    - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     def __init__(self, channel):
@@ -71,11 +81,21 @@ class ConfigServiceStub:
 class ConfigServiceServicer:
     """Configs: named connections to Kubernetes clusters.
 
+    To write one is power: whoever may create or update any config may have every token file in the folders that the
+    settings allow sent to a host of their own choice. Grant it to operators only.
+
     Who may call: whom the access policy permits the action that has the method's name, on the config.
     A config that the caller may not get answers like one that does not exist. Every error carries
-    google.rpc.ErrorInfo (domain `kubevend.dev`). Any method can answer UNAUTHENTICATED (no caller),
-    INVALID_ARGUMENT (a field breaks its rule; google.rpc.BadRequest names each one) and UNAVAILABLE
-    (the audit event or the store could not be written; nothing was changed).
+    google.rpc.ErrorInfo (domain `kubevend.dev`).
+
+    Any method can answer, besides what it names:
+    - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+    - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+    google.rpc.BadRequest names each).
+    - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+    written (NOT_RECORDED); nothing was handed out or changed.
+    - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     def GetConfig(self, request, context):
@@ -111,7 +131,7 @@ class ConfigServiceServicer:
         """Changes a config. Whoever changes the host or the CA must give the credential again, since the
         stored one would otherwise be sent to a host that it was not meant for.
 
-        Errors: as CreateConfig, and NOT_FOUND (CONFIG_NOT_FOUND), ABORTED (ETAG_MISMATCH),
+        Errors: as CreateConfig, and INVALID_ARGUMENT (CREDENTIAL_REQUIRED; UPDATE_MASK_INVALID), NOT_FOUND (CONFIG_NOT_FOUND), ABORTED (ETAG_MISMATCH),
         FAILED_PRECONDITION (CONFIG_IN_USE: the host or CA of a config with live leases).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -167,11 +187,21 @@ def add_ConfigServiceServicer_to_server(servicer, server):
 class ConfigService:
     """Configs: named connections to Kubernetes clusters.
 
+    To write one is power: whoever may create or update any config may have every token file in the folders that the
+    settings allow sent to a host of their own choice. Grant it to operators only.
+
     Who may call: whom the access policy permits the action that has the method's name, on the config.
     A config that the caller may not get answers like one that does not exist. Every error carries
-    google.rpc.ErrorInfo (domain `kubevend.dev`). Any method can answer UNAUTHENTICATED (no caller),
-    INVALID_ARGUMENT (a field breaks its rule; google.rpc.BadRequest names each one) and UNAVAILABLE
-    (the audit event or the store could not be written; nothing was changed).
+    google.rpc.ErrorInfo (domain `kubevend.dev`).
+
+    Any method can answer, besides what it names:
+    - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+    - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+    google.rpc.BadRequest names each).
+    - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+    written (NOT_RECORDED); nothing was handed out or changed.
+    - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     @staticmethod

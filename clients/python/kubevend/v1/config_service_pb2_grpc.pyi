@@ -29,11 +29,21 @@ GRPC_VERSION: str
 class ConfigServiceStub:
     """Configs: named connections to Kubernetes clusters.
 
+    To write one is power: whoever may create or update any config may have every token file in the folders that the
+    settings allow sent to a host of their own choice. Grant it to operators only.
+
     Who may call: whom the access policy permits the action that has the method's name, on the config.
     A config that the caller may not get answers like one that does not exist. Every error carries
-    google.rpc.ErrorInfo (domain `kubevend.dev`). Any method can answer UNAUTHENTICATED (no caller),
-    INVALID_ARGUMENT (a field breaks its rule; google.rpc.BadRequest names each one) and UNAVAILABLE
-    (the audit event or the store could not be written; nothing was changed).
+    google.rpc.ErrorInfo (domain `kubevend.dev`).
+
+    Any method can answer, besides what it names:
+      - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+      - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+        google.rpc.BadRequest names each).
+      - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+        written (NOT_RECORDED); nothing was handed out or changed.
+      - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     @_typing.overload
@@ -61,7 +71,7 @@ class ConfigServiceStub:
     """Changes a config. Whoever changes the host or the CA must give the credential again, since the
     stored one would otherwise be sent to a host that it was not meant for.
 
-    Errors: as CreateConfig, and NOT_FOUND (CONFIG_NOT_FOUND), ABORTED (ETAG_MISMATCH),
+    Errors: as CreateConfig, and INVALID_ARGUMENT (CREDENTIAL_REQUIRED; UPDATE_MASK_INVALID), NOT_FOUND (CONFIG_NOT_FOUND), ABORTED (ETAG_MISMATCH),
     FAILED_PRECONDITION (CONFIG_IN_USE: the host or CA of a config with live leases).
     """
     DeleteConfig: _grpc.UnaryUnaryMultiCallable[_config_service_pb2.DeleteConfigRequest, _config_service_pb2.DeleteConfigResponse]
@@ -75,11 +85,21 @@ class ConfigServiceStub:
 class ConfigServiceAsyncStub(ConfigServiceStub):
     """Configs: named connections to Kubernetes clusters.
 
+    To write one is power: whoever may create or update any config may have every token file in the folders that the
+    settings allow sent to a host of their own choice. Grant it to operators only.
+
     Who may call: whom the access policy permits the action that has the method's name, on the config.
     A config that the caller may not get answers like one that does not exist. Every error carries
-    google.rpc.ErrorInfo (domain `kubevend.dev`). Any method can answer UNAUTHENTICATED (no caller),
-    INVALID_ARGUMENT (a field breaks its rule; google.rpc.BadRequest names each one) and UNAVAILABLE
-    (the audit event or the store could not be written; nothing was changed).
+    google.rpc.ErrorInfo (domain `kubevend.dev`).
+
+    Any method can answer, besides what it names:
+      - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+      - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+        google.rpc.BadRequest names each).
+      - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+        written (NOT_RECORDED); nothing was handed out or changed.
+      - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -104,7 +124,7 @@ class ConfigServiceAsyncStub(ConfigServiceStub):
     """Changes a config. Whoever changes the host or the CA must give the credential again, since the
     stored one would otherwise be sent to a host that it was not meant for.
 
-    Errors: as CreateConfig, and NOT_FOUND (CONFIG_NOT_FOUND), ABORTED (ETAG_MISMATCH),
+    Errors: as CreateConfig, and INVALID_ARGUMENT (CREDENTIAL_REQUIRED; UPDATE_MASK_INVALID), NOT_FOUND (CONFIG_NOT_FOUND), ABORTED (ETAG_MISMATCH),
     FAILED_PRECONDITION (CONFIG_IN_USE: the host or CA of a config with live leases).
     """
     DeleteConfig: _aio.UnaryUnaryMultiCallable[_config_service_pb2.DeleteConfigRequest, _config_service_pb2.DeleteConfigResponse]  # type: ignore[assignment]
@@ -117,11 +137,21 @@ class ConfigServiceAsyncStub(ConfigServiceStub):
 class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
     """Configs: named connections to Kubernetes clusters.
 
+    To write one is power: whoever may create or update any config may have every token file in the folders that the
+    settings allow sent to a host of their own choice. Grant it to operators only.
+
     Who may call: whom the access policy permits the action that has the method's name, on the config.
     A config that the caller may not get answers like one that does not exist. Every error carries
-    google.rpc.ErrorInfo (domain `kubevend.dev`). Any method can answer UNAUTHENTICATED (no caller),
-    INVALID_ARGUMENT (a field breaks its rule; google.rpc.BadRequest names each one) and UNAVAILABLE
-    (the audit event or the store could not be written; nothing was changed).
+    google.rpc.ErrorInfo (domain `kubevend.dev`).
+
+    Any method can answer, besides what it names:
+      - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+      - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+        google.rpc.BadRequest names each).
+      - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+        written (NOT_RECORDED); nothing was handed out or changed.
+      - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     @_abc_1.abstractmethod
@@ -168,7 +198,7 @@ class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes a config. Whoever changes the host or the CA must give the credential again, since the
         stored one would otherwise be sent to a host that it was not meant for.
 
-        Errors: as CreateConfig, and NOT_FOUND (CONFIG_NOT_FOUND), ABORTED (ETAG_MISMATCH),
+        Errors: as CreateConfig, and INVALID_ARGUMENT (CREDENTIAL_REQUIRED; UPDATE_MASK_INVALID), NOT_FOUND (CONFIG_NOT_FOUND), ABORTED (ETAG_MISMATCH),
         FAILED_PRECONDITION (CONFIG_IN_USE: the host or CA of a config with live leases).
         """
 

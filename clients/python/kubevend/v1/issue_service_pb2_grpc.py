@@ -27,6 +27,15 @@ if _version_not_supported:
 
 class IssueServiceStub:
     """Issues Kubernetes ServiceAccount tokens.
+
+    Any method can answer, besides what it names:
+    - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+    - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+    google.rpc.BadRequest names each).
+    - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+    written (NOT_RECORDED); nothing was handed out or changed.
+    - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     def __init__(self, channel):
@@ -44,6 +53,15 @@ class IssueServiceStub:
 
 class IssueServiceServicer:
     """Issues Kubernetes ServiceAccount tokens.
+
+    Any method can answer, besides what it names:
+    - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+    - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+    google.rpc.BadRequest names each).
+    - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+    written (NOT_RECORDED); nothing was handed out or changed.
+    - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     def IssueToken(self, request, context):
@@ -56,10 +74,9 @@ class IssueServiceServicer:
         away before the answer loses the token, but the lease and the event remain.
 
         Errors, each with google.rpc.ErrorInfo (domain `kubevend.dev`):
-        - UNAUTHENTICATED: no caller, or a credential that is not accepted.
         - INVALID_ARGUMENT: a field breaks its rule (google.rpc.BadRequest), or a field was left out that
         this role needs (NAMESPACE_REQUIRED, SERVICE_ACCOUNT_REQUIRED, AUDIENCE_REQUIRED),
-        or a TTL under Kubernetes' floor of 600 s (TTL_TOO_SHORT).
+        a TTL under Kubernetes' floor of 600 s (TTL_TOO_SHORT), or a min_ttl above ttl (MIN_TTL_ABOVE_TTL).
         - NOT_FOUND (ROLE_NOT_FOUND): no such role, or none that the caller may see.
         - PERMISSION_DENIED: the access policy (ACCESS_DENIED) or the role (NAMESPACE_NOT_ALLOWED,
         SERVICE_ACCOUNT_NOT_ALLOWED, AUDIENCE_NOT_ALLOWED) does not allow it.
@@ -69,7 +86,6 @@ class IssueServiceServicer:
         ServiceAccount does not exist (KUBERNETES_NOT_FOUND) or the request itself
         (KUBERNETES_REJECTED); or it minted something wider than the grant (TOKEN_NOT_AS_GRANTED).
         - ABORTED (KUBERNETES_CONFLICT): the cluster answers with a conflict; try again.
-        - INTERNAL (DEFECT): a defect of kubevend's own.
         - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE), is failing
         (KUBERNETES_UNAVAILABLE), its certificate is not trusted (KUBERNETES_UNTRUSTED), the lease or the
         audit event could not be written (NOT_RECORDED), or the server is stopping.
@@ -100,6 +116,15 @@ def add_IssueServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class IssueService:
     """Issues Kubernetes ServiceAccount tokens.
+
+    Any method can answer, besides what it names:
+    - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+    - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+    google.rpc.BadRequest names each).
+    - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+    written (NOT_RECORDED); nothing was handed out or changed.
+    - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     @staticmethod

@@ -27,7 +27,17 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IssueServiceStub:
-    """Issues Kubernetes ServiceAccount tokens."""
+    """Issues Kubernetes ServiceAccount tokens.
+
+    Any method can answer, besides what it names:
+      - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+      - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+        google.rpc.BadRequest names each).
+      - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+        written (NOT_RECORDED); nothing was handed out or changed.
+      - INTERNAL (DEFECT): a defect of kubevend's own.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -43,10 +53,9 @@ class IssueServiceStub:
     away before the answer loses the token, but the lease and the event remain.
 
     Errors, each with google.rpc.ErrorInfo (domain `kubevend.dev`):
-      - UNAUTHENTICATED: no caller, or a credential that is not accepted.
       - INVALID_ARGUMENT: a field breaks its rule (google.rpc.BadRequest), or a field was left out that
         this role needs (NAMESPACE_REQUIRED, SERVICE_ACCOUNT_REQUIRED, AUDIENCE_REQUIRED),
-        or a TTL under Kubernetes' floor of 600 s (TTL_TOO_SHORT).
+        a TTL under Kubernetes' floor of 600 s (TTL_TOO_SHORT), or a min_ttl above ttl (MIN_TTL_ABOVE_TTL).
       - NOT_FOUND (ROLE_NOT_FOUND): no such role, or none that the caller may see.
       - PERMISSION_DENIED: the access policy (ACCESS_DENIED) or the role (NAMESPACE_NOT_ALLOWED,
         SERVICE_ACCOUNT_NOT_ALLOWED, AUDIENCE_NOT_ALLOWED) does not allow it.
@@ -56,7 +65,6 @@ class IssueServiceStub:
         ServiceAccount does not exist (KUBERNETES_NOT_FOUND) or the request itself
         (KUBERNETES_REJECTED); or it minted something wider than the grant (TOKEN_NOT_AS_GRANTED).
       - ABORTED (KUBERNETES_CONFLICT): the cluster answers with a conflict; try again.
-      - INTERNAL (DEFECT): a defect of kubevend's own.
       - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE), is failing
         (KUBERNETES_UNAVAILABLE), its certificate is not trusted (KUBERNETES_UNTRUSTED), the lease or the
         audit event could not be written (NOT_RECORDED), or the server is stopping.
@@ -68,7 +76,17 @@ class IssueServiceStub:
 
 @_typing.type_check_only
 class IssueServiceAsyncStub(IssueServiceStub):
-    """Issues Kubernetes ServiceAccount tokens."""
+    """Issues Kubernetes ServiceAccount tokens.
+
+    Any method can answer, besides what it names:
+      - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+      - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+        google.rpc.BadRequest names each).
+      - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+        written (NOT_RECORDED); nothing was handed out or changed.
+      - INTERNAL (DEFECT): a defect of kubevend's own.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     IssueToken: _aio.UnaryUnaryMultiCallable[_issue_service_pb2.IssueTokenRequest, _issue_service_pb2.IssueTokenResponse]  # type: ignore[assignment]
@@ -81,10 +99,9 @@ class IssueServiceAsyncStub(IssueServiceStub):
     away before the answer loses the token, but the lease and the event remain.
 
     Errors, each with google.rpc.ErrorInfo (domain `kubevend.dev`):
-      - UNAUTHENTICATED: no caller, or a credential that is not accepted.
       - INVALID_ARGUMENT: a field breaks its rule (google.rpc.BadRequest), or a field was left out that
         this role needs (NAMESPACE_REQUIRED, SERVICE_ACCOUNT_REQUIRED, AUDIENCE_REQUIRED),
-        or a TTL under Kubernetes' floor of 600 s (TTL_TOO_SHORT).
+        a TTL under Kubernetes' floor of 600 s (TTL_TOO_SHORT), or a min_ttl above ttl (MIN_TTL_ABOVE_TTL).
       - NOT_FOUND (ROLE_NOT_FOUND): no such role, or none that the caller may see.
       - PERMISSION_DENIED: the access policy (ACCESS_DENIED) or the role (NAMESPACE_NOT_ALLOWED,
         SERVICE_ACCOUNT_NOT_ALLOWED, AUDIENCE_NOT_ALLOWED) does not allow it.
@@ -94,7 +111,6 @@ class IssueServiceAsyncStub(IssueServiceStub):
         ServiceAccount does not exist (KUBERNETES_NOT_FOUND) or the request itself
         (KUBERNETES_REJECTED); or it minted something wider than the grant (TOKEN_NOT_AS_GRANTED).
       - ABORTED (KUBERNETES_CONFLICT): the cluster answers with a conflict; try again.
-      - INTERNAL (DEFECT): a defect of kubevend's own.
       - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE), is failing
         (KUBERNETES_UNAVAILABLE), its certificate is not trusted (KUBERNETES_UNTRUSTED), the lease or the
         audit event could not be written (NOT_RECORDED), or the server is stopping.
@@ -105,7 +121,17 @@ class IssueServiceAsyncStub(IssueServiceStub):
     """
 
 class IssueServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Issues Kubernetes ServiceAccount tokens."""
+    """Issues Kubernetes ServiceAccount tokens.
+
+    Any method can answer, besides what it names:
+      - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+      - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+        google.rpc.BadRequest names each).
+      - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+        written (NOT_RECORDED); nothing was handed out or changed.
+      - INTERNAL (DEFECT): a defect of kubevend's own.
+    """
 
     @_abc_1.abstractmethod
     def IssueToken(
@@ -122,10 +148,9 @@ class IssueServiceServicer(metaclass=_abc_1.ABCMeta):
         away before the answer loses the token, but the lease and the event remain.
 
         Errors, each with google.rpc.ErrorInfo (domain `kubevend.dev`):
-          - UNAUTHENTICATED: no caller, or a credential that is not accepted.
           - INVALID_ARGUMENT: a field breaks its rule (google.rpc.BadRequest), or a field was left out that
             this role needs (NAMESPACE_REQUIRED, SERVICE_ACCOUNT_REQUIRED, AUDIENCE_REQUIRED),
-            or a TTL under Kubernetes' floor of 600 s (TTL_TOO_SHORT).
+            a TTL under Kubernetes' floor of 600 s (TTL_TOO_SHORT), or a min_ttl above ttl (MIN_TTL_ABOVE_TTL).
           - NOT_FOUND (ROLE_NOT_FOUND): no such role, or none that the caller may see.
           - PERMISSION_DENIED: the access policy (ACCESS_DENIED) or the role (NAMESPACE_NOT_ALLOWED,
             SERVICE_ACCOUNT_NOT_ALLOWED, AUDIENCE_NOT_ALLOWED) does not allow it.
@@ -135,7 +160,6 @@ class IssueServiceServicer(metaclass=_abc_1.ABCMeta):
             ServiceAccount does not exist (KUBERNETES_NOT_FOUND) or the request itself
             (KUBERNETES_REJECTED); or it minted something wider than the grant (TOKEN_NOT_AS_GRANTED).
           - ABORTED (KUBERNETES_CONFLICT): the cluster answers with a conflict; try again.
-          - INTERNAL (DEFECT): a defect of kubevend's own.
           - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE), is failing
             (KUBERNETES_UNAVAILABLE), its certificate is not trusted (KUBERNETES_UNTRUSTED), the lease or the
             audit event could not be written (NOT_RECORDED), or the server is stopping.

@@ -30,8 +30,16 @@ class LeaseServiceStub:
 
     Who may call: whom the access policy permits the action that has the method's name. A lease that
     the caller may not get answers like one that does not exist. Every error carries google.rpc.ErrorInfo
-    (domain `kubevend.dev`). Any method can answer UNAUTHENTICATED (no caller), INVALID_ARGUMENT (a field
-    breaks its rule; google.rpc.BadRequest names each one) and UNAVAILABLE (the store cannot be read).
+    (domain `kubevend.dev`).
+
+    Any method can answer, besides what it names:
+    - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+    - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+    google.rpc.BadRequest names each).
+    - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+    written (NOT_RECORDED); nothing was handed out or changed.
+    - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     def __init__(self, channel):
@@ -57,8 +65,16 @@ class LeaseServiceServicer:
 
     Who may call: whom the access policy permits the action that has the method's name. A lease that
     the caller may not get answers like one that does not exist. Every error carries google.rpc.ErrorInfo
-    (domain `kubevend.dev`). Any method can answer UNAUTHENTICATED (no caller), INVALID_ARGUMENT (a field
-    breaks its rule; google.rpc.BadRequest names each one) and UNAVAILABLE (the store cannot be read).
+    (domain `kubevend.dev`).
+
+    Any method can answer, besides what it names:
+    - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+    - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+    google.rpc.BadRequest names each).
+    - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+    written (NOT_RECORDED); nothing was handed out or changed.
+    - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     def GetLease(self, request, context):
@@ -106,8 +122,16 @@ class LeaseService:
 
     Who may call: whom the access policy permits the action that has the method's name. A lease that
     the caller may not get answers like one that does not exist. Every error carries google.rpc.ErrorInfo
-    (domain `kubevend.dev`). Any method can answer UNAUTHENTICATED (no caller), INVALID_ARGUMENT (a field
-    breaks its rule; google.rpc.BadRequest names each one) and UNAVAILABLE (the store cannot be read).
+    (domain `kubevend.dev`).
+
+    Any method can answer, besides what it names:
+    - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+    - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+    google.rpc.BadRequest names each).
+    - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+    written (NOT_RECORDED); nothing was handed out or changed.
+    - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     @staticmethod

@@ -32,9 +32,16 @@ class RoleServiceStub:
     policy for CreateRole sees the role as it would be, one for UpdateRole the old and the new one. Naming
     a config in a role needs `UseConfig` on that config too. A role that the caller may not get
     answers like one that does not exist. Every error carries google.rpc.ErrorInfo (domain
-    `kubevend.dev`). Any method can answer UNAUTHENTICATED (no caller), INVALID_ARGUMENT (a field breaks
-    its rule; google.rpc.BadRequest names each one) and UNAVAILABLE (the audit event or the store could not
-    be written; nothing was changed).
+    `kubevend.dev`).
+
+    Any method can answer, besides what it names:
+    - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+    - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+    google.rpc.BadRequest names each).
+    - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+    written (NOT_RECORDED); nothing was handed out or changed.
+    - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     def __init__(self, channel):
@@ -77,9 +84,16 @@ class RoleServiceServicer:
     policy for CreateRole sees the role as it would be, one for UpdateRole the old and the new one. Naming
     a config in a role needs `UseConfig` on that config too. A role that the caller may not get
     answers like one that does not exist. Every error carries google.rpc.ErrorInfo (domain
-    `kubevend.dev`). Any method can answer UNAUTHENTICATED (no caller), INVALID_ARGUMENT (a field breaks
-    its rule; google.rpc.BadRequest names each one) and UNAVAILABLE (the audit event or the store could not
-    be written; nothing was changed).
+    `kubevend.dev`).
+
+    Any method can answer, besides what it names:
+    - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+    - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+    google.rpc.BadRequest names each).
+    - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+    written (NOT_RECORDED); nothing was handed out or changed.
+    - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     def GetRole(self, request, context):
@@ -115,7 +129,7 @@ class RoleServiceServicer:
     def UpdateRole(self, request, context):
         """Changes a role. Leases that were granted under it stay as they are.
 
-        Errors: as CreateRole, and NOT_FOUND (ROLE_NOT_FOUND), ABORTED (ETAG_MISMATCH).
+        Errors: as CreateRole, and INVALID_ARGUMENT (UPDATE_MASK_INVALID), NOT_FOUND (ROLE_NOT_FOUND), ABORTED (ETAG_MISMATCH).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,9 +187,16 @@ class RoleService:
     policy for CreateRole sees the role as it would be, one for UpdateRole the old and the new one. Naming
     a config in a role needs `UseConfig` on that config too. A role that the caller may not get
     answers like one that does not exist. Every error carries google.rpc.ErrorInfo (domain
-    `kubevend.dev`). Any method can answer UNAUTHENTICATED (no caller), INVALID_ARGUMENT (a field breaks
-    its rule; google.rpc.BadRequest names each one) and UNAVAILABLE (the audit event or the store could not
-    be written; nothing was changed).
+    `kubevend.dev`).
+
+    Any method can answer, besides what it names:
+    - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+    - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+    google.rpc.BadRequest names each).
+    - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+    written (NOT_RECORDED); nothing was handed out or changed.
+    - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     @staticmethod

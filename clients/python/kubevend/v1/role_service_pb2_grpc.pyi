@@ -33,9 +33,16 @@ class RoleServiceStub:
     policy for CreateRole sees the role as it would be, one for UpdateRole the old and the new one. Naming
     a config in a role needs `UseConfig` on that config too. A role that the caller may not get
     answers like one that does not exist. Every error carries google.rpc.ErrorInfo (domain
-    `kubevend.dev`). Any method can answer UNAUTHENTICATED (no caller), INVALID_ARGUMENT (a field breaks
-    its rule; google.rpc.BadRequest names each one) and UNAVAILABLE (the audit event or the store could not
-    be written; nothing was changed).
+    `kubevend.dev`).
+
+    Any method can answer, besides what it names:
+      - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+      - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+        google.rpc.BadRequest names each).
+      - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+        written (NOT_RECORDED); nothing was handed out or changed.
+      - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     @_typing.overload
@@ -63,7 +70,7 @@ class RoleServiceStub:
     UpdateRole: _grpc.UnaryUnaryMultiCallable[_role_service_pb2.UpdateRoleRequest, _role_service_pb2.UpdateRoleResponse]
     """Changes a role. Leases that were granted under it stay as they are.
 
-    Errors: as CreateRole, and NOT_FOUND (ROLE_NOT_FOUND), ABORTED (ETAG_MISMATCH).
+    Errors: as CreateRole, and INVALID_ARGUMENT (UPDATE_MASK_INVALID), NOT_FOUND (ROLE_NOT_FOUND), ABORTED (ETAG_MISMATCH).
     """
     DeleteRole: _grpc.UnaryUnaryMultiCallable[_role_service_pb2.DeleteRoleRequest, _role_service_pb2.DeleteRoleResponse]
     """Deletes a role. Leases that were granted under it stay as they are.
@@ -79,9 +86,16 @@ class RoleServiceAsyncStub(RoleServiceStub):
     policy for CreateRole sees the role as it would be, one for UpdateRole the old and the new one. Naming
     a config in a role needs `UseConfig` on that config too. A role that the caller may not get
     answers like one that does not exist. Every error carries google.rpc.ErrorInfo (domain
-    `kubevend.dev`). Any method can answer UNAUTHENTICATED (no caller), INVALID_ARGUMENT (a field breaks
-    its rule; google.rpc.BadRequest names each one) and UNAVAILABLE (the audit event or the store could not
-    be written; nothing was changed).
+    `kubevend.dev`).
+
+    Any method can answer, besides what it names:
+      - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+      - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+        google.rpc.BadRequest names each).
+      - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+        written (NOT_RECORDED); nothing was handed out or changed.
+      - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -106,7 +120,7 @@ class RoleServiceAsyncStub(RoleServiceStub):
     UpdateRole: _aio.UnaryUnaryMultiCallable[_role_service_pb2.UpdateRoleRequest, _role_service_pb2.UpdateRoleResponse]  # type: ignore[assignment]
     """Changes a role. Leases that were granted under it stay as they are.
 
-    Errors: as CreateRole, and NOT_FOUND (ROLE_NOT_FOUND), ABORTED (ETAG_MISMATCH).
+    Errors: as CreateRole, and INVALID_ARGUMENT (UPDATE_MASK_INVALID), NOT_FOUND (ROLE_NOT_FOUND), ABORTED (ETAG_MISMATCH).
     """
     DeleteRole: _aio.UnaryUnaryMultiCallable[_role_service_pb2.DeleteRoleRequest, _role_service_pb2.DeleteRoleResponse]  # type: ignore[assignment]
     """Deletes a role. Leases that were granted under it stay as they are.
@@ -121,9 +135,16 @@ class RoleServiceServicer(metaclass=_abc_1.ABCMeta):
     policy for CreateRole sees the role as it would be, one for UpdateRole the old and the new one. Naming
     a config in a role needs `UseConfig` on that config too. A role that the caller may not get
     answers like one that does not exist. Every error carries google.rpc.ErrorInfo (domain
-    `kubevend.dev`). Any method can answer UNAUTHENTICATED (no caller), INVALID_ARGUMENT (a field breaks
-    its rule; google.rpc.BadRequest names each one) and UNAVAILABLE (the audit event or the store could not
-    be written; nothing was changed).
+    `kubevend.dev`).
+
+    Any method can answer, besides what it names:
+      - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
+        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+      - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
+        google.rpc.BadRequest names each).
+      - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
+        written (NOT_RECORDED); nothing was handed out or changed.
+      - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
     @_abc_1.abstractmethod
@@ -170,7 +191,7 @@ class RoleServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_role_service_pb2.UpdateRoleResponse, _abc.Awaitable[_role_service_pb2.UpdateRoleResponse]]:
         """Changes a role. Leases that were granted under it stay as they are.
 
-        Errors: as CreateRole, and NOT_FOUND (ROLE_NOT_FOUND), ABORTED (ETAG_MISMATCH).
+        Errors: as CreateRole, and INVALID_ARGUMENT (UPDATE_MASK_INVALID), NOT_FOUND (ROLE_NOT_FOUND), ABORTED (ETAG_MISMATCH).
         """
 
     @_abc_1.abstractmethod
