@@ -176,6 +176,27 @@ def test_a_team_is_held_to_its_namespace(open_house: Vending, team: Client, name
     assert [event["method"].rpartition("/")[2] for event in denied] == ["CreateRole", "UpdateRole", "UpdateRole"]
 
 
+def test_a_config_that_may_not_be_used(open_house: Vending, team: Client, cluster: DevCluster, namespace: str) -> None:
+    """Naming a config needs the right to use it; without, it looks like none, and the event names what denied it."""
+    open_house.add_config(cluster, "other")
+    fields: dict[str, Any] = {
+        "allowed_namespaces": [namespace],
+        "allowed_service_accounts": ["demo"],
+        "allowed_audiences": ["x"],
+    }
+    refusals = [
+        team.refused(
+            team.roles.CreateRole,
+            role_service_pb2.CreateRoleRequest(role_id="mine", role=Role(config=f"configs/{name}", **fields)),
+        )
+        for name in ("other", "absent")
+    ]
+
+    assert {(r.status, r.reason) for r in refusals} == {("FAILED_PRECONDITION", "CONFIG_NOT_FOUND")}
+    events = open_house.events(reason="CONFIG_NOT_FOUND")
+    assert [(e["outcome"], e["decision"]) for e in events] == [("OUTCOME_DENIED", {})] * 2
+
+
 def test_a_denied_read_is_recorded(open_house: Vending, team: Client) -> None:
     """A read leaves an event where it is denied, and none where it is allowed."""
     team.call(team.roles.GetRole, role_service_pb2.GetRoleRequest(name="roles/ci"))
