@@ -108,8 +108,7 @@ class Issuance:
 
     def _lease(self, call: Call, granted: Grant, token: IssuedToken, lease_name: str) -> Issued:
         record = call.record
-        record.jti, record.kubernetes_audit_id = token.jti, token.kubernetes_audit_id
-        record.token_expiration = token.expire_time
+        record.jti, record.token_expiration = token.jti, token.expire_time
         record.warnings = (*granted.terms.warnings, *_by_cluster(granted.terms, token))
         _check_minted(granted, token)
         check_min_ttl(token.ttl, granted.terms, record.warnings)
@@ -157,7 +156,7 @@ def _check_minted(granted: Grant, token: IssuedToken) -> None:
 
 
 def _by_cluster(offered: Terms, token: IssuedToken) -> tuple[Warning, ...]:
-    if token.ttl == offered.ttl:
+    if token.ttl >= offered.ttl:
         return tuple(_said(text) for text in token.warnings)
     # What the cluster itself says of it is told here better: by whom, from what, to what.
     others = [text for text in token.warnings if not text.startswith("requested expiration of")]

@@ -43,10 +43,11 @@ def completion(call: Call, error: KubevendError | None, *, cancelled: bool = Fal
         "request": record.request,
         "decision": _decision(record),
         "grant": _grant(record.grant) if record.grant else None,
-        "lease": record.lease,
+        # A lease that could not be written is none; the token that was minted under its name keeps its jti here.
+        "lease": "" if error else record.lease,
         "jti": record.jti,
         "kubernetesAuditId": record.kubernetes_audit_id,
-        "expiration": rfc3339(record.expiration) if record.expiration else None,
+        "expiration": rfc3339(record.expiration) if record.expiration and not error else None,
         "tokenExpiration": rfc3339(record.token_expiration) if record.token_expiration else None,
         "warnings": [_warning(warning) for warning in record.warnings],
         "outcome": _outcome(call, error, cancelled=cancelled),
