@@ -23,6 +23,11 @@ READY_SECONDS = 900
 STOP_SECONDS = 60
 
 
+def _heed_ctrl_c() -> None:
+    """Take SIGINT as from a terminal: a test run in the background of a shell inherits that it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Quickstart:
     """The first run in a folder of its own, as a person in that folder would see it.
 
@@ -45,6 +50,7 @@ class Quickstart:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=_heed_ctrl_c,  # noqa: PLW1509 - nothing else runs in this process yet
         )
         self._reader = Thread(target=self._read)
         self._reader.start()
