@@ -13,10 +13,11 @@ import pytest
 from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from devcluster import grpcurl
+from devcluster import DevCluster, grpcurl
 from devcluster.server import KubevendServer, ServerError
 from kubevend.v1 import audit_event_pb2, role_service_pb2
 from tests.integration.conftest import Start, Vending
+from tests.support.client import Client
 from tests.support.waiting import until
 
 SERVICES = {
@@ -55,6 +56,19 @@ def test_what_the_first_start_makes_is_private(start: Start) -> None:
     }
 
     assert modes == dict.fromkeys(modes, 0o600)
+
+
+def test_plain_text_on_loopback(start: Start, cluster: DevCluster, namespace: str) -> None:
+    """With `insecure_loopback` the server is called without TLS, and issues tokens as it does with it."""
+    vending = start({"listener": {"insecure_loopback": True, "certificate_file": "", "private_key_file": ""}})
+    vending.clients.append(vending.admin)
+    vending.admin = Client(vending.server.address, None, vending.server.admin_token)
+    vending.add_config(cluster)
+    vending.admin.create_role(allowed_namespaces=[namespace])
+
+    reply = vending.admin.issue()
+
+    assert f"{namespace}:demo" in cluster.kubectl("auth", "whoami", token=reply.token)
 
 
 def test_health_is_open_to_anyone(start: Start) -> None:
