@@ -18,6 +18,13 @@ class HoldingProxy:
 
     `hold_replies` keeps what comes back until `release`; `held` is set once there is any. `cut` closes every
     connection.
+
+    Attributes:
+        url: where it listens.
+        held: something is kept back, or was since the last `hold_replies`.
+        holding: on how many connections something is kept back now.
+        connections: how many there are now.
+        most_connections: how many there ever were at once.
     """
 
     def __init__(self, target: str) -> None:
@@ -27,6 +34,8 @@ class HoldingProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
         self.held = threading.Event()
+        self.holding = self.connections = self.most_connections = 0
+        self._counting = threading.Lock()
         self._gates = {"request": threading.Event(), "reply": threading.Event()}
         self._sockets: set[socket.socket] = set()
         self.release()
@@ -76,20 +85,27 @@ class HoldingProxy:
 
     def _forward(self, near: socket.socket, far: socket.socket) -> None:
         with near, far:
-            self._sockets |= {near, far}
+            self._count_connection({near, far})
             replies = threading.Thread(target=self._copy, args=(far, near, "reply"), daemon=True)
             replies.start()
             self._copy(near, far, "request")
             replies.join()
-            self._sockets -= {near, far}
+            with self._counting:
+                self._sockets -= {near, far}
+                self.connections -= 1
+
+    def _count_connection(self, ends: set[socket.socket]) -> None:
+        with self._counting:
+            self._sockets |= ends
+            self.connections += 1
+            self.most_connections = max(self.most_connections, self.connections)
 
     def _copy(self, source: socket.socket, sink: socket.socket, direction: str) -> None:
         gate = self._gates[direction]
         try:
             while data := source.recv(_CHUNK):
                 if not gate.is_set():
-                    self.held.set()
-                gate.wait()
+                    self._hold(gate)
                 sink.sendall(data)
         except OSError:
             pass  # the other end is gone, which the finally tells both
@@ -99,3 +115,11 @@ class HoldingProxy:
                     end.shutdown(socket.SHUT_RDWR)
                 except OSError:
                     continue
+
+    def _hold(self, gate: threading.Event) -> None:
+        with self._counting:
+            self.holding += 1
+        self.held.set()
+        gate.wait()
+        with self._counting:
+            self.holding -= 1
