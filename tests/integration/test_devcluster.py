@@ -27,6 +27,15 @@ def cluster() -> Iterator[DevCluster]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCluster]:
+    """A cluster whose issuer and audit log are chosen."""
+    audit_log = tmp_path_factory.mktemp("chosen") / "elsewhere.log"
+    with DevCluster.start(issuer="https://issuer.example", audit_log=audit_log) as running:
+        assert running.audit_log == audit_log
+        yield running
+
+
 def header(token: str) -> dict[str, Any]:
     """Return the header of a JWT, unverified."""
     return decode(token.split(".", maxsplit=1)[0])
@@ -100,6 +109,28 @@ def test_audit_log_names_the_credential(cluster: DevCluster) -> None:
     assert [(event["level"], event["annotations"][ISSUED_CREDENTIAL]) for event in requests] == [
         ("Metadata", f"JTI={jti}")
     ]
+
+
+def test_issuer_is_the_one_asked_for(chosen: DevCluster) -> None:
+    """Tokens name the issuer that was chosen, are for it by default, and are believed by the API server."""
+    chosen.kubectl("create", "serviceaccount", "issued")
+    token = chosen.token("default", "issued")
+    whoami = json.loads(chosen.kubectl("auth", "whoami", "--output=json", token=token))
+    assert (claims(token)["iss"], claims(token)["aud"]) == ("https://issuer.example", ["https://issuer.example"])
+    assert whoami["status"]["userInfo"]["username"] == "system:serviceaccount:default:issued"
+
+
+def test_audit_log_is_where_it_was_asked_for(chosen: DevCluster) -> None:
+    """The audit log is the file that was chosen, for its owner only, and there is none in the cluster's folder."""
+    chosen.kubectl("create", "serviceaccount", "logged")
+    created = [
+        event["verb"]
+        for event in map(json.loads, chosen.audit_log.read_text().splitlines())
+        if event.get("objectRef", {}).get("name") == "logged"
+    ]
+    assert created == ["create"]
+    assert chosen.audit_log.stat().st_mode & 0o777 == 0o600
+    assert not list(chosen.kubeconfig.parent.glob("*audit*.log"))
 
 
 def test_aggregated_cluster_roles_have_rules(cluster: DevCluster) -> None:
