@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from devcluster import report
+from devcluster.again import another_port, run_again, why_not
 from devcluster.binaries import devcluster_binary, grpcurl
 from devcluster.cluster import DevClusterError
 from devcluster.compiling import compile_commands
@@ -67,10 +67,11 @@ class FirstRun:
         try:
             state = State(self._folder)
             state.take()
-            port = chosen_port()
+            kubeconfig = given_kubeconfig(state)
+            port = chosen_port(kubeconfig)
             self._cleanup.callback(self._console.line, "Everything that was started is stopped.")
             self._compile()
-            target = self._start_cluster(state)
+            target = self._start_cluster(state, kubeconfig)
             self._make_objects(state, target)
             credential = self._make_credential(state, target)
             server = self._start_server(state, target, credential, port)
@@ -97,9 +98,8 @@ class FirstRun:
             step.result = "grpcurl and kubectl are in .venv/bin"
         self._signals.check()
 
-    def _start_cluster(self, state: State) -> Target:
+    def _start_cluster(self, state: State, kubeconfig: str) -> Target:
         """Start the development cluster, or find the one that KUBECONFIG names."""
-        kubeconfig = given_kubeconfig(state)
         if kubeconfig:
             given = GivenCluster.find(kubeconfig, devcluster_binary())
             state.link(kubeconfig, state.kubeconfig_file)
@@ -237,26 +237,26 @@ class FirstRun:
             time.sleep(_TICK_SECONDS)
 
 
-def chosen_port() -> int:
+def chosen_port(kubeconfig: str) -> int:
     """Return the port for kubevend: KUBEVEND_PORT, or 7443; 0 takes a free one.
+
+    Args:
+        kubeconfig: What KUBECONFIG stands for, for the command that is suggested.
 
     Raises:
         FirstRunError: It is no port, or taken.
     """
     text = os.environ.get("KUBEVEND_PORT") or str(_DEFAULT_PORT)
+    again = run_again(KUBECONFIG=kubeconfig, KUBEVEND_PORT=another_port())
     if not text.isdecimal() or not 0 <= int(text) < 1 << 16:
-        raise FirstRunError(f"KUBEVEND_PORT is {text!r}; it must be a port, as in KUBEVEND_PORT=7444 make run")
+        raise FirstRunError(f"KUBEVEND_PORT is {text!r}; it must be a port, as in {again}")
     port = int(text)
-    with socket.socket() as probe:
-        # As the server does it: the remains of closed connections are no obstacle.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise FirstRunError(
-                f"Port {port} of 127.0.0.1, on which kubevend would listen, is not to be had: {error.strerror}"
-                f"{_listener(port)}. Stop what has it, or choose another: KUBEVEND_PORT=7444 make run"
-            ) from error
+    refused = why_not(port)
+    if refused is not None:
+        raise FirstRunError(
+            f"Port {port} of 127.0.0.1, on which kubevend would listen, is not to be had: {refused.strerror}"
+            f"{_listener(port)}. Stop what has it, or choose another: {again}"
+        )
     return port
 
 

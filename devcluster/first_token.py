@@ -15,6 +15,7 @@ import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
+from devcluster.again import another_folder, run_again
 from kubevend.v1 import (
     config_service_pb2,
     config_service_pb2_grpc,
@@ -216,6 +217,6 @@ def _refused(error: grpc.RpcError) -> ApiError:
     if "live leases" in (error.details() or ""):
         message += (
             "\nThe cluster is another one than at the last run, and tokens of the old one are still alive. Use a "
-            "folder of its own for this one: KUBEVEND_DEV_DIR=.dev-2 make run"
+            f"folder of its own for this one: {run_again(KUBEVEND_DEV_DIR=another_folder())}"
         )
     return ApiError(message)

@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from devcluster.again import another_folder, another_port, run_again
+
 ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".venv" / "bin"
 """Where `make` puts the commands."""
@@ -72,7 +74,8 @@ class State:
             raise StateError(
                 f"Another `make run` (process {self._lock.read().strip()}) uses {self.shown(self.folder)} already. "
                 "Use that one, or stop it with Ctrl-C where it runs. A second one beside it needs a "
-                "folder and a port of its own: KUBEVEND_DEV_DIR=.dev-2 KUBEVEND_PORT=7444 make run"
+                "folder and a port of its own: "
+                + run_again(KUBECONFIG="", KUBEVEND_DEV_DIR=another_folder(), KUBEVEND_PORT=another_port())
             ) from None
         self._lock.truncate(0)
         self._lock.write(f"{os.getpid()}\n")
@@ -116,6 +119,13 @@ class State:
                 ]
             ),
         )
+
+
+def folder_of_cluster(kubeconfig: Path) -> Path | None:
+    """The state folder whose development cluster a kubeconfig is of; None where it is of another cluster."""
+    file = kubeconfig.resolve()
+    folder = file.parent
+    return folder if file.name == "kubeconfig" and (folder / "cluster-port").exists() and file.exists() else None
 
 
 def install_commands(grpcurl: Path, devcluster: Path) -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from devcluster.again import run_again
 from devcluster.cluster import DevCluster, DevClusterError
-from devcluster.state import State
+from devcluster.state import State, folder_of_cluster
 
 # Below the ports that systems hand out by themselves, so that the port is still free at the next run.
 _PORTS = range(20000, 30000)
@@ -151,13 +152,42 @@ def given_kubeconfig(state: State) -> str:
     """Return what KUBECONFIG names, with absolute paths; empty where that is nothing but our own cluster.
 
     A shell that has read `.dev/env` has KUBECONFIG set, and means the development cluster by it.
+
+    Raises:
+        TargetError: It names the development cluster of another state folder, or nothing.
     """
     paths = [Path(path).absolute() for path in os.environ.get("KUBECONFIG", "").split(os.pathsep) if path]
-    if paths == [state.kubeconfig_file]:
-        if not state.kubeconfig_file.is_symlink():
-            return ""
+    if paths == [state.kubeconfig_file] and state.kubeconfig_file.is_symlink():
         paths = [state.kubeconfig_file.readlink()]
+    # The own file may be gone, if somebody removed the folder to start over.
+    if [path.resolve() for path in paths] == [state.folder.resolve() / state.kubeconfig_file.name]:
+        return ""
+    if len(paths) == 1:
+        _refuse_cluster_of_another_folder(paths[0], state)
+    if paths and not any(path.exists() for path in paths):
+        raise TargetError(
+            f"KUBECONFIG names {', '.join(map(state.shown, paths))}, which is not there. Correct it to use a cluster "
+            "that you have; for a development cluster, unset KUBECONFIG and run again."
+        )
     return os.pathsep.join(map(str, paths))
+
+
+def _refuse_cluster_of_another_folder(kubeconfig: Path, state: State) -> None:
+    """Two kubevends in one cluster would be at odds over their objects, and nobody meant it.
+
+    Raises:
+        TargetError: It is one.
+    """
+    folder = folder_of_cluster(kubeconfig)
+    if folder is None:
+        return
+    theirs, ours = state.shown(folder), state.shown(state.folder)
+    raise TargetError(
+        f"KUBECONFIG names {state.shown(kubeconfig)}, the development cluster of the state folder {theirs}, as "
+        f"`. {theirs}/env` sets it; but this run is for the state folder {ours}. To run that one: "
+        f"{run_again(KUBECONFIG='', KUBEVEND_DEV_DIR=theirs)}\n"
+        f"To run this one, with a development cluster of its own: unset KUBECONFIG, and run again."
+    )
 
 
 def _remembered_port(state: State) -> int:

@@ -182,13 +182,33 @@ def test_a_second_one_in_the_same_folder_refuses(run: Quickstart) -> None:
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
-    """The message says which port, and how to choose another, before anything is started."""
+    """The message says which port, and how to choose another in the same folder, before anything is started."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with Quickstart(tmp_path, KUBEVEND_PORT=str(port)) as run:
             assert run.wait() == 1
     assert f"Port {port} of 127.0.0.1" in run.output
-    assert "KUBEVEND_PORT=7444 make run" in run.output
+    assert re.search(rf": KUBEVEND_DEV_DIR={re.escape(str(run.dev))} KUBEVEND_PORT=\d+ make run$", run.output)
+
+
+def test_another_folders_cluster_is_not_taken_for_somebody_elses(run: Quickstart, tmp_path: Path) -> None:
+    """In a shell that has read another folder's `env`, a run says whose cluster KUBECONFIG names, and what to do."""
+    kubeconfig = run.shell('. .dev/env; echo "$KUBECONFIG"').stdout.strip()
+    with Quickstart(tmp_path, KUBECONFIG=kubeconfig) as other:
+        assert other.wait() == 1
+    assert f"KUBEVEND_DEV_DIR={run.dev} KUBEVEND_PORT=0 make run\n" in other.output
+    assert "unset KUBECONFIG" in other.output
+    assert "…" not in other.output, "nothing was begun"
+
+
+def test_a_kubeconfig_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """The message says which file KUBECONFIG names, and what to do, before anything is started."""
+    with Quickstart(tmp_path, KUBECONFIG=str(tmp_path / "absent")) as run:
+        assert run.wait() == 1
+    assert run.output == (
+        "✗ KUBECONFIG names absent, which is not there. Correct it to use a cluster that you have; for a development "
+        "cluster, unset KUBECONFIG and run again."
+    )
 
 
 def test_ctrl_c_stops_everything_and_the_next_run_goes_on(tmp_path: Path) -> None:
