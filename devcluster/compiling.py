@@ -26,11 +26,14 @@ except GoError as error:
 """
 
 
-def compile_commands(tell: Callable[[str], None]) -> None:
+def compile_commands(tell: Callable[[str], None]) -> bool:
     """Compile devcluster and grpcurl, unless the cache has them.
 
     Args:
         tell: Called with each line of progress.
+
+    Returns:
+        Whether there was anything to do.
 
     Raises:
         GoError: One could not be compiled; the message says what to do.
@@ -43,12 +46,14 @@ def compile_commands(tell: Callable[[str], None]) -> None:
         text=True,
         start_new_session=True,
     )
+    told = False
     try:
         assert compiler.stdout is not None  # noqa: S101 - it is a pipe
         assert compiler.stderr is not None  # noqa: S101 - it is a pipe
         with compiler.stdout, compiler.stderr:
             for line in compiler.stderr:
                 tell(line.rstrip())
+                told = True
             failure = compiler.stdout.read()
         compiler.wait()
     finally:
@@ -58,3 +63,5 @@ def compile_commands(tell: Callable[[str], None]) -> None:
             compiler.wait()
     if compiler.returncode != 0:
         raise GoError(failure.strip() or f"the compilation ended with status {compiler.returncode}")
+    # Nothing is told where the cache has both.
+    return told

@@ -92,10 +92,10 @@ class FirstRun:
 
     def _compile(self) -> None:
         """Make sure that the cluster's binary and grpcurl are there, and put the commands where PATH finds them."""
-        with self._console.step("Compile the development cluster and grpcurl (only the first time)") as step:
-            compile_commands(step.say)
+        with self._console.step("Find the development cluster and grpcurl, or compile them") as step:
+            compiled = compile_commands(step.say)
             install_commands(grpcurl(), devcluster_binary())
-            step.result = "grpcurl and kubectl are in .venv/bin"
+            step.result = f"{'compiled' if compiled else 'compiled before'}; grpcurl and kubectl are in .venv/bin"
         self._signals.check()
 
     def _start_cluster(self, state: State, kubeconfig: str) -> Target:
