@@ -25,6 +25,7 @@ from devcluster.server import KubevendServer, ServerError
 from devcluster.state import State, StateError, copy_protoset, install_commands
 from devcluster.stopping import Stopped, StopSignals
 from devcluster.target import GivenCluster, OwnCluster, Target, TargetError, given_kubeconfig
+from kubevend_server.policy.access import AccessPolicy, join_files
 
 _DEFAULT_PORT = 7443
 _TICK_SECONDS = 0.5
@@ -69,6 +70,8 @@ class FirstRun:
             state.take()
             kubeconfig = given_kubeconfig(state)
             port = chosen_port(kubeconfig)
+            write_policies(state.policies)
+            check_policies(state)
             self._cleanup.callback(self._console.line, "Everything that was started is stopped.")
             self._compile()
             target = self._start_cluster(state, kubeconfig)
@@ -151,7 +154,6 @@ class FirstRun:
     def _start_server(self, state: State, target: Target, credential: Credential, port: int) -> KubevendServer:
         """Start kubevend, with the cluster's ServiceAccounts among its callers."""
         state.write(state.cluster_ca, target.ca)
-        write_policies(state.policies)
         cluster = {
             "kubernetes_host": target.server,
             "ca_file": str(state.cluster_ca) if target.ca else "",
@@ -235,6 +237,22 @@ class FirstRun:
             if failure is not None:
                 self._console.error(f"kubevend's own token could not be renewed, trying again: {failure}")
             time.sleep(_TICK_SECONDS)
+
+
+def check_policies(state: State) -> None:
+    """Hold the access policies against the schema, as the server will once the cluster runs.
+
+    Raises:
+        FirstRunError: The server would not start with them.
+    """
+    try:
+        files = {state.shown(path): path.read_text() for path in sorted(state.policies.glob("*.cedar"))}
+        AccessPolicy(join_files(files))
+    except ValueError as error:  # also of a file that is no text
+        raise FirstRunError(
+            f"{error}\nCorrect the policies in {state.shown(state.policies)} and run again. Of those that the first "
+            "run wrote, a file that you delete is written anew."
+        ) from error
 
 
 def chosen_port(kubeconfig: str) -> int:

@@ -211,6 +211,17 @@ def test_a_kubeconfig_that_is_not_there_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_a_policy_that_cannot_be_used_stops_it_first(tmp_path: Path) -> None:
+    """A fault in a policy is told with its file, before anything is started."""
+    policies = tmp_path / ".dev" / "policies"
+    policies.mkdir(parents=True)
+    (policies / "mine.cedar").write_text('@id("wrong") permit (principal, action, resource) when { resource.colour };')
+    with Quickstart(tmp_path) as run:
+        assert run.wait() == 1
+    assert re.match(r"✗ \.dev/policies/mine\.cedar: .*wrong: .*colour", run.output)
+    assert "…" not in run.output, "nothing was begun"
+
+
 def test_ctrl_c_stops_everything_and_the_next_run_goes_on(tmp_path: Path) -> None:
     """No process is left after SIGINT; a second run finds the config, the role and the leases of the first."""
     with Quickstart(tmp_path) as first:
