@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -26,10 +27,15 @@ from devcluster.state import State, StateError, copy_protoset, install_commands
 from devcluster.stopping import Stopped, StopSignals
 from devcluster.target import GivenCluster, OwnCluster, Target, TargetError, given_kubeconfig
 from kubevend_server.policy.access import AccessPolicy, join_files
+from kubevend_server.settings import IssuanceSettings
 
 _DEFAULT_PORT = 7443
 _TICK_SECONDS = 0.5
 _LOG_TAIL_LINES = 15
+_SETTINGS_HEADER = """\
+# Every `make run` writes this file anew: what is changed here does not last.
+# server/kubevend_server/settings.py explains every setting.
+"""
 
 
 class FirstRunError(Exception):
@@ -167,12 +173,15 @@ class FirstRun:
                 overrides={
                     "kubernetes": {"token_folders": [str(state.credentials)]},
                     "callers": {"clusters": {CLUSTER: cluster}},
+                    "issuance": asdict(IssuanceSettings()),
                 },
                 policies=None,
             )
+            settings = state.folder / "settings.toml"
+            state.write(settings, _SETTINGS_HEADER + settings.read_text())
             self._cleanup.callback(_stop_server, server)
             server.start()
-            step.result = f"{server.address}, settings in {state.shown(state.folder / 'settings.toml')}"
+            step.result = f"{server.address}, settings in {state.shown(settings)}"
         self._signals.check()
         return server
 
