@@ -171,7 +171,7 @@ class FirstRun:
                 state.folder,
                 address=f"127.0.0.1:{port}",
                 overrides={
-                    "kubernetes": {"token_folders": [str(state.credentials)]},
+                    "kubernetes": {"credential_folders": {str(state.credentials): [target.server]}},
                     "callers": {"clusters": {CLUSTER: cluster}},
                     "issuance": asdict(IssuanceSettings()),
                 },

@@ -167,7 +167,7 @@ class KubevendServer:
             "audit": {"file": str(self.audit_file), "key_file": str(folder / "audit.key")},
             "callers": {"admin_token_file": str(folder / "admin.token")},
             "policy": {"folder": str(folder / "policies")},
-            "kubernetes": {"token_folders": [str(folder / "credentials")]},
+            "kubernetes": {"credential_folders": {str(folder / "credentials"): ["*"]}},
             "metrics": {"address": ""},
         }
 
@@ -178,7 +178,7 @@ def _has_content(path: Path) -> bool:
 
 
 def to_toml(sections: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write settings as TOML. A value that is itself a mapping of mappings becomes tables of its own."""
+    """Write settings as TOML. A value that is itself a mapping becomes a table of its own, or one for each in it."""
     lines = []
     for section, values in sections.items():
         lines.append(f"[{section}]")
@@ -186,9 +186,14 @@ def to_toml(sections: Mapping[str, Mapping[str, Any]]) -> str:
         # JSON writes strings, numbers, booleans and lists of them as TOML does.
         lines += [f"{key} = {json.dumps(value)}" for key, value in values.items() if key not in nested]
         for key, tables in nested.items():
+            plain = {name: value for name, value in tables.items() if not isinstance(value, Mapping)}
+            if plain:
+                lines.append(f"[{section}.{key}]")
+                lines += [f"{json.dumps(name)} = {json.dumps(value)}" for name, value in plain.items()]
             for name, table in tables.items():
-                lines.append(f"[{section}.{key}.{name}]")
-                lines += [f"{field} = {json.dumps(value)}" for field, value in table.items()]
+                if name not in plain:
+                    lines.append(f"[{section}.{key}.{name}]")
+                    lines += [f"{field} = {json.dumps(value)}" for field, value in table.items()]
     return "\n".join(lines) + "\n"
 
 

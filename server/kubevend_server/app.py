@@ -22,10 +22,13 @@ from kubevend_server.authentication import Authenticator, CallerCluster, read_ad
 from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
+from kubevend_server.checks import Checker
 from kubevend_server.clock import Clock, utc_now
 from kubevend_server.cluster.clusters import Clusters, OwnCluster
-from kubevend_server.cluster.connection import Connection, Endpoint, Transport
+from kubevend_server.cluster.connection import Connection, Transport
 from kubevend_server.cluster.credentials import TokenFile
+from kubevend_server.cluster.files import WatchedFile
+from kubevend_server.cluster.trust import Endpoint
 from kubevend_server.config_rules import ConfigRules
 from kubevend_server.encryption import Keyring, read_keys, read_one_key
 from kubevend_server.health import Health, add_health, add_reflection
@@ -36,6 +39,7 @@ from kubevend_server.metrics import LeaseCollector, Metrics
 from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import AccessPolicy, actions, join_files
 from kubevend_server.policy.terms import Limits
+from kubevend_server.rotation import StoreKeyRotation
 from kubevend_server.services import Service
 from kubevend_server.services.configs import ConfigService
 from kubevend_server.services.issue import IssueService
@@ -63,11 +67,14 @@ async def serve(settings: Settings, clock: Clock = utc_now) -> None:
         ValueError, OSError: something that the server needs cannot be used; the message says what.
     """
     # The store, and what it remembers.
-    keyring = Keyring(read_keys(Path(settings.store.key_file)))
+    key_file = Path(settings.store.key_file)
+    keyring = Keyring(read_keys(key_file))
     database = Database(settings.store.url)
     database.migrate()
     config_store = ConfigStore(keyring)
     catalog = Catalog(database.read_now(config_store.all), database.read_now(role_store.all_roles))
+
+    rotation = StoreKeyRotation(key_file, keyring, database.writer, config_store, catalog)
 
     # The audit log, which goes on where the store knows it to have been.
     audit_key = read_one_key(Path(settings.audit.key_file))
@@ -85,12 +92,10 @@ async def serve(settings: Settings, clock: Clock = utc_now) -> None:
 
     # The clusters: those that issue, and those whose ServiceAccounts may call.
     own = OwnCluster(Path(settings.kubernetes.service_account_folder))
-    transport = _transport(settings)
-    clusters = Clusters(own, transport)
-    caller_clusters = [
-        CallerCluster(name, _caller_connection(found, own, transport), found.issuers)
-        for name, found in settings.callers.clusters.items()
-    ]
+    transport = make_transport(settings)
+    rules = ConfigRules(own.host, settings.kubernetes.credential_folders)
+    clusters = Clusters(own, rules, transport)
+    caller_clusters = connect_caller_clusters(settings, own, transport)
     authenticator = Authenticator(
         admin_digest=read_admin_digest(Path(settings.callers.admin_token_file)),
         clusters=caller_clusters,
@@ -101,10 +106,10 @@ async def serve(settings: Settings, clock: Clock = utc_now) -> None:
 
     # The services, and what every call passes through.
     page_tokens = PageTokens(keyring)
-    rules = ConfigRules(own.host, settings.kubernetes.token_folders)
+    checker = Checker(clusters, caller_clusters, clock)
     issuance = Issuance(catalog, authorizer, clusters, journal, limits, clock)
     services: list[Service] = [
-        ConfigService(catalog, authorizer, page_tokens, config_store, rules, clock),
+        ConfigService(catalog, authorizer, page_tokens, config_store, rules, clusters, checker, clock),
         RoleService(catalog, authorizer, page_tokens, limits, clock),
         IssueService(issuance),
         LeaseService(database, authorizer, page_tokens, clock),
@@ -123,8 +128,10 @@ async def serve(settings: Settings, clock: Clock = utc_now) -> None:
     port = _listen(server, settings)
     await server.start()
     _log.info("serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback)
+    watching = asyncio.create_task(rotation.run())
     await _wait_for_stop(audit)
 
+    watching.cancel()
     await _stop(server, health, recorder, settings.drain_seconds)
     if metrics_server is not None:
         metrics_server[0].shutdown()
@@ -165,7 +172,8 @@ def _read_policies(folder: Path) -> str:
     return join_files({str(file): file.read_text() for file in files})
 
 
-def _transport(settings: Settings) -> Transport:
+def make_transport(settings: Settings) -> Transport:
+    """How clusters are called."""
     kubernetes = settings.kubernetes
     return Transport(
         connect_timeout=kubernetes.connect_timeout_seconds,
@@ -175,10 +183,20 @@ def _transport(settings: Settings) -> Transport:
     )
 
 
-def _caller_connection(found: CallerClusterSettings, own: OwnCluster, transport: Transport) -> Connection:
+def connect_caller_clusters(settings: Settings, own: OwnCluster, transport: Transport) -> list[CallerCluster]:
+    """The clusters whose ServiceAccounts may call."""
+    return [
+        CallerCluster(name, _caller_connection(name, found, own, transport), found.issuers)
+        for name, found in settings.callers.clusters.items()
+    ]
+
+
+def _caller_connection(name: str, found: CallerClusterSettings, own: OwnCluster, transport: Transport) -> Connection:
+    label = f"callers.clusters.{name} of the settings"
     if not found.kubernetes_host:
-        return Connection(own.endpoint(), own.token, transport)
-    endpoint = Endpoint(found.kubernetes_host, ca_file=found.ca_file)
+        return Connection(own.endpoint(label), own.token, transport)
+    ca_file = WatchedFile(Path(found.ca_file)) if found.ca_file else None
+    endpoint = Endpoint(label, found.kubernetes_host, ca_file=ca_file)
     return Connection(endpoint, TokenFile(Path(found.token_file)), transport)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kubevend_server.calls import Call
+from kubevend_server.configs import Config
 from kubevend_server.errors import KubevendError, PermissionDenied
 from kubevend_server.policy.access import AccessPolicy, Circumstances, Decision, Resource
 from kubevend_server.policy.terms import Terms
@@ -23,7 +24,7 @@ class Authorizer:
         action: str = "",
         hidden: KubevendError | None = None,
         terms: Terms | None = None,
-        proposed: Role | None = None,
+        proposed: Role | Config | None = None,
     ) -> Decision:
         """Refuse a call that the access policy does not allow.
 
@@ -34,7 +35,7 @@ class Authorizer:
             hidden: the answer for a resource that is not there. A caller who may not even get the resource gets
                 this one, so that the two cannot be told apart.
             terms: what would be granted.
-            proposed: the role as it would be.
+            proposed: the role or the config as it would be.
 
         Raises:
             PermissionDenied: it is denied, and the caller may know that the resource exists.
@@ -65,7 +66,7 @@ class Authorizer:
         action: str,
         resource: Resource,
         terms: Terms | None = None,
-        proposed: Role | None = None,
+        proposed: Role | Config | None = None,
     ) -> Decision:
         circumstances = Circumstances(call.source_ip, terms, proposed)
         return self._policy.authorize(call.who, action, resource, circumstances)

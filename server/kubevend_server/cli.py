@@ -42,6 +42,50 @@ def serve(settings_file: Path) -> None:
         raise click.ClickException(f"The server cannot run: {error}") from error
 
 
+@main.command()
+@_SETTINGS
+@click.argument("configs", nargs=-1)
+def check(settings_file: Path, configs: Sequence[str]) -> None:
+    """Look at the cluster of each config, item by item, as CheckConfig does.
+
+    CONFIGS are their names. Default: all. The exit code is 1 where something failed.
+    """
+    from kubevend_server import inspection, settings
+
+    try:
+        inspected = inspection.inspect(settings.load(settings_file), configs)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    for one in inspected:
+        inspection.show(one)
+    if any(one.report.missing_rbac for one in inspected):
+        click.echo(
+            f"RBAC is missing. This prints what grants it: kubevend-server rbac --settings {settings_file} CONFIG"
+        )
+    sys.exit(0 if all(one.report.passed for one in inspected) else 1)
+
+
+@main.command()
+@_SETTINGS
+@click.option("--all", "everything", is_flag=True, help="Print all that the roles need, not only what is missing.")
+@click.option("--identity", default="", help="Whose rights to print, all of them, without asking the cluster.")
+@click.argument("config", default="configs/default")
+def rbac(settings_file: Path, *, everything: bool, identity: str, config: str) -> None:
+    """Print the least RBAC that a config's roles need and kubevend has not, as YAML for kubectl apply -f -.
+
+    CONFIG is its name. Default: configs/default.
+    """
+    from kubevend_server import inspection, settings
+
+    try:
+        text = inspection.manifests(settings.load(settings_file), config, identity, everything=everything)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    if not text:
+        click.echo("Nothing is missing.", err=True)
+    click.echo(text, nl=False)
+
+
 @main.group()
 def audit() -> None:
     """Work with the audit log."""

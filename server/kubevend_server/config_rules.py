@@ -1,16 +1,17 @@
-"""The rules that a config must keep: whom the credential may be sent to, and where token files may be."""
+"""The rules that a config must keep: whom the credential may be sent to, and where its files may be."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cryptography import x509
-
-from kubevend_server.configs import Config
+from kubevend_server.certificates import authorities_fault, pair_fault
+from kubevend_server.configs import Config, Credential
 from kubevend_server.errors import InvalidArgument, Violation
+
+ANY_HOST = "*"
 
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HTTPS_HOST = re.compile(rf"https://({_LABEL}([.]{_LABEL})*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{{1,5}}))?")
@@ -23,11 +24,12 @@ class ConfigRules:
 
     Attributes:
         own_host: the pod's own API server, or empty outside of a pod.
-        token_folders: where token files may be.
+        credential_folders: where the files of credentials may be, and to which hosts what is in them may be shown; `*`
+            stands for any.
     """
 
     own_host: str
-    token_folders: Sequence[str]
+    credential_folders: Mapping[str, Sequence[str]]
 
     def check(self, config: Config) -> None:
         """Check a config that is to be written.
@@ -35,7 +37,7 @@ class ConfigRules:
         Raises:
             InvalidArgument: with every fault, by field.
         """
-        faults = [*self._host(config), *self._credential(config), *_ca(config.kubernetes_ca_cert)]
+        faults = [*self._host(config), *_credential(config.credential), *self.files(config), *_ca(config)]
         if faults:
             what = "; ".join(f"{fault.field}: {fault.description}" for fault in faults)
             raise InvalidArgument(
@@ -45,6 +47,13 @@ class ConfigRules:
                 violations=faults,
             )
 
+    def files(self, config: Config) -> Iterator[Violation]:
+        """What is wrong with the files that a config names: settings can change after it was written."""
+        for name, path in config.credential.files.items():
+            fault = self._file_fault(path, config.kubernetes_host)
+            if fault:
+                yield Violation(f"config.{name}", fault)
+
     def _host(self, config: Config) -> Iterator[Violation]:
         host, field = config.kubernetes_host, "config.kubernetes_host"
         if config.credential.kind == "in_cluster":
@@ -53,44 +62,58 @@ class ConfigRules:
                 yield Violation(
                     field,
                     f"the pod's own credential goes to the pod's own API server only ({own}); for another host set "
-                    "token_file or service_account_jwt",
+                    "another credential, as token_file or service_account_jwt",
                 )
             elif not self.own_host:
                 yield Violation(
                     field,
-                    "kubevend does not run in a pod, so there is no in-cluster credential: set kubernetes_host, and "
-                    "token_file or service_account_jwt",
+                    "kubevend does not run in a pod, so there is no in-cluster credential: set kubernetes_host, and a "
+                    "credential, as token_file or service_account_jwt",
                 )
             return
-        if not _is_https(host):
+        if not is_https(host):
             yield Violation(field, f"{host!r} is not an https URL of a host alone, like https://10.0.0.1:6443")
 
-    def _credential(self, config: Config) -> Iterator[Violation]:
-        credential = config.credential
-        if credential.kind == "service_account_jwt" and not _BEARER.fullmatch(credential.service_account_jwt):
-            yield Violation("config.service_account_jwt", "it must be a token, without spaces or line ends")
-        if credential.kind == "token_file" and not self._is_allowed(credential.token_file):
-            allowed = ", ".join(self.token_folders) or "none"
-            yield Violation(
-                "config.token_file",
-                f"{credential.token_file!r} is not in a folder that the server's settings allow ({allowed})",
-            )
-
-    def _is_allowed(self, path: str) -> bool:
+    def _file_fault(self, path: str, host: str) -> str:
         # The real path: neither `..` nor a symbolic link leads out of the folder.
         real = os.path.realpath(path)
-        return any(os.path.commonpath([real, folder]) == folder for folder in map(os.path.realpath, self.token_folders))
+        holding = {
+            folder: hosts
+            for folder, hosts in self.credential_folders.items()
+            if os.path.commonpath([real, os.path.realpath(folder)]) == os.path.realpath(folder)
+        }
+        if not holding:
+            allowed = ", ".join(self.credential_folders) or "none"
+            return f"{path!r} is not in a folder that the server's settings allow ({allowed})"
+        hosts = {allowed for folder_hosts in holding.values() for allowed in folder_hosts}
+        if ANY_HOST in hosts or _plain(host) in map(_plain, hosts):
+            return ""
+        return (
+            f"{path!r} may not be shown to {host}: the server's settings let what is in {', '.join(holding)} go to "
+            f"{', '.join(sorted(hosts)) or 'no host'} only"
+        )
 
 
-def _is_https(host: str) -> bool:
+def is_https(host: str) -> bool:
+    """Whether this is an https URL of a host alone."""
     found = _HTTPS_HOST.fullmatch(host)
     return found is not None and 0 < int(found["port"] or "443") < 1 << 16
 
 
-def _ca(pem: str) -> Iterator[Violation]:
-    if not pem:
-        return
-    try:
-        x509.load_pem_x509_certificates(pem.encode())
-    except ValueError:
-        yield Violation("config.kubernetes_ca_cert", "it is not PEM certificates (-----BEGIN CERTIFICATE-----)")
+def _credential(credential: Credential) -> Iterator[Violation]:
+    if credential.kind == "service_account_jwt" and not _BEARER.fullmatch(credential.service_account_jwt):
+        yield Violation("config.service_account_jwt", "it must be a token, without spaces or line ends")
+    if credential.kind == "client_certificate":
+        fault = pair_fault(credential.certificate, credential.private_key)
+        if fault:
+            yield Violation("config.client_certificate", fault)
+
+
+def _ca(config: Config) -> Iterator[Violation]:
+    fault = authorities_fault(config.kubernetes_ca_cert) if config.kubernetes_ca_cert else ""
+    if fault:
+        yield Violation("config.kubernetes_ca_cert", fault)
+
+
+def _plain(host: str) -> str:
+    return host.lower().removesuffix(":443")

@@ -1,7 +1,7 @@
 """Keys in files, and what they seal: secrets at rest, and page tokens.
 
 A key file has a line `{key id}:{32 bytes in base64}` for each key. The first one seals; all of them open, so a key is
-rotated by putting a new line on top.
+rotated by putting a new line on top; the store's file is read again when it changes (`rotation`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,14 @@ class Keyring:
     """The keys of one key file."""
 
     def __init__(self, keys: dict[str, bytes]) -> None:
-        """Take the keys by id, the sealing one first, 32 bytes each."""
+        """Take the keys, as `replace` does."""
+        self.replace(keys)
+
+    def replace(self, keys: dict[str, bytes]) -> None:
+        """Take these keys in place of those before: by id, the sealing one first, 32 bytes each."""
         if not keys:
             raise KeyFileError("There is no key.")
+        self.keys = keys
         self._ciphers = {key_id: AESGCM(key) for key_id, key in keys.items()}
         self._primary = next(iter(keys))
 
@@ -93,7 +98,22 @@ def read_keys(path: Path, *, make: bool = True) -> dict[str, bytes]:
         KeyFileError: a line is not `{key id}:{32 bytes in base64}`.
         OSError: the file cannot be read or made.
     """
-    text = read_or_make(path, _first_key) if make else path.read_text()
+    return parse_keys(read_or_make(path, _first_key) if make else path.read_text(), path)
+
+
+def parse_keys(text: str, path: Path) -> dict[str, bytes]:
+    """Read the text of a key file.
+
+    Args:
+        text: the text.
+        path: the file, for the words of an error.
+
+    Returns:
+        The keys by id, the sealing one first.
+
+    Raises:
+        KeyFileError: a line is not `{key id}:{32 bytes in base64}`.
+    """
     keys: dict[str, bytes] = {}
     for number, line in enumerate(text.split(), start=1):
         key_id, _, encoded = line.partition(":")

@@ -75,7 +75,7 @@ class Issuance:
             raise config_missing(granted.terms.config)
         if validate_only:
             return _foreseen(granted, self._clock())
-        connection = await self._clusters.of(config)
+        connection = self._clusters.of(config)
 
         lease_name, audit_id = names.new_lease_name(self._clock()), str(uuid.uuid4())
         self._journal.intend(event.intent(call, granted, lease_name, audit_id))

@@ -14,6 +14,7 @@ import msgspec
 
 from kubevend_server.authentication import AUDIENCE
 from kubevend_server.cluster.clusters import SERVICE_ACCOUNT_FOLDER
+from kubevend_server.config_rules import ANY_HOST, is_https
 from kubevend_server.policy.terms import MINIMUM_TTL
 
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -132,7 +133,8 @@ class Kubernetes:
     """How clusters are called.
 
     Attributes:
-        token_folders: where the token files of configs may be.
+        credential_folders: where the files of configs' credentials may be, and to which hosts (https URLs, or "*" for
+            any) what is in them may be shown.
         service_account_folder: the pod's own credential.
         connect_timeout_seconds: for a connection, the wait for a free one included.
         request_timeout_seconds: for a whole request.
@@ -140,7 +142,7 @@ class Kubernetes:
         trust_env: heed HTTPS_PROXY and its like.
     """
 
-    token_folders: tuple[str, ...] = ()
+    credential_folders: dict[str, tuple[str, ...]] = field(default_factory=dict)
     service_account_folder: str = str(SERVICE_ACCOUNT_FOLDER)
     connect_timeout_seconds: float = 5.0
     request_timeout_seconds: float = 15.0
@@ -247,8 +249,22 @@ def _check(settings: Settings) -> None:
                 f"{_LONGEST_TTL} seconds."
             )
     _check_clusters(settings.callers.clusters)
+    _check_folders(settings.kubernetes.credential_folders)
     if not settings.callers.audience:
         raise SettingsError("callers.audience is empty: a token for any audience would then do.")
+
+
+def _check_folders(folders: dict[str, tuple[str, ...]]) -> None:
+    for folder, hosts in folders.items():
+        if not folder.startswith("/"):
+            raise SettingsError(f"kubernetes.credential_folders has {folder!r}: it must be an absolute path.")
+        for host in hosts:
+            if host != ANY_HOST and not is_https(host):
+                raise SettingsError(
+                    f"kubernetes.credential_folders lets {folder} go to {host!r}: it must be an https URL "
+                    "of a host alone, "
+                    'like https://10.0.0.1:6443, or "*" for any.'
+                )
 
 
 def _check_numbers(settings: Settings) -> None:

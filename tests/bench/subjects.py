@@ -77,7 +77,7 @@ def direct(cluster: DevCluster, folder: Path, paces: Mapping[int, Pace]) -> Iter
 
 def make_server(folder: Path) -> KubevendServer:
     """Prepare a kubevend server in a folder; it may read the tokens in that folder."""
-    return KubevendServer(folder, overrides={"kubernetes": {"token_folders": [str(folder)]}})
+    return KubevendServer(folder, overrides={"kubernetes": {"credential_folders": {str(folder): ["*"]}}})
 
 
 @contextmanager

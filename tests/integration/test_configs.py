@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import gzip
 import json
-import ssl
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from devcluster import DevCluster
-from devcluster.certificates import make_loopback_certificate
 from kubevend.v1 import config_service_pb2, role_service_pb2
 from tests.integration.conftest import Start, Vending, config_of
 from tests.support.clusters import make_namespace
+from tests.support.https import impostor
 
 
 def test_several_clusters_at_once(
@@ -54,7 +50,7 @@ def test_what_the_cluster_refuses_is_told(vending: Vending, cluster: DevCluster,
     assert forbidden.metadata["identity"] == "system:serviceaccount:kubevend:kubevend"
     assert "serviceaccounts/token" in forbidden.message
     assert "default" in forbidden.message
-    assert (missing.status, missing.reason) == ("FAILED_PRECONDITION", "KUBERNETES_NOT_FOUND")
+    assert (missing.status, missing.reason) == ("FAILED_PRECONDITION", "KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND")
     assert "ghost" in missing.message
     assert (unauthorized.status, unauthorized.reason) == ("FAILED_PRECONDITION", "KUBERNETES_UNAUTHORIZED")
 
@@ -71,7 +67,7 @@ def test_an_untrusted_and_an_absent_server_are_told(
     untrusted = vending.admin.issue_refused("roles/untrusted")
     absent = vending.admin.issue_refused("roles/absent")
 
-    assert (untrusted.status, untrusted.reason) == ("UNAVAILABLE", "KUBERNETES_UNTRUSTED")
+    assert (untrusted.status, untrusted.reason) == ("FAILED_PRECONDITION", "KUBERNETES_UNTRUSTED")
     assert (absent.status, absent.reason) == ("UNAVAILABLE", "KUBERNETES_UNREACHABLE")
 
 
@@ -151,30 +147,6 @@ def test_a_config_in_use_stays(vending: Vending, cluster: DevCluster) -> None:
     assert "live leases" in with_lease.message
 
 
-@contextlib.contextmanager
-def impostor(folder: Path, answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[tuple[str, str, list[str]]]:
-    """An HTTPS server that is no API server: its URL, its CA, and the paths that were asked for."""
-    ca_file, certificate, key = make_loopback_certificate(folder)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    visits: list[str] = []
-
-    class Impostor(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            visits.append(self.path)
-            self.rfile.read(int(self.headers["Content-Length"]))
-            answer(self)
-
-        def log_message(self, *_: object) -> None:
-            """Stay silent."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Impostor) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"https://127.0.0.1:{server.server_port}", ca_file.read_text(), visits
-        server.shutdown()
-
-
 def test_a_redirect_is_not_followed(start: Start, cluster: DevCluster, namespace: str, tmp_path: Path) -> None:
     """A server that redirects gets no token sent elsewhere: the call ends, and says why."""
 
@@ -190,7 +162,7 @@ def test_a_redirect_is_not_followed(start: Start, cluster: DevCluster, namespace
         vending.admin.create_role(allowed_namespaces=[namespace])
         refusal = vending.admin.issue_refused()
 
-    assert (refusal.status, refusal.reason) == ("UNKNOWN", "OUTCOME_UNKNOWN")
+    assert (refusal.status, refusal.reason) == ("FAILED_PRECONDITION", "NOT_KUBERNETES")
     assert "redirects" in refusal.message
     assert len(visits) == 1
 
@@ -222,6 +194,6 @@ def test_a_cluster_that_lies_harms_itself_only(
         refusals = [vending.admin.issue_refused().reason for _ in range(2)]
 
     done = vending.events(method="kubevend.v1.IssueService/IssueToken", stage="STAGE_COMPLETE")
-    assert refusals == ["TOKEN_NOT_AS_GRANTED", "OUTCOME_UNKNOWN"]
+    assert refusals == ["TOKEN_NOT_AS_GRANTED", "KUBERNETES_UNREADABLE"]
     assert [event["reason"] for event in done] == refusals
     assert done[0]["jti"] == "x"

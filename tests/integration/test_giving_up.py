@@ -233,7 +233,7 @@ def test_at_any_moment_of_a_change(behind: Vending, workload: Client, proxy: Hol
 
 
 def test_the_answer_never_comes(behind: Vending, proxy: HoldingProxy) -> None:
-    """A connection that is cut while the cluster is asked gives OUTCOME_UNKNOWN, with the Audit-ID to look it up by."""
+    """A connection cut while the cluster is asked gives an unknown outcome, with the Audit-ID to look it up by."""
     proxy.hold_replies()
     call = ask(behind.admin)
     assert proxy.held.wait(30)
@@ -245,7 +245,7 @@ def test_the_answer_never_comes(behind: Vending, proxy: HoldingProxy) -> None:
     event = last_event(behind, 2)
 
     assert caught.value.code() is grpc.StatusCode.UNKNOWN
-    assert (event["outcome"], event["reason"]) == ("OUTCOME_UNKNOWN", "OUTCOME_UNKNOWN")
+    assert (event["outcome"], event["reason"]) == ("OUTCOME_UNKNOWN", "KUBERNETES_CONNECTION_LOST")
     assert event["kubernetesAuditId"] in event["message"]
     assert "lease" not in event
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -60,6 +61,78 @@ roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: kubevend}}
 subjects: [{{kind: ServiceAccount, name: kubevend, namespace: kubevend}}]
 """
     )
+
+
+def grant_everywhere(cluster: DevCluster, service_account: str) -> None:
+    """Make a ServiceAccount in namespace kubevend that may request the tokens of every namespace."""
+    cluster.apply(
+        f"""
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: {service_account}, namespace: kubevend}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {{name: {service_account}}}
+rules:
+- {{apiGroups: [""], resources: [serviceaccounts/token], verbs: [create]}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {{name: {service_account}}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {service_account}}}
+subjects: [{{kind: ServiceAccount, name: {service_account}, namespace: kubevend}}]
+"""
+    )
+
+
+def throttle(cluster: DevCluster, service_account: str) -> None:
+    """Have the API server turn every request of a ServiceAccount in namespace kubevend away (429)."""
+    cluster.apply(
+        f"""
+apiVersion: flowcontrol.apiserver.k8s.io/v1
+kind: PriorityLevelConfiguration
+metadata: {{name: {service_account}}}
+spec:
+  type: Limited
+  limited: {{nominalConcurrencyShares: 0, borrowingLimitPercent: 0, limitResponse: {{type: Reject}}}}
+---
+apiVersion: flowcontrol.apiserver.k8s.io/v1
+kind: FlowSchema
+metadata: {{name: {service_account}}}
+spec:
+  matchingPrecedence: 2
+  priorityLevelConfiguration: {{name: {service_account}}}
+  rules:
+  - subjects: [{{kind: ServiceAccount, serviceAccount: {{name: {service_account}, namespace: kubevend}}}}]
+    resourceRules: [{{verbs: ["*"], apiGroups: ["*"], resources: ["*"], namespaces: ["*"], clusterScope: true}}]
+"""
+    )
+
+
+def admit_tokens_by(cluster: DevCluster, namespace: str, url: str, ca: str) -> None:
+    """Have the API server ask a webhook about the TokenRequests in a namespace, until `admit_tokens_alone`."""
+    bundle = base64.b64encode(ca.encode()).decode()
+    cluster.apply(
+        f"""
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {{name: {namespace}}}
+webhooks:
+- name: tokens.{namespace}.example
+  admissionReviewVersions: [v1]
+  sideEffects: None
+  timeoutSeconds: 5
+  namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {namespace}}}}}
+  rules: [{{operations: [CREATE], apiGroups: [""], apiVersions: [v1], resources: [serviceaccounts/token]}}]
+  clientConfig: {{url: "{url}", caBundle: {bundle}}}
+"""
+    )
+
+
+def admit_tokens_alone(cluster: DevCluster, namespace: str) -> None:
+    """Take the webhook of `admit_tokens_by` away."""
+    cluster.kubectl("delete", "validatingwebhookconfiguration", namespace)
 
 
 def token_requests(cluster: DevCluster, namespace: str) -> Iterator[dict[str, Any]]:

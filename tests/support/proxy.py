@@ -27,12 +27,12 @@ class HoldingProxy:
         most_connections: how many there ever were at once.
     """
 
-    def __init__(self, target: str) -> None:
-        """Forward to the host and port of a URL."""
+    def __init__(self, target: str, address: str = "127.0.0.1") -> None:
+        """Forward to the host and port of a URL, from a loopback address."""
         parts = urlsplit(target)
         self._target = (parts.hostname, parts.port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._listener = socket.create_server((address, 0))
+        self.url = f"https://{address}:{self._listener.getsockname()[1]}"
         self.held = threading.Event()
         self.holding = self.connections = self.most_connections = 0
         self._counting = threading.Lock()

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], what: str, seconds: float = 30) -> T:
+def until(condition: Callable[[], T | None], what: str, seconds: float = 30) -> T:
     """Return the condition's first true answer; fail, naming `what`, if none comes in time."""
     end = time.monotonic() + seconds
     while not (answer := condition()):

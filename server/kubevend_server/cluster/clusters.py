@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
-from kubevend_server.cluster.connection import Connection, Endpoint, Transport
-from kubevend_server.cluster.credentials import BearerToken, StaticToken, TokenFile
+from kubevend_server.cluster.connection import Connection, Transport
+from kubevend_server.cluster.credentials import (
+    Anonymous,
+    ClientCertificateFiles,
+    Credential,
+    Presented,
+    Stored,
+    TokenFile,
+    unusable,
+)
+from kubevend_server.cluster.files import WatchedFile
+from kubevend_server.cluster.trust import Endpoint
+from kubevend_server.config_rules import ConfigRules
 from kubevend_server.configs import Config
-from kubevend_server.errors import FailedPrecondition
 
 SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where Kubernetes mounts a pod's own credential."""
@@ -21,10 +31,10 @@ class OwnCluster:
 
     def __init__(self, folder: Path = SERVICE_ACCOUNT_FOLDER, environ: Mapping[str, str] = os.environ) -> None:
         """Take the folder with `token` and `ca.crt`, and the environment that names the API server."""
-        self._folder = folder
         self._environ = environ
-        # One for all configs, so that the file is read once for each rotation.
+        # One for all configs, so that the files are read once for each rotation.
         self.token = TokenFile(folder / "token")
+        self._ca_file = WatchedFile(folder / "ca.crt")
 
     @property
     def host(self) -> str:
@@ -33,32 +43,33 @@ class OwnCluster:
         port = self._environ.get("KUBERNETES_SERVICE_PORT", "443")
         return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}" if host else ""
 
-    def endpoint(self, ca_data: str = "") -> Endpoint:
-        """Where it is.
+    def endpoint(self, label: str, ca_data: str = "") -> Endpoint:
+        """Where it is. `label` says what uses it, `ca_data` which CA to trust in place of the pod's own.
 
         Raises:
             FailedPrecondition: kubevend does not run in a pod.
         """
         if not self.host:
-            raise FailedPrecondition(
-                "CREDENTIAL_UNUSABLE",
-                "The config uses the in-cluster credential, but kubevend does not run in a pod "
+            raise unusable(
+                f"{label} uses the in-cluster credential, but kubevend does not run in a pod "
                 "(KUBERNETES_SERVICE_HOST is "
-                "not set). Give the config kubernetes_host and a token_file or a service_account_jwt.",
-                metadata={"subject": "in_cluster"},
+                "not set). Give it kubernetes_host and another credential.",
+                label,
             )
-        return Endpoint(self.host, ca_data, "" if ca_data else str(self._folder / "ca.crt"))
+        return Endpoint(label, self.host, ca_data, self._ca_file)
 
 
 class Clusters:
     """A connection for each config, made again when the config changes."""
 
-    def __init__(self, own: OwnCluster, transport: Transport) -> None:
+    def __init__(self, own: OwnCluster, rules: ConfigRules, transport: Transport) -> None:
         self._own = own
+        self._rules = rules
         self._transport = transport
         self._connections: dict[str, tuple[str, Connection]] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
 
-    async def of(self, config: Config) -> Connection:
+    def of(self, config: Config) -> Connection:
         """The connection to a config's cluster.
 
         Raises:
@@ -68,37 +79,52 @@ class Clusters:
         if known is not None and known[0] == config.etag:
             return known[1]
         connection = self.connect(config)
+        self.forget(config.name)
         self._connections[config.name] = (config.etag, connection)
-        if known is not None:
-            await known[1].retire()
         return connection
 
-    def connect(self, config: Config) -> Connection:
+    def connect(self, config: Config, *, anonymous: bool = False) -> Connection:
         """A connection of its own to a config's cluster.
+
+        Args:
+            config: the config.
+            anonymous: show no credential.
 
         Raises:
             FailedPrecondition: the config cannot be used as it is.
         """
-        credential: BearerToken
+        # Held again against the settings, which may be others than when it was written.
+        for fault in self._rules.files(config):
+            raise unusable(f"{config.name} cannot be used: {fault.field}: {fault.description}.", config.name)
         if config.credential.kind == "in_cluster":
-            endpoint, credential = self._own.endpoint(config.kubernetes_ca_cert), self._own.token
+            endpoint = self._own.endpoint(config.name, config.kubernetes_ca_cert)
         else:
-            endpoint = Endpoint(config.kubernetes_host, config.kubernetes_ca_cert)
-            credential = (
-                TokenFile(Path(config.credential.token_file))
-                if config.credential.kind == "token_file"
-                else StaticToken(config.credential.service_account_jwt)
-            )
-        try:
-            return Connection(endpoint, credential, self._transport)
-        except (OSError, ssl.SSLError) as error:
-            raise FailedPrecondition(
-                "CREDENTIAL_UNUSABLE",
-                f"The CA certificates of {config.name} cannot be read: {error}.",
-                metadata={"config": config.name, "subject": config.name},
-            ) from error
+            endpoint = Endpoint(config.name, config.kubernetes_host, config.kubernetes_ca_cert)
+        return Connection(endpoint, Anonymous() if anonymous else self._credential(config), self._transport)
+
+    def forget(self, name: str) -> None:
+        """Close a config's connections once what is under way is done."""
+        known = self._connections.pop(name, None)
+        if known is not None:
+            retiring = asyncio.get_running_loop().create_task(known[1].retire())
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
 
     async def close(self) -> None:
         """Close every connection."""
-        for _, connection in self._connections.values():
-            await connection.retire()
+        for name in list(self._connections):
+            self.forget(name)
+        await asyncio.gather(*self._retiring)
+
+    def _credential(self, config: Config) -> Credential:
+        credential = config.credential
+        if credential.kind == "in_cluster":
+            return self._own.token
+        if credential.kind == "token_file":
+            return TokenFile(Path(credential.token_file))
+        if credential.kind == "client_certificate_files":
+            return ClientCertificateFiles(Path(credential.certificate_file), Path(credential.private_key_file))
+        if credential.kind == "client_certificate":
+            pair = Presented(certificate=credential.certificate, private_key=credential.private_key)
+            return Stored("the client certificate", pair)
+        return Stored("the stored token (service_account_jwt)", Presented(credential.service_account_jwt))

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 import aiohttp
+import structlog
 from kubernetes.aio.client import ApiClient, Configuration
 
 from kubevend_server.cluster import failures
-from kubevend_server.cluster.credentials import BearerToken
+from kubevend_server.cluster.credentials import Credential, Presented, unusable
 from kubevend_server.cluster.failures import Attempt
+from kubevend_server.cluster.trust import Endpoint, load_certificate
+from kubevend_server.errors import FailedPrecondition
 
 _LONGEST_ANSWER = 1 << 20
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +30,7 @@ class Transport:
     """How clusters are called.
 
     Attributes:
-        connect_timeout: seconds, for a connection, the wait for a free one included.
+        connect_timeout: seconds, for a connection; as long is waited for a free one, where all are busy.
         request_timeout: seconds, for the whole request.
         max_connections: at once, to one cluster. What is more waits.
         trust_env: whether HTTPS_PROXY and its like are heeded.
@@ -35,24 +43,10 @@ class Transport:
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a cluster is, and whom to trust.
-
-    Attributes:
-        host: an https URL.
-        ca_data: PEM, or empty.
-        ca_file: a path, or empty. Where both are empty the system's authorities count.
-    """
-
-    host: str
-    ca_data: str = ""
-    ca_file: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
-    """A success of the API server."""
+    """An answer of the API server."""
 
+    status: int
     headers: Any
     body: bytes
 
@@ -78,23 +72,20 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return body
 
 
-class Connection:
-    """A pool of connections to one API server, with the credential to call with."""
+class _Pool:
+    """The connections that were made with the same authorities and the same client certificate."""
 
-    def __init__(self, endpoint: Endpoint, credential: BearerToken, transport: Transport) -> None:
-        """Prepare the pool; nothing is connected yet.
+    def __init__(self, endpoint: Endpoint, authorities: str, presented: Presented, transport: Transport) -> None:
+        """Prepare it; nothing is connected yet.
 
         Raises:
-            ssl.SSLError: the CA is no PEM certificate.
-            OSError: the CA file cannot be read.
+            FailedPrecondition: the authorities or the client certificate cannot be used.
         """
-        self.host = endpoint.host
-        self._credential = credential
-        self._timeout = aiohttp.ClientTimeout(total=transport.request_timeout, connect=transport.connect_timeout)
+        self.made_from = (authorities, presented.certificate)
+        self._in_flight = 0
+        self._retired = False
         configuration = Configuration(
             host=endpoint.host,
-            ssl_ca_cert=endpoint.ca_file or None,
-            ca_cert_data=endpoint.ca_data or None,
             connection_pool_maxsize=transport.max_connections,
             client_session_kwargs={
                 "trust_env": transport.trust_env,
@@ -104,10 +95,63 @@ class Connection:
             },
             trace_configs=[_no_redirects()],
         )
-        self._client = ApiClient(configuration)
-        self._client.user_agent = "kubevend"
-        self._in_flight = 0
+        configuration.ca_cert_data = authorities or None
+        try:
+            self.client = ApiClient(configuration)
+        except (ssl.SSLError, ValueError) as error:
+            raise unusable(f"The certificates in {endpoint.trusts} cannot be used: {error}.", endpoint.label) from error
+        if presented.certificate:
+            try:
+                load_certificate(self.client.rest_client.ssl_context, presented)
+            except (ssl.SSLError, ValueError) as error:
+                raise unusable(
+                    f"The client certificate of {endpoint.label} cannot be used with its key: {error}.", endpoint.label
+                ) from error
+        self.client.user_agent = "kubevend"
+
+    @asynccontextmanager
+    async def in_use(self) -> AsyncIterator[ApiClient]:
+        """Keep it open for a request."""
+        self._in_flight += 1
+        try:
+            yield self.client
+        finally:
+            self._in_flight -= 1
+            await self._close_if_done()
+
+    async def retire(self) -> None:
+        """Close it once what is under way is done."""
+        self._retired = True
+        await self._close_if_done()
+
+    async def _close_if_done(self) -> None:
+        if self._retired and not self._in_flight:
+            await self.client.close()
+
+
+class Connection:
+    """The way to one API server, with the credential to call with.
+
+    Authorities and credentials that change in their files are used from the next call on: what is under way ends on the
+    connections on which it began.
+    """
+
+    def __init__(self, endpoint: Endpoint, credential: Credential, transport: Transport) -> None:
+        """Take where, with what, and how; nothing is connected yet."""
+        self.endpoint = endpoint
+        self.credential = credential
+        self._transport = transport
+        self._timeout = aiohttp.ClientTimeout(total=transport.request_timeout, connect=transport.connect_timeout)
+        self._free = asyncio.Semaphore(transport.max_connections)
+        self._pool: _Pool | None = None
+        self._rejected: tuple[str, str] | None = None
+        self._calls = 0
         self._retired = False
+
+    def attempt(self, what: str, **more: Any) -> Attempt:
+        """Describe a request, for the words of its errors. `more` is as in `Attempt`."""
+        endpoint = self.endpoint
+        return Attempt(endpoint.label, endpoint.host, endpoint.trusts, self.credential.what, what, **more)
 
     async def post(self, path: str, body: Mapping[str, Any], attempt: Attempt) -> Answer:
         """Send one POST, under the Audit-Id of the attempt, which the API server adopts.
@@ -117,43 +161,104 @@ class Connection:
         Raises:
             KubevendError: whatever goes wrong, as `failures` tells it.
         """
-        self._in_flight += 1
-        try:
-            token = self._credential.read()
-            try:
-                return await self._post(path, body, attempt, token)
-            except failures.Unauthorized:
-                rotated = self._credential.read()
-                if rotated == token:
-                    raise
-                return await self._post(path, body, attempt, rotated)
-        finally:
-            self._in_flight -= 1
-            if self._retired and not self._in_flight:
-                await self._client.close()
+        presented = self.credential.read()
+        answer = await self._send("POST", path, body, attempt, presented)
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            rotated = self.credential.read()
+            if rotated != presented:
+                presented = rotated
+                answer = await self._send("POST", path, body, attempt, presented)
+        if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+            raise failures.from_status(answer.status, answer.headers, answer.body, attempt, presented)
+        return answer
+
+    async def get(self, path: str, attempt: Attempt) -> Answer:
+        """Send one GET, and take whatever is answered.
+
+        Raises:
+            KubevendError: nothing is, as `failures` tells it.
+        """
+        return await self._send("GET", path, None, attempt, self.credential.read())
 
     async def retire(self) -> None:
-        """Close the pool once what is under way is done."""
+        """Close the connections once what is under way is done."""
         self._retired = True
-        if not self._in_flight:
-            await self._client.close()
+        await self._close_if_done()
 
-    async def _post(self, path: str, body: Mapping[str, Any], attempt: Attempt, token: str) -> Answer:
+    async def _send(
+        self, verb: str, path: str, body: Mapping[str, Any] | None, attempt: Attempt, presented: Presented
+    ) -> Answer:
+        self._calls += 1
+        try:
+            await self._take_turn(attempt)
+            try:
+                pool = await self._current_pool(presented)
+                async with pool.in_use() as client:
+                    return await self._exchange(client, verb, path, body, attempt, presented)
+            finally:
+                self._free.release()
+        finally:
+            self._calls -= 1
+            await self._close_if_done()
+
+    async def _close_if_done(self) -> None:
+        if self._retired and not self._calls and self._pool is not None:
+            await self._pool.retire()
+
+    async def _take_turn(self, attempt: Attempt) -> None:
+        """Wait for a free connection, of which there are as many as the settings allow."""
+        try:
+            async with asyncio.timeout(self._transport.connect_timeout if self._free.locked() else None):
+                await self._free.acquire()
+        except TimeoutError as error:
+            raise failures.busy(attempt, self._transport.max_connections) from error
+
+    async def _current_pool(self, presented: Presented) -> _Pool:
+        """The pool for what the files hold now.
+
+        What was good a moment ago goes on where what there is now cannot be used: it may be half written.
+        """
+        old = self._pool
+        try:
+            material = (self.endpoint.authorities(), presented.certificate)
+            if old is not None and material in (old.made_from, self._rejected):
+                return old
+            self._rejected = material
+            self._pool = _Pool(self.endpoint, material[0], presented, self._transport)
+        except FailedPrecondition as error:
+            if old is None:
+                raise
+            _log.warning("cluster_files_unusable", config=self.endpoint.label, error=error.message)
+            return old
+        if old is not None:
+            _log.info("cluster_files_changed", config=self.endpoint.label)
+            await old.retire()
+        return self._pool
+
+    async def _exchange(
+        self,
+        client: ApiClient,
+        verb: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        attempt: Attempt,
+        presented: Presented,
+    ) -> Answer:
         headers = {
-            **self._client.default_headers,
+            **client.default_headers,
             "Accept": "application/json",
             "Accept-Encoding": "identity",
             "Content-Type": "application/json",
-            "Authorization": f"Bearer {token}",
-            "Audit-Id": attempt.audit_id,
         }
+        if presented.token:
+            headers["Authorization"] = f"Bearer {presented.token}"
+        if attempt.audit_id:
+            headers["Audit-Id"] = attempt.audit_id
+        content = dict(body) if body is not None else None
         try:
-            response = await self._client.call_api(
-                "POST", self.host + path, headers, dict(body), _request_timeout=self._timeout
+            response = await client.call_api(
+                verb, self.endpoint.host + path, headers, content, _request_timeout=self._timeout
             )
-            answer = Answer(response.headers, await _read(response.response))
+            return Answer(response.status, response.headers, await _read(response.response))
         except (aiohttp.ClientError, TimeoutError, UnicodeError) as error:
             raise failures.from_exception(error, attempt) from error
-        if response.status >= HTTPStatus.MULTIPLE_CHOICES:
-            raise failures.from_status(response.status, answer.headers, answer.body, attempt)
-        return answer

@@ -1,77 +1,186 @@
-"""With what a cluster is called: a bearer token from a file that rotates, or one that does not."""
+"""With what a cluster is called: a bearer token or a client certificate, from files that rotate or as it was stored."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+import jwt
+from cryptography import x509
+
+from kubevend_server.certificates import pair_fault
+from kubevend_server.cluster.files import WatchedFile, why_unreadable
 from kubevend_server.errors import FailedPrecondition
 
 
-class BearerToken(Protocol):
-    """A source of the bearer token to call with."""
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """What is shown to an API server.
 
-    def read(self) -> str:
-        """The token as it is now.
+    Attributes:
+        token: a bearer token, or empty.
+        certificate: a certificate chain, PEM, or empty.
+        private_key: its key, PEM.
+    """
+
+    token: str = field(default="", repr=False)
+    certificate: str = field(default="", repr=False)
+    private_key: str = field(default="", repr=False)
+
+    def expiry(self) -> datetime | None:
+        """Until when it is valid, as it says itself; None where it does not say."""
+        if self.certificate:
+            return x509.load_pem_x509_certificate(self.certificate.encode()).not_valid_after_utc
+        try:
+            claims = jwt.decode(self.token, options={"verify_signature": False})
+            return datetime.fromtimestamp(float(claims["exp"]), UTC)
+        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, OverflowError, OSError):
+            return None
+
+
+NOTHING = Presented()
+"""What is shown by who shows nothing."""
+
+
+class Credential(Protocol):
+    """A source of what is shown to an API server."""
+
+    @property
+    def what(self) -> str:
+        """What it is, for people, as `the token file /run/token`."""
+
+    @property
+    def renewed(self) -> bool:
+        """Whether something else keeps it fresh."""
+
+    def read(self) -> Presented:
+        """What to show now.
 
         Raises:
-            FailedPrecondition: there is none.
+            FailedPrecondition: there is nothing that could be shown.
         """
 
 
 @dataclass(frozen=True, slots=True)
-class StaticToken:
-    """A token that does not change."""
+class Anonymous:
+    """No credential."""
 
-    _token: str
+    what: str = "no credential"
+    renewed: bool = True
 
-    def __repr__(self) -> str:
-        return "StaticToken(...)"
+    def read(self) -> Presented:
+        """Nothing."""
+        return NOTHING
 
-    def read(self) -> str:
-        """The token."""
-        return self._token
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A credential that is stored with its config; it changes with the config alone."""
+
+    what: str
+    presented: Presented
+    renewed: bool = False
+
+    def read(self) -> Presented:
+        """It."""
+        return self.presented
 
 
 class TokenFile:
     """A token in a file that something else keeps fresh, as the kubelet does.
 
-    The file is read again whenever it is another one (its inode, size or time of change), so a rotated token is
-    used from the next call on. The kubelet rotates by swapping a symbolic link, which changes the inode.
+    A rotated token is used from the next call on. A file that is empty is being written anew: until it has been, the
+    last token counts.
     """
 
+    renewed = True
+
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._version: tuple[int, int, int] | None = None
-        self._token = ""
+        self._file = WatchedFile(path)
+        self._presented = NOTHING
 
     def __repr__(self) -> str:
-        return f"TokenFile({str(self._path)!r})"
+        return f"TokenFile({str(self._file.path)!r})"
 
-    def read(self) -> str:
+    @property
+    def what(self) -> str:
+        """Its path."""
+        return f"the token file {self._file.path}"
+
+    def read(self) -> Presented:
         """The token as the file has it now.
 
         Raises:
-            FailedPrecondition: the file cannot be read, or is empty.
+            FailedPrecondition: the file cannot be read, or has been empty from the first.
         """
         try:
-            found = self._path.stat()
-            version = (found.st_ino, found.st_size, found.st_mtime_ns)
-            if version != self._version:
-                self._token = self._path.read_text().strip()
-                self._version = version
+            token = self._file.read().strip()
         except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise self._unusable(f"cannot be read: {why}") from error
-        if not self._token:
+            raise self._unusable(f"cannot be read ({why_unreadable(error)})") from error
+        if token and token != self._presented.token:
+            self._presented = Presented(token)
+        if not self._presented.token:
             raise self._unusable("is empty")
-        return self._token
+        return self._presented
 
-    def _unusable(self, what: str) -> FailedPrecondition:
-        return FailedPrecondition(
-            "CREDENTIAL_UNUSABLE",
-            f"The token file {self._path} {what}. Put a Kubernetes token into it, or give the config "
-            "another credential.",
-            metadata={"token_file": str(self._path), "subject": str(self._path)},
+    def _unusable(self, why: str) -> FailedPrecondition:
+        path = str(self._file.path)
+        return unusable(
+            f"The token file {path} {why}. Put a Kubernetes token into it, or give the config another credential.", path
         )
+
+
+class ClientCertificateFiles:
+    """A client certificate and its key in files that something else keeps fresh, as cert-manager does.
+
+    A pair that does not match is being written anew: until it does, the last one that did counts.
+    """
+
+    renewed = True
+
+    def __init__(self, certificate: Path, private_key: Path) -> None:
+        self._certificate = WatchedFile(certificate)
+        self._private_key = WatchedFile(private_key)
+        self._found = self._usable = NOTHING
+
+    def __repr__(self) -> str:
+        return f"ClientCertificateFiles({str(self._certificate.path)!r}, {str(self._private_key.path)!r})"
+
+    @property
+    def what(self) -> str:
+        """Its path."""
+        return f"the client certificate {self._certificate.path}"
+
+    def read(self) -> Presented:
+        """The pair as the files have it now.
+
+        Raises:
+            FailedPrecondition: they cannot be read, or never held a pair.
+        """
+        try:
+            certificate, private_key = self._certificate.read(), self._private_key.read()
+        except (OSError, UnicodeDecodeError) as error:
+            path = str(getattr(error, "filename", None) or self._certificate.path)
+            raise unusable(
+                f"The client certificate's file {path} cannot be read ({why_unreadable(error)}). Put the "
+                "certificate and "
+                "its key there, or give the config another credential.",
+                path,
+            ) from error
+        if (certificate, private_key) != (self._found.certificate, self._found.private_key):
+            self._found = Presented(certificate=certificate, private_key=private_key)
+            fault = pair_fault(certificate, private_key)
+            if not fault:
+                self._usable = self._found
+            elif self._usable is NOTHING:
+                self._found = NOTHING  # so that the next call says so again
+                path = str(self._certificate.path)
+                raise unusable(f"{path} and {self._private_key.path} cannot be used: {fault}.", path)
+        return self._usable
+
+
+def unusable(message: str, subject: str) -> FailedPrecondition:
+    """The error for a credential that cannot be shown to anyone."""
+    return FailedPrecondition("CREDENTIAL_UNUSABLE", message, metadata={"subject": subject})

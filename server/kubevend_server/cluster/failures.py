@@ -1,16 +1,20 @@
-"""What Kubernetes' failures mean to a caller of kubevend."""
+"""What Kubernetes' failures mean to a caller of kubevend. docs/errors.md has a part for each reason."""
 
 from __future__ import annotations
 
+import os
 import re
+import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
 import aiohttp
 import msgspec
 
+from kubevend_server.cluster.credentials import NOTHING, Presented
 from kubevend_server.errors import (
     Aborted,
     FailedPrecondition,
@@ -20,10 +24,22 @@ from kubevend_server.errors import (
     Unavailable,
 )
 
-_LONGEST_MESSAGE = 1000
+_LONGEST_MESSAGE = 600
 _DEFAULT_RETRY = timedelta(seconds=1)
 _SECONDS = re.compile("[0-9]{1,5}")
 _IDENTITY = re.compile(r'User "([^"]*)" cannot')
+_SERVICE_ACCOUNT = "system:serviceaccount:"
+
+# OpenSSL's X509_V_ERR_…, https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/.
+_NOT_YET_VALID, _EXPIRED = 9, 10
+_OTHER_NAME = (62, 64)
+
+_SHOW_CA = (
+    "`kubectl config view --raw --minify --flatten -o "
+    "jsonpath='{.clusters[0].cluster.certificate-authority-data}' | base64 -d` prints the CA of the "
+    "cluster that kubectl "
+    "reaches"
+)
 
 
 class Redirected(aiohttp.ClientError):
@@ -34,34 +50,46 @@ class Unauthorized(FailedPrecondition):
     """The cluster does not accept kubevend's own credential."""
 
 
+class Forbidden(FailedPrecondition):
+    """RBAC does not let kubevend do what it asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """What was asked of which cluster, for the words of an error.
 
     Attributes:
+        label: where the cluster is written down, as `configs/default`.
         host: the API server's URL.
+        trusts: whom to trust there, in words.
+        credential: with what it is called, in words.
         what: the request in words, as `a token for ServiceAccount ns/name`.
         namespace: the namespace that it is in, or empty.
         name: the object's name, or empty.
-        right: what must be granted where it is forbidden, in words.
-        audit_id: under which id Kubernetes' audit log has the request.
+        needs: what grants the right where it is forbidden, for people; `{identity}` stands for who must have it.
+        audit_id: under which id Kubernetes' audit log has the request, or empty.
+        mints: whether it has an effect, so that nobody can tell what became of it when no answer comes.
     """
 
+    label: str
     host: str
+    trusts: str
+    credential: str
     what: str
     namespace: str = ""
     name: str = ""
-    right: str = ""
+    needs: str = ""
     audit_id: str = ""
+    mints: bool = False
 
     def facts(self, **more: str) -> dict[str, str]:
         """The facts for `ErrorInfo.metadata`."""
-        facts = {"host": self.host, "namespace": self.namespace, "name": self.name, **more}
-        return {"subject": self.host, **{key: value for key, value in facts.items() if value}}
+        facts = {"config": self.label, "host": self.host, "namespace": self.namespace, "name": self.name, **more}
+        return {"subject": self.label, **{key: value for key, value in facts.items() if value}}
 
 
 def from_status(  # noqa: PLR0911 - one return for each status that means something of its own
-    status: int, headers: Any, body: bytes, attempt: Attempt
+    status: int, headers: Any, body: bytes, attempt: Attempt, presented: Presented = NOTHING
 ) -> KubevendError:
     """The error for an answer of the API server that is no success.
 
@@ -70,45 +98,44 @@ def from_status(  # noqa: PLR0911 - one return for each status that means someth
         headers: the answer's headers.
         body: usually a Status object (https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/status/).
         attempt: what was asked.
+        presented: the credential that was shown.
     """
-    said = _message(body)
+    answer = _parse(body)
+    if answer is None and status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return _not_kubernetes(attempt, f"it answers {status} with something that is not Kubernetes' own")
+    said = answer.message[:_LONGEST_MESSAGE] if answer else "an answer that is not Kubernetes' own"
     facts = attempt.facts(http_status=str(status), kubernetes_message=said)
     if status == HTTPStatus.UNAUTHORIZED:
-        return Unauthorized(
-            "KUBERNETES_UNAUTHORIZED",
-            f"{attempt.host} does not accept kubevend's own credential: it has expired, or is of another cluster. Give "
-            "the config a valid one.",
-            metadata=facts,
-        )
-    if status == HTTPStatus.FORBIDDEN:
-        return _forbidden(said, attempt, facts)
-    if status == HTTPStatus.NOT_FOUND and attempt.name:
-        return FailedPrecondition(
-            "KUBERNETES_NOT_FOUND",
-            f"{attempt.host} has no ServiceAccount {attempt.name!r} in namespace {attempt.namespace!r} "
-            f"({said}): create "
-            "it, or name another one.",
-            metadata=facts,
-        )
+        return _unauthorized(attempt, presented, facts)
+    if status == HTTPStatus.FORBIDDEN and answer:
+        return _forbidden(answer, attempt, facts)
+    if status == HTTPStatus.NOT_FOUND and answer:
+        return _not_found(answer, attempt, facts)
     if status == HTTPStatus.CONFLICT:
         return Aborted(
             "KUBERNETES_CONFLICT",
-            f"{attempt.host} refused {attempt.what}: {said}. Try again.",
+            f"{attempt.host} refused {attempt.what} because of a conflict: {said}. Something else changes the same "
+            "object just now, or an admission webhook says so: try again.",
             metadata=facts,
+            retry_after=_retry_after(headers),
         )
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return ResourceExhausted(
             "KUBERNETES_THROTTLED",
-            f"{attempt.host} throttles ({said}). Try again later; kubevend itself holds nothing back.",
+            f"{attempt.host} throttles kubevend ({said}). Try again after the delay in RetryInfo. kubevend "
+            "itself holds "
+            "nothing back; the cluster's FlowSchemas and PriorityLevelConfigurations decide how much it may ask.",
             metadata=facts,
             retry_after=_retry_after(headers),
         )
     if status == HTTPStatus.GATEWAY_TIMEOUT:
-        return _unknown(attempt, f"it answered 504: {said}")
+        return _no_answer("KUBERNETES_TIMED_OUT", attempt, f"it answered 504: {said}")
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Unavailable(
             "KUBERNETES_UNAVAILABLE",
-            f"{attempt.host} failed with {status} at {attempt.what}: {said}. Try again.",
+            f"{attempt.host} failed with {status} at {attempt.what}: {said}. Try again; if it stays so, "
+            "look at the API "
+            "server and its admission webhooks.",
             metadata=facts,
             retry_after=_retry_after(headers),
         )
@@ -127,54 +154,179 @@ def from_exception(  # noqa: PLR0911 - one return for each kind of failure
         attempt: what was asked.
     """
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        why = error.certificate_error
-        return Unavailable(
-            "KUBERNETES_UNTRUSTED",
-            f"The certificate of {attempt.host} is not trusted ({why}). Set kubernetes_ca_cert of the "
-            "config to the CA that "
-            "signed it, and kubernetes_host to a name that is in it.",
+        return _untrusted(error.certificate_error, attempt)
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return FailedPrecondition(
+            "KUBERNETES_TLS_FAILED",
+            f"{attempt.host} does not speak TLS as an API server does ({_openssl(error)}). Set kubernetes_host of "
+            f"{attempt.label} to the API server's https address and port; `kubectl cluster-info` shows it.",
             metadata=attempt.facts(),
         )
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return _unreachable(attempt, "its name cannot be looked up")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return _unreachable(attempt, str(error.os_error or error))
+        return _unreachable(attempt, _system(error))
     if isinstance(error, UnicodeError):
         return _unreachable(attempt, "it is not a name that can be looked up")
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return _unreachable(attempt, "no connection in time (or all connections were busy, see max_connections)")
+        return _unreachable(attempt, "no connection came about in time (kubernetes.connect_timeout_seconds)")
     if isinstance(error, TimeoutError):
-        return _unknown(attempt, "no answer came in time")
+        return _no_answer(
+            "KUBERNETES_TIMED_OUT", attempt, "no answer came in time (kubernetes.request_timeout_seconds)"
+        )
     if isinstance(error, Redirected):
-        return _unknown(attempt, "it redirects elsewhere, which is not followed; is it the API server itself?")
-    return _unknown(attempt, f"the connection was lost ({type(error).__name__})")
+        return _not_kubernetes(attempt, "it redirects elsewhere, which is not followed")
+    return _no_answer("KUBERNETES_CONNECTION_LOST", attempt, f"the connection was lost ({type(error).__name__})")
+
+
+def is_status(body: bytes) -> bool:
+    """Whether this is a Status object, as Kubernetes answers where it refuses."""
+    return _parse(body) is not None
 
 
 def unreadable(attempt: Attempt) -> KubevendError:
     """The error for a success whose body is not what Kubernetes answers."""
-    return _unknown(attempt, "its answer could not be read; is it a Kubernetes API server?")
+    if not attempt.mints:
+        return _not_kubernetes(attempt, "its answer could not be read")
+    return _no_answer("KUBERNETES_UNREADABLE", attempt, "its answer could not be read; is it a Kubernetes API server?")
 
 
-def _forbidden(said: str, attempt: Attempt, facts: dict[str, str]) -> KubevendError:
-    found = _IDENTITY.search(said)
-    identity = found.group(1) if found else "kubevend's identity"
-    return FailedPrecondition(
+def busy(attempt: Attempt, most: int) -> KubevendError:
+    """The error where no connection to the cluster came free in time."""
+    return ResourceExhausted(
+        "CLUSTER_BUSY",
+        f"All {most} connections to {attempt.host} were busy. Try again; if it stays so, raise "
+        "kubernetes.max_connections in the settings, or look why the API server is slow.",
+        metadata=attempt.facts(max_connections=str(most)),
+        retry_after=_DEFAULT_RETRY,
+    )
+
+
+def not_covered(refusal: Forbidden, attempt: Attempt, covered: Sequence[str]) -> Forbidden:
+    """The error where the right is there, and its resourceNames leave this one out."""
+    identity = refusal.metadata["identity"]
+    names = ", ".join(sorted(covered)[:20])
+    return Forbidden(
+        "KUBERNETES_RESOURCE_NAMES",
+        f"{identity} may request tokens in namespace {attempt.namespace!r} of {attempt.host}, but only for the "
+        f"ServiceAccounts in the resourceNames of its Role: {names}. {attempt.name!r} is not among them: add it there, "
+        f"or grant it by itself: {attempt.needs.format(identity=subject_flag(identity))}",
+        metadata={**refusal.metadata, "resource_names": names},
+    )
+
+
+def subject_flag(identity: str) -> str:
+    """The flag by which `kubectl create rolebinding` names an identity."""
+    if identity.startswith(_SERVICE_ACCOUNT):
+        return f"--serviceaccount={identity.removeprefix(_SERVICE_ACCOUNT)}"
+    return f"--user={identity!r}"
+
+
+def _unauthorized(attempt: Attempt, presented: Presented, facts: dict[str, str]) -> KubevendError:
+    expiry = presented.expiry() if presented != NOTHING else None
+    if expiry is not None and expiry <= datetime.now(UTC):
+        why = f"it expired at {expiry.isoformat(timespec='seconds')}"
+        facts = {**facts, "expired": expiry.isoformat(timespec="seconds")}
+    else:
+        why = "it is of another cluster, was revoked, or is for another audience than the API server's"
+    return Unauthorized(
+        "KUBERNETES_UNAUTHORIZED",
+        f"{attempt.host} does not accept {attempt.credential} ({attempt.label}): {why}. Put a fresh one in its place; "
+        "`kubectl create token NAME --namespace=NAMESPACE` makes one for a ServiceAccount.",
+        metadata=facts,
+    )
+
+
+def _forbidden(answer: _Status, attempt: Attempt, facts: dict[str, str]) -> KubevendError:
+    if any(cause.reason == "NamespaceTerminating" for cause in answer.details.causes):
+        return FailedPrecondition(
+            "KUBERNETES_NAMESPACE_TERMINATING",
+            f"Namespace {attempt.namespace!r} of {attempt.host} is being deleted, and nothing new comes into it. Wait "
+            "until it is gone and make it anew, or name another one.",
+            metadata=facts,
+        )
+    found = _IDENTITY.search(answer.message)
+    if not found:
+        # RBAC always says who; whatever else forbids is an admission policy or webhook, or another authorizer.
+        return FailedPrecondition(
+            "KUBERNETES_DENIED",
+            f"An admission policy or webhook of {attempt.host} does not allow {attempt.what}: "
+            f"{facts['kubernetes_message']}",
+            metadata=facts,
+        )
+    identity = found.group(1)
+    return Forbidden(
         "KUBERNETES_FORBIDDEN",
-        f"{attempt.host} does not let {identity} ask for {attempt.what}. {attempt.right} Kubernetes said: {said}",
+        f"RBAC of {attempt.host} does not let {identity} have {attempt.what}. "
+        f"{attempt.needs.format(identity=subject_flag(identity))} Kubernetes said: {facts['kubernetes_message']}",
         metadata={**facts, "identity": identity},
+    )
+
+
+def _not_found(answer: _Status, attempt: Attempt, facts: dict[str, str]) -> KubevendError:
+    if answer.details.kind == "namespaces":
+        return FailedPrecondition(
+            "KUBERNETES_NAMESPACE_NOT_FOUND",
+            f"{attempt.host} has no namespace {attempt.namespace!r}: create it (`kubectl create namespace "
+            f"{attempt.namespace}`), or name another one.",
+            metadata=facts,
+        )
+    if answer.details.kind == "serviceaccounts":
+        return FailedPrecondition(
+            "KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND",
+            f"{attempt.host} has no ServiceAccount {attempt.name!r} in namespace {attempt.namespace!r}: create it "
+            f"(`kubectl create serviceaccount {attempt.name} --namespace={attempt.namespace}`), or name another one.",
+            metadata=facts,
+        )
+    return _not_kubernetes(attempt, f"it does not know {attempt.what}: {facts['kubernetes_message']}")
+
+
+def _untrusted(error: Exception, attempt: Attempt) -> KubevendError:
+    code = error.verify_code if isinstance(error, ssl.SSLCertVerificationError) else 0
+    why = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else str(error)
+    if code in _OTHER_NAME:
+        todo = f"Set kubernetes_host of {attempt.label} to a name or address for which the certificate was made."
+    elif code in (_EXPIRED, _NOT_YET_VALID):
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        todo = f"Renew the API server's certificate, or set kubevend's clock, which says {now}."
+    else:
+        todo = f"It was not signed by {attempt.trusts}: put there the CA that signed it. {_SHOW_CA}."
+    return FailedPrecondition(
+        "KUBERNETES_UNTRUSTED",
+        f"The certificate of {attempt.host} is not trusted: {why.rstrip('.')}. {todo}",
+        metadata=attempt.facts(tls_error=why),
     )
 
 
 def _unreachable(attempt: Attempt, why: str) -> KubevendError:
     return Unavailable(
         "KUBERNETES_UNREACHABLE",
-        f"{attempt.host} cannot be reached: {why}. Check kubernetes_host of the config, the network and "
-        "the API server.",
+        f"{attempt.host} cannot be reached: {why}. Check kubernetes_host of {attempt.label} (`kubectl "
+        "cluster-info` shows "
+        "the right one), the network, and whether the API server runs.",
         metadata=attempt.facts(),
     )
 
 
-def _unknown(attempt: Attempt, why: str) -> KubevendError:
+def _not_kubernetes(attempt: Attempt, why: str) -> KubevendError:
+    return FailedPrecondition(
+        "NOT_KUBERNETES",
+        f"{attempt.host} is not a Kubernetes API server, or something stands before it: {why}. Set kubernetes_host of "
+        f"{attempt.label} to the API server's own address; `kubectl cluster-info` shows it.",
+        metadata=attempt.facts(),
+    )
+
+
+def _no_answer(reason: str, attempt: Attempt, why: str) -> KubevendError:
+    if not attempt.mints:
+        return Unavailable(
+            reason,
+            f"{attempt.host} was asked for {attempt.what}, and {why}. Try again; if it stays so, look at "
+            "the API server.",
+            metadata=attempt.facts(),
+        )
     return OutcomeUnknown(
-        "OUTCOME_UNKNOWN",
+        reason,
         f"{attempt.host} was asked for {attempt.what}, and {why}. Whether it was done, Kubernetes' audit "
         "log tells under "
         f"auditID {attempt.audit_id}; nobody has what it may have issued. Try again.",
@@ -182,16 +334,37 @@ def _unknown(attempt: Attempt, why: str) -> KubevendError:
     )
 
 
+def _system(error: aiohttp.ClientConnectorError) -> str:
+    # asyncio puts words of its own in place of the system's.
+    return os.strerror(error.os_error.errno) if error.os_error.errno else str(error.os_error)
+
+
+def _openssl(error: aiohttp.ClientConnectorSSLError) -> str:
+    found = error.os_error
+    return (getattr(found, "reason", None) or str(found)).replace("_", " ").lower()
+
+
+class _Cause(msgspec.Struct):
+    reason: str = ""
+
+
+class _Details(msgspec.Struct):
+    kind: str = ""
+    causes: list[_Cause] = []
+
+
 class _Status(msgspec.Struct):
+    kind: str
     message: str = ""
+    details: _Details = msgspec.field(default_factory=_Details)
 
 
-def _message(body: bytes) -> str:
+def _parse(body: bytes) -> _Status | None:
     try:
-        # gRPC's trailers have room for 8 KiB, and this stands in the message and in two details.
-        return msgspec.json.decode(body, type=_Status).message[:_LONGEST_MESSAGE] or "no message"
+        found = msgspec.json.decode(body, type=_Status)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return "an answer that is not Kubernetes' own"
+        return None
+    return found if found.kind == "Status" else None
 
 
 def _retry_after(headers: Any) -> timedelta:

@@ -1,6 +1,6 @@
-"""TokenReview: a cluster says whose a token is.
+"""TokenReview and SelfSubjectReview: a cluster says whose a token is, and who kubevend itself is.
 
-See https://kubernetes.io/docs/reference/kubernetes-api/authentication-resources/token-review-v1/.
+See https://kubernetes.io/docs/reference/kubernetes-api/authentication-resources/.
 """
 
 from __future__ import annotations
@@ -11,9 +11,16 @@ from dataclasses import dataclass
 import msgspec
 
 from kubevend_server.cluster.connection import Connection
-from kubevend_server.cluster.failures import Attempt, unreadable
+from kubevend_server.cluster.failures import unreadable
 
 _CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
+
+
+REVIEW_NEEDS = (
+    "It needs the verb create on tokenreviews.authentication.k8s.io: kubectl create clusterrolebinding "
+    "kubevend-reviews-tokens --clusterrole=system:auth-delegator {identity}."
+)
+"""What grants the right to review tokens, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +46,7 @@ async def review_token(connection: Connection, token: str, audience: str) -> Rev
     Raises:
         KubevendError: the cluster could not be asked, or kubevend may not ask it.
     """
-    attempt = Attempt(
-        host=connection.host,
-        what="a TokenReview of the caller's token",
-        right="Bind it to the ClusterRole system:auth-delegator.",
-        audit_id=str(uuid.uuid4()),
-    )
+    attempt = connection.attempt("a TokenReview of the caller's token", needs=REVIEW_NEEDS, audit_id=str(uuid.uuid4()))
     body = {
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenReview",
@@ -61,6 +63,27 @@ async def review_token(connection: Connection, token: str, audience: str) -> Rev
     return Reviewed(authenticated, status.user.username, jti, status.error)
 
 
+async def review_self(connection: Connection) -> str:
+    """Ask a cluster as whom it knows kubevend (SelfSubjectReview, since Kubernetes 1.28).
+
+    Returns:
+        The username.
+
+    Raises:
+        KubevendError: it does not accept the credential, or could not be asked.
+    """
+    attempt = connection.attempt(
+        "a SelfSubjectReview",
+        needs="Every authenticated identity may usually have it, by the ClusterRoleBinding system:basic-user.",
+    )
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    answer = await connection.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", body, attempt)
+    try:
+        return msgspec.json.decode(answer.body, type=_SelfReview).status.userInfo.username
+    except msgspec.DecodeError as error:
+        raise unreadable(attempt) from error
+
+
 class _User(msgspec.Struct):
     username: str = ""
     extra: dict[str, list[str]] = {}
@@ -75,3 +98,11 @@ class _Status(msgspec.Struct):
 
 class _TokenReview(msgspec.Struct):
     status: _Status
+
+
+class _Self(msgspec.Struct):
+    userInfo: _User  # noqa: N815 - Kubernetes' name
+
+
+class _SelfReview(msgspec.Struct):
+    status: _Self

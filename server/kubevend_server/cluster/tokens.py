@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 
 from kubevend_server.cluster.connection import Answer, Connection
-from kubevend_server.cluster.failures import Attempt, unreadable
+from kubevend_server.cluster.failures import Attempt, Forbidden, unreadable
+from kubevend_server.cluster.rights import explain
+from kubevend_server.errors import FailedPrecondition
 from kubevend_server.policy.grant import Grant
 
+_API = "authentication.k8s.io/v1"
 _LONGEST_WARNING = 500
 _WARNING = re.compile(r'^299 \S+ "((?:[^"\\]|\\.)*)"')
 
@@ -57,29 +61,71 @@ async def request_token(connection: Connection, grant: Grant, audit_id: str) -> 
     Raises:
         KubevendError: it was refused, or failed, or nobody can tell (OutcomeUnknown).
     """
-    attempt = Attempt(
-        host=connection.host,
-        what=f"a token for ServiceAccount {grant.namespace}/{grant.service_account}",
-        namespace=grant.namespace,
-        name=grant.service_account,
-        right=(
-            f"In namespace {grant.namespace!r}, bind it to a Role with verb create on "
-            "serviceaccounts/token for resourceNames "
-            f"[{grant.service_account}]; or the namespace does not exist, which Kubernetes does not tell apart."
-        ),
-        audit_id=audit_id,
-    )
-    path = f"/api/v1/namespaces/{grant.namespace}/serviceaccounts/{grant.service_account}/token"
-    answer = await connection.post(path, _body(grant), attempt)
+    attempt = token_attempt(connection, grant.namespace, grant.service_account, audit_id)
+    try:
+        answer = await connection.post(_path(grant.namespace, grant.service_account), _body(grant), attempt)
+    except Forbidden as refusal:
+        raise await explain(connection, refusal, attempt) from refusal
     try:
         return _read(answer, audit_id)
     except (msgspec.DecodeError, ValueError, OverflowError, OSError) as error:
         raise unreadable(attempt) from error
 
 
+def token_attempt(connection: Connection, namespace: str, name: str, audit_id: str = "") -> Attempt:
+    """Describe a TokenRequest, for the words of its errors."""
+    role = f"kubevend-issues-{name}"
+    return connection.attempt(
+        f"a token for ServiceAccount {namespace}/{name}",
+        namespace=namespace,
+        name=name,
+        needs=(
+            f"It needs the verb create on serviceaccounts/token in namespace {namespace!r}, which may also "
+            "not exist: a "
+            "cluster does not tell the two apart to whoever has no rights there. To grant it: kubectl create role "
+            f"{role} --namespace={namespace} --verb=create --resource=serviceaccounts/token --resource-name={name} && "
+            f"kubectl create rolebinding {role} --namespace={namespace} --role={role} {{identity}}. CheckConfig on "
+            f"{connection.endpoint.label} prints all that is missing."
+        ),
+        audit_id=audit_id,
+        mints=True,
+    )
+
+
+async def probe_service_account(connection: Connection, namespace: str, name: str) -> bool:
+    """Find out whether a ServiceAccount is there, with no other right than that to request its tokens.
+
+    A lifetime of one second is always refused, but only after the ServiceAccount was looked up
+    (pkg/registry/core/serviceaccount/storage/token.go), so this mints nothing.
+
+    Returns:
+        Whether a token was minted all the same, and dropped: a webhook has changed the lifetime.
+
+    Raises:
+        KubevendError: it is not there, or this could not be found out.
+    """
+    attempt = replace(token_attempt(connection, namespace, name), mints=False)
+    body = {
+        "apiVersion": _API,
+        "kind": "TokenRequest",
+        "spec": {"audiences": ["kubevend-check"], "expirationSeconds": 1},
+    }
+    try:
+        await connection.post(_path(namespace, name), body, attempt)
+    except FailedPrecondition as refusal:
+        if refusal.metadata.get("http_status") != str(HTTPStatus.UNPROCESSABLE_ENTITY.value):
+            raise
+        return False
+    return True
+
+
+def _path(namespace: str, name: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
+
+
 def _body(grant: Grant) -> dict[str, Any]:
     return {
-        "apiVersion": "authentication.k8s.io/v1",
+        "apiVersion": _API,
         "kind": "TokenRequest",
         "spec": {
             "audiences": list(grant.audiences),

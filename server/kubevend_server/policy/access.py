@@ -62,12 +62,12 @@ class Circumstances:
     Attributes:
         source_ip: the peer's address, or empty where it has none.
         terms: for IssueToken, what would be granted.
-        proposed: for CreateRole and UpdateRole, the role as it would be.
+        proposed: for the methods that create or update, the role or the config as it would be.
     """
 
     source_ip: str = ""
     terms: Terms | None = None
-    proposed: Role | None = None
+    proposed: Role | Config | None = None
 
 
 def join_files(files: Mapping[str, str]) -> str:
@@ -147,9 +147,9 @@ class AccessPolicy:
             errors=tuple(diagnostics.errors),
         )
 
-    def _parse_entities(self, caller: Caller, resource: Resource, proposed: Role | None) -> cedarpy.Entities:
+    def _parse_entities(self, caller: Caller, resource: Resource, proposed: Role | Config | None) -> cedarpy.Entities:
         entities = [_principal(caller), _entity(resource)]
-        if proposed is not None:
+        if isinstance(proposed, Role):
             entities.append(_role(proposed, _proposed_id(proposed)))
         return cedarpy.Entities.from_json_str(json.dumps(entities), self._schema)
 
@@ -183,8 +183,13 @@ def _context(caller: Caller, circumstances: Circumstances) -> dict[str, Any]:
         context["service_account"] = circumstances.terms.service_account
         context["audiences"] = list(circumstances.terms.audiences)
         context["ttl"] = int(circumstances.terms.ttl.total_seconds())
-    if circumstances.proposed is not None:
-        context["proposed"] = {"__entity": {"type": "Role", "id": _proposed_id(circumstances.proposed)}}
+    proposed = circumstances.proposed
+    if isinstance(proposed, Role):
+        context["proposed"] = {"__entity": {"type": "Role", "id": _proposed_id(proposed)}}
+    elif proposed is not None:
+        context["kubernetes_host"] = proposed.kubernetes_host
+        context["credential"] = proposed.credential.kind
+        context["credential_files"] = sorted(proposed.credential.files.values())
     return context
 
 

@@ -13,10 +13,12 @@ from kubevend_server import names
 from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Call
 from kubevend_server.catalog import Catalog
+from kubevend_server.checks import Checker, Finding
 from kubevend_server.clock import Clock
+from kubevend_server.cluster.clusters import Clusters
 from kubevend_server.config_rules import ConfigRules
 from kubevend_server.configs import Config, Credential
-from kubevend_server.errors import InvalidArgument, Violation
+from kubevend_server.errors import InvalidArgument, KubevendError, Violation
 from kubevend_server.interceptors import Handler
 from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import Server
@@ -24,7 +26,8 @@ from kubevend_server.services import convert, listing
 from kubevend_server.services.updating import check_etag, merge, require_named
 from kubevend_server.store.configs import ConfigStore, config_not_found
 
-_CREDENTIALS = ("in_cluster", "token_file", "service_account_jwt")
+_CREDENTIALS = ("in_cluster", "token_file", "service_account_jwt", "client_certificate", "client_certificate_files")
+_SEALED = ("service_account_jwt", "client_certificate")
 _FIELDS = frozenset({"kubernetes_host", "kubernetes_ca_cert", *_CREDENTIALS})
 
 
@@ -43,6 +46,8 @@ class ConfigService:
         tokens: PageTokens,
         store: ConfigStore,
         rules: ConfigRules,
+        clusters: Clusters,
+        checker: Checker,
         clock: Clock,
     ) -> None:
         self._catalog = catalog
@@ -50,6 +55,8 @@ class ConfigService:
         self._tokens = tokens
         self._store = store
         self._rules = rules
+        self._clusters = clusters
+        self._checker = checker
         self._clock = clock
 
     def handlers(self) -> dict[str, Handler]:
@@ -60,6 +67,7 @@ class ConfigService:
             "CreateConfig": self.create_config,
             "UpdateConfig": self.update_config,
             "DeleteConfig": self.delete_config,
+            "CheckConfig": self.check_config,
         }
 
     async def get_config(self, call: Call) -> Message:
@@ -93,7 +101,7 @@ class ConfigService:
             create_time=now,
             update_time=now,
         )
-        self._authorizer.require(call, config)
+        self._authorizer.require(call, config, proposed=config)
         self._rules.check(config)
         call.record.stage(
             self._store.insert(config), lambda: self._catalog.put(config), validate_only=request.validate_only
@@ -105,14 +113,22 @@ class ConfigService:
         request = cast("pb.UpdateConfigRequest", call.request)
         call.record.request = _written(request)
         require_named("config", "configs", request.config.name)
-        old = self._find(call, request.config.name)
+        call.record.resource = request.config.name
+        found, not_found = self._catalog.config(request.config.name), config_not_found(request.config.name)
+        # A config that is not there takes the way of one that the caller may not see.
+        old = found or Config(request.config.name)
+        try:
+            merged = self._merge(old, request)
+        except KubevendError:
+            self._require_sight(call, old, not_found)
+            if found is None:
+                raise not_found from None
+            raise
+        self._authorizer.require(call, old, hidden=not_found, proposed=merged)
+        if found is None:
+            raise not_found
         check_etag(old.name, old.etag, request.config.etag)
-        new = replace(
-            self._merge(old, request),
-            etag=names.new_etag(),
-            create_time=old.create_time,
-            update_time=self._clock(),
-        )
+        new = replace(merged, etag=names.new_etag(), create_time=old.create_time, update_time=self._clock())
         self._rules.check(new)
         change = self._store.update(old, new, self._clock())
         call.record.stage(change, lambda: self._catalog.put(new), validate_only=request.validate_only)
@@ -125,8 +141,31 @@ class ConfigService:
         config = self._find(call, request.name)
         check_etag(config.name, config.etag, request.etag)
         change = self._store.delete(config, self._clock())
-        call.record.stage(change, lambda: self._catalog.remove(config), validate_only=request.validate_only)
+
+        def deleted() -> None:
+            self._catalog.remove(config)
+            self._clusters.forget(config.name)
+
+        call.record.stage(change, deleted, validate_only=request.validate_only)
         return pb.DeleteConfigResponse()
+
+    async def check_config(self, call: Call) -> Message:
+        """Look at a config's cluster."""
+        request = cast("pb.CheckConfigRequest", call.request)
+        call.record.request = convert.written(request)
+        config = self._find(call, request.name)
+        roles = [
+            role
+            for role in self._catalog.roles()
+            if role.config == config.name and self._authorizer.may(call, "GetRole", role)
+        ]
+        report = await self._checker.check(config, roles)
+        return pb.CheckConfigResponse(
+            passed=report.passed,
+            identity=report.identity,
+            checks=map(_check, report.findings),
+            missing_rbac=report.missing_rbac,
+        )
 
     def _find(self, call: Call, name: str) -> Config:
         call.record.resource = name
@@ -136,6 +175,11 @@ class ConfigService:
         if config is None:
             raise not_found
         return config
+
+    def _require_sight(self, call: Call, config: Config, not_found: KubevendError) -> None:
+        if not self._authorizer.may(call, "GetConfig", config):
+            call.record.denied = True
+            raise not_found
 
     def _merge(self, old: Config, request: pb.UpdateConfigRequest) -> Config:
         merged = _from_proto(merge(_to_proto(old), request.config, request.update_mask, _FIELDS))
@@ -161,8 +205,14 @@ def _gives_credential(old: Config, request: pb.UpdateConfigRequest) -> bool:
         raise _credential_required(old, f"update_mask names {', '.join(sorted(named))}, but the request holds none")
     if kind is None or (masked and not masked & {kind, "*"}):
         return False
-    # A config that was read has an empty string in place of the token; written back, it means the stored one.
-    read_back = kind == old.credential.kind == "service_account_jwt" and not request.config.service_account_jwt
+    # A config that was read has an empty string in place of the secret; written back, it means the stored one.
+    given = _from_proto(request.config).credential
+    read_back = (
+        given.kind == old.credential.kind
+        and given.kind in _SEALED
+        and not given.secret
+        and given.certificate == old.credential.certificate
+    )
     return not read_back
 
 
@@ -179,8 +229,11 @@ def _written(request: Write) -> dict[str, Any]:
     """The request in proto JSON, without the credential, and with the CA's fingerprint in place of the CA."""
     shown = type(request)()
     shown.CopyFrom(request)
-    if shown.config.WhichOneof("credential") == "service_account_jwt":
+    kind = shown.config.WhichOneof("credential")
+    if kind == "service_account_jwt":
         shown.config.service_account_jwt = ""
+    elif kind == "client_certificate":
+        shown.config.client_certificate.private_key = ""
     if shown.config.kubernetes_ca_cert:
         digest = hashlib.sha256(shown.config.kubernetes_ca_cert.encode()).hexdigest()
         shown.config.kubernetes_ca_cert = f"sha256:{digest}"
@@ -194,10 +247,16 @@ def _to_proto(config: Config) -> pb.Config:
         kubernetes_ca_cert=config.kubernetes_ca_cert,
         etag=config.etag,
     )
-    if config.credential.kind == "in_cluster":
+    credential = config.credential
+    if credential.kind == "in_cluster":
         proto.in_cluster.SetInParent()
-    elif config.credential.kind == "token_file":
-        proto.token_file = config.credential.token_file
+    elif credential.kind == "token_file":
+        proto.token_file = credential.token_file
+    elif credential.kind == "client_certificate":
+        proto.client_certificate.certificate = credential.certificate
+    elif credential.kind == "client_certificate_files":
+        proto.client_certificate_files.certificate_file = credential.certificate_file
+        proto.client_certificate_files.private_key_file = credential.private_key_file
     else:
         # Set, so that it shows which kind it is; empty, since a secret never comes back.
         proto.service_account_jwt = ""
@@ -212,5 +271,26 @@ def _from_proto(proto: pb.Config) -> Config:
         name=proto.name,
         kubernetes_host=proto.kubernetes_host,
         kubernetes_ca_cert=proto.kubernetes_ca_cert,
-        credential=Credential(kind, proto.token_file, proto.service_account_jwt),
+        credential=Credential(
+            kind=kind,
+            token_file=proto.token_file,
+            service_account_jwt=proto.service_account_jwt,
+            certificate=proto.client_certificate.certificate,
+            private_key=proto.client_certificate.private_key,
+            certificate_file=proto.client_certificate_files.certificate_file,
+            private_key_file=proto.client_certificate_files.private_key_file,
+        ),
+    )
+
+
+def _check(finding: Finding) -> pb.Check:
+    return pb.Check(
+        item=pb.Check.Item.Value(f"ITEM_{finding.item}"),
+        state=pb.Check.State.Value(f"STATE_{finding.state}"),
+        reason=finding.reason,
+        message=finding.message,
+        namespace=finding.namespace,
+        service_account=finding.service_account,
+        roles=finding.roles,
+        metadata=finding.metadata,
     )

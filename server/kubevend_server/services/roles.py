@@ -158,7 +158,8 @@ class RoleService:
     def _check(self, call: Call, role: Role) -> Sequence[warning_pb2.Warning]:
         found: tuple[Warning, ...] = check_role(role, self._limits)
         allowed_by = call.record.policies
-        config, missing = Config(role.config), config_missing(role.config)
+        config = self._catalog.config(role.config) or Config(role.config)
+        missing = config_missing(role.config)
         self._authorizer.require(call, config, action="UseConfig", hidden=missing)
         # What permitted the call itself; a denied UseConfig has left what denied it.
         call.record.policies = allowed_by

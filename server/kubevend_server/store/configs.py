@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -89,27 +90,62 @@ class ConfigStore:
 
         return change
 
+    def reseal(self, configs_now: Iterable[Config]) -> Change:
+        """The change that seals every secret anew, under the first key of the keyring.
+
+        Args:
+            configs_now: all configs, as they are in the store. One that was changed meanwhile is sealed under that
+                key already, and stays as it is.
+        """
+
+        def change(connection: sa.Connection) -> None:
+            for config in configs_now:
+                if config.credential.secret:
+                    connection.execute(
+                        sa.update(configs)
+                        .where(configs.c.name == config.name, configs.c.etag == config.etag)
+                        .values(sealed_secret=self._seal(config))
+                    )
+
+        return change
+
+    def _seal(self, config: Config) -> bytes:
+        secret = config.credential.secret
+        return self._keyring.seal(secret.encode(), _purpose(config.credential.kind, config.name)) if secret else b""
+
     def _to_row(self, config: Config) -> dict[str, object]:
-        jwt = config.credential.service_account_jwt
+        credential = config.credential
         return {
             "name": config.name,
             "kubernetes_host": config.kubernetes_host,
             "kubernetes_ca_cert": config.kubernetes_ca_cert,
-            "credential_kind": config.credential.kind,
-            "token_file": config.credential.token_file,
-            "sealed_jwt": self._keyring.seal(jwt.encode(), _purpose(config.name)) if jwt else b"",
+            "credential_kind": credential.kind,
+            "token_file": credential.token_file,
+            "certificate": credential.certificate,
+            "certificate_file": credential.certificate_file,
+            "private_key_file": credential.private_key_file,
+            "sealed_secret": self._seal(config),
             "etag": config.etag,
             "create_time": config.create_time,
             "update_time": config.update_time,
         }
 
     def _from_row(self, row: sa.Row[tuple[object, ...]]) -> Config:
-        jwt = self._keyring.open(row.sealed_jwt, _purpose(row.name)).decode() if row.sealed_jwt else ""
+        kind, sealed = row.credential_kind, row.sealed_secret
+        secret = self._keyring.open(sealed, _purpose(kind, row.name)).decode() if sealed else ""
         return Config(
             name=row.name,
             kubernetes_host=row.kubernetes_host,
             kubernetes_ca_cert=row.kubernetes_ca_cert,
-            credential=Credential(row.credential_kind, row.token_file, jwt),
+            credential=Credential(
+                kind=kind,
+                token_file=row.token_file,
+                service_account_jwt=secret if kind == "service_account_jwt" else "",
+                certificate=row.certificate,
+                private_key=secret if kind == "client_certificate" else "",
+                certificate_file=row.certificate_file,
+                private_key_file=row.private_key_file,
+            ),
             etag=row.etag,
             create_time=row.create_time,
             update_time=row.update_time,
@@ -164,5 +200,5 @@ def _refuse_live_leases(connection: sa.Connection, name: str, now: datetime) -> 
         )
 
 
-def _purpose(name: str) -> str:
-    return f"service_account_jwt of {name}"
+def _purpose(kind: str, name: str) -> str:
+    return f"{kind} of {name}"

@@ -37,8 +37,11 @@ configs = sa.Table(
     sa.Column("kubernetes_ca_cert", sa.Text, nullable=False),
     sa.Column("credential_kind", sa.String(32), nullable=False),
     sa.Column("token_file", sa.Text, nullable=False),
-    # Sealed under the store's key file, with the row as associated data.
-    sa.Column("sealed_jwt", sa.LargeBinary, nullable=False),
+    sa.Column("certificate", sa.Text, nullable=False, server_default=""),
+    sa.Column("certificate_file", sa.Text, nullable=False, server_default=""),
+    sa.Column("private_key_file", sa.Text, nullable=False, server_default=""),
+    # The token or the private key, sealed under the store's key file, with the row as associated data.
+    sa.Column("sealed_secret", sa.LargeBinary, nullable=False),
     sa.Column("etag", sa.String(64), nullable=False),
     sa.Column("create_time", Moment, nullable=False),
     sa.Column("update_time", Moment, nullable=False),

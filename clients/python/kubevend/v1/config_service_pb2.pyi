@@ -9,6 +9,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -32,6 +33,8 @@ class Config(_message.Message):
     IN_CLUSTER_FIELD_NUMBER: _builtins.int
     TOKEN_FILE_FIELD_NUMBER: _builtins.int
     SERVICE_ACCOUNT_JWT_FIELD_NUMBER: _builtins.int
+    CLIENT_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    CLIENT_CERTIFICATE_FILES_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
@@ -62,6 +65,16 @@ class Config(_message.Message):
         """The pod's own ServiceAccount token. It goes to the pod's own API server and nowhere else."""
 
     @_builtins.property
+    def client_certificate(self) -> Global___ClientCertificate:
+        """A client certificate with its key, as PEM."""
+
+    @_builtins.property
+    def client_certificate_files(self) -> Global___ClientCertificateFiles:
+        """The files of a client certificate and its key, in a folder that the server's settings allow. Read
+        again when they change.
+        """
+
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only."""
 
@@ -78,15 +91,17 @@ class Config(_message.Message):
         in_cluster: Global___InClusterCredential | None = ...,
         token_file: _builtins.str = ...,
         service_account_jwt: _builtins.str = ...,
+        client_certificate: Global___ClientCertificate | None = ...,
+        client_certificate_files: Global___ClientCertificateFiles | None = ...,
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "credential", b"credential", "in_cluster", b"in_cluster", "service_account_jwt", b"service_account_jwt", "token_file", b"token_file", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client_certificate", b"client_certificate", "client_certificate_files", b"client_certificate_files", "create_time", b"create_time", "credential", b"credential", "in_cluster", b"in_cluster", "service_account_jwt", b"service_account_jwt", "token_file", b"token_file", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "credential", b"credential", "etag", b"etag", "in_cluster", b"in_cluster", "kubernetes_ca_cert", b"kubernetes_ca_cert", "kubernetes_host", b"kubernetes_host", "name", b"name", "service_account_jwt", b"service_account_jwt", "token_file", b"token_file", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_certificate", b"client_certificate", "client_certificate_files", b"client_certificate_files", "create_time", b"create_time", "credential", b"credential", "etag", b"etag", "in_cluster", b"in_cluster", "kubernetes_ca_cert", b"kubernetes_ca_cert", "kubernetes_host", b"kubernetes_host", "name", b"name", "service_account_jwt", b"service_account_jwt", "token_file", b"token_file", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_credential: _TypeAlias = _typing.Literal["in_cluster", "token_file", "service_account_jwt"]  # noqa: Y015
+    _WhichOneofReturnType_credential: _TypeAlias = _typing.Literal["in_cluster", "token_file", "service_account_jwt", "client_certificate", "client_certificate_files"]  # noqa: Y015
     _WhichOneofArgType_credential: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_credential) -> _WhichOneofReturnType_credential | None: ...
 
@@ -110,6 +125,62 @@ class InClusterCredential(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InClusterCredential: _TypeAlias = InClusterCredential  # noqa: Y015
+
+@_typing.final
+class ClientCertificate(_message.Message):
+    """An X.509 certificate by which kubevend authenticates, as `client-certificate-data` and `client-key-data` of a
+    kubeconfig, which are these in base64.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    PRIVATE_KEY_FIELD_NUMBER: _builtins.int
+    certificate: _builtins.str
+    """The certificate, with the intermediate ones after it, as PEM. Required. At most 64 KiB."""
+    private_key: _builtins.str
+    """Its private key, as PEM without a passphrase. Input only: encrypted at rest, and an empty string
+    wherever a config is returned. At most 16 KiB.
+    """
+    def __init__(
+        self,
+        *,
+        certificate: _builtins.str = ...,
+        private_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "private_key", b"private_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientCertificate: _TypeAlias = ClientCertificate  # noqa: Y015
+
+@_typing.final
+class ClientCertificateFiles(_message.Message):
+    """Where a client certificate and its key are, both as PEM."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FILE_FIELD_NUMBER: _builtins.int
+    PRIVATE_KEY_FILE_FIELD_NUMBER: _builtins.int
+    certificate_file: _builtins.str
+    """The absolute path of the certificate, with the intermediate ones after it. Required."""
+    private_key_file: _builtins.str
+    """The absolute path of its private key, without a passphrase. Required."""
+    def __init__(
+        self,
+        *,
+        certificate_file: _builtins.str = ...,
+        private_key_file: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_file", b"certificate_file", "private_key_file", b"private_key_file"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientCertificateFiles: _TypeAlias = ClientCertificateFiles  # noqa: Y015
 
 @_typing.final
 class GetConfigRequest(_message.Message):
@@ -275,7 +346,7 @@ class UpdateConfigRequest(_message.Message):
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Which fields to change: `kubernetes_host`, `kubernetes_ca_cert`, `in_cluster`, `token_file`,
-        `service_account_jwt`, or `*` for all. Default: every field that is set in `config`.
+        `service_account_jwt`, `client_certificate`, `client_certificate_files`, or `*` for all. Default: every field that is set in `config`.
         """
 
     def __init__(
@@ -357,3 +428,207 @@ class DeleteConfigResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteConfigResponse: _TypeAlias = DeleteConfigResponse  # noqa: Y015
+
+@_typing.final
+class CheckConfigRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`configs/{config}`. Required."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckConfigRequest: _TypeAlias = CheckConfigRequest  # noqa: Y015
+
+@_typing.final
+class CheckConfigResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSED_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
+    MISSING_RBAC_FIELD_NUMBER: _builtins.int
+    passed: _builtins.bool
+    """Whether no item failed."""
+    identity: _builtins.str
+    """As whom the cluster knows kubevend, such as `system:serviceaccount:kubevend:kubevend`. Empty where it did not say."""
+    missing_rbac: _builtins.str
+    """The least RBAC that would let everything pass, as YAML for `kubectl apply -f -`, each object with a comment
+    that says what it is for. Empty where nothing is missing.
+    """
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Check]:
+        """What was looked at, in this order: how the cluster is reached, the credential, then the rights."""
+
+    def __init__(
+        self,
+        *,
+        passed: _builtins.bool = ...,
+        identity: _builtins.str = ...,
+        checks: _abc.Iterable[Global___Check] | None = ...,
+        missing_rbac: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "identity", b"identity", "missing_rbac", b"missing_rbac", "passed", b"passed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckConfigResponse: _TypeAlias = CheckConfigResponse  # noqa: Y015
+
+@_typing.final
+class Check(_message.Message):
+    """One thing that was looked at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Item:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ItemEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Check._Item.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ITEM_UNSPECIFIED: Check._Item.ValueType  # 0
+        ITEM_REACHABLE: Check._Item.ValueType  # 1
+        """Whether the API server can be reached."""
+        ITEM_TRUSTED: Check._Item.ValueType  # 2
+        """Whether its certificate is trusted."""
+        ITEM_KUBERNETES: Check._Item.ValueType  # 3
+        """Whether what answers is a Kubernetes API server."""
+        ITEM_CLOCK: Check._Item.ValueType  # 4
+        """Whether its clock and kubevend's agree."""
+        ITEM_CREDENTIAL: Check._Item.ValueType  # 5
+        """Whether the cluster accepts the config's credential, and for how long yet."""
+        ITEM_TOKEN_REVIEW: Check._Item.ValueType  # 6
+        """Whether kubevend may review the tokens of callers, where the settings have it ask this cluster."""
+        ITEM_PERMISSION: Check._Item.ValueType  # 7
+        """Whether kubevend may request tokens of a ServiceAccount."""
+        ITEM_SERVICE_ACCOUNT: Check._Item.ValueType  # 8
+        """Whether that ServiceAccount exists."""
+
+    class Item(_Item, metaclass=_ItemEnumTypeWrapper):
+        """What was looked at."""
+
+    ITEM_UNSPECIFIED: Check.Item.ValueType  # 0
+    ITEM_REACHABLE: Check.Item.ValueType  # 1
+    """Whether the API server can be reached."""
+    ITEM_TRUSTED: Check.Item.ValueType  # 2
+    """Whether its certificate is trusted."""
+    ITEM_KUBERNETES: Check.Item.ValueType  # 3
+    """Whether what answers is a Kubernetes API server."""
+    ITEM_CLOCK: Check.Item.ValueType  # 4
+    """Whether its clock and kubevend's agree."""
+    ITEM_CREDENTIAL: Check.Item.ValueType  # 5
+    """Whether the cluster accepts the config's credential, and for how long yet."""
+    ITEM_TOKEN_REVIEW: Check.Item.ValueType  # 6
+    """Whether kubevend may review the tokens of callers, where the settings have it ask this cluster."""
+    ITEM_PERMISSION: Check.Item.ValueType  # 7
+    """Whether kubevend may request tokens of a ServiceAccount."""
+    ITEM_SERVICE_ACCOUNT: Check.Item.ValueType  # 8
+    """Whether that ServiceAccount exists."""
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Check._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Check._State.ValueType  # 0
+        STATE_PASSED: Check._State.ValueType  # 1
+        """It is as it should be."""
+        STATE_WARNING: Check._State.ValueType  # 2
+        """It works now, and will not for long, or is wider than it need be."""
+        STATE_FAILED: Check._State.ValueType  # 3
+        """It is not as it should be; `reason` and `message` say what to do."""
+        STATE_SKIPPED: Check._State.ValueType  # 4
+        """It could not be looked at; `message` says why."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """What came of it."""
+
+    STATE_UNSPECIFIED: Check.State.ValueType  # 0
+    STATE_PASSED: Check.State.ValueType  # 1
+    """It is as it should be."""
+    STATE_WARNING: Check.State.ValueType  # 2
+    """It works now, and will not for long, or is wider than it need be."""
+    STATE_FAILED: Check.State.ValueType  # 3
+    """It is not as it should be; `reason` and `message` say what to do."""
+    STATE_SKIPPED: Check.State.ValueType  # 4
+    """It could not be looked at; `message` says why."""
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ITEM_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    item: Global___Check.Item.ValueType
+    """What was looked at."""
+    state: Global___Check.State.ValueType
+    """What came of it."""
+    reason: _builtins.str
+    """What is wrong, for programs: the reason with which an issuance would fail. Empty where nothing is."""
+    message: _builtins.str
+    """What was found and, where something is wrong, what to do."""
+    namespace: _builtins.str
+    """The ServiceAccount's namespace, `*` for all; for permissions and ServiceAccounts."""
+    service_account: _builtins.str
+    """The ServiceAccount's name, `*` for all; for permissions and ServiceAccounts."""
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The roles that need it, `roles/{role}`."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The facts in the message, by name."""
+
+    def __init__(
+        self,
+        *,
+        item: Global___Check.Item.ValueType = ...,
+        state: Global___Check.State.ValueType = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        service_account: _builtins.str = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "message", b"message", "metadata", b"metadata", "namespace", b"namespace", "reason", b"reason", "roles", b"roles", "service_account", b"service_account", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Check: _TypeAlias = Check  # noqa: Y015

@@ -76,6 +76,11 @@ class ConfigServiceStub:
                 request_serializer=kubevend_dot_v1_dot_config__service__pb2.DeleteConfigRequest.SerializeToString,
                 response_deserializer=kubevend_dot_v1_dot_config__service__pb2.DeleteConfigResponse.FromString,
                 _registered_method=True)
+        self.CheckConfig = channel.unary_unary(
+                '/kubevend.v1.ConfigService/CheckConfig',
+                request_serializer=kubevend_dot_v1_dot_config__service__pb2.CheckConfigRequest.SerializeToString,
+                response_deserializer=kubevend_dot_v1_dot_config__service__pb2.CheckConfigResponse.FromString,
+                _registered_method=True)
 
 
 class ConfigServiceServicer:
@@ -148,6 +153,20 @@ class ConfigServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckConfig(self, request, context):
+        """Calls a config's cluster, and tells item by item what works, what does not, and what to do about it: whether it can be
+        reached and is trusted, whether it takes the credential and for whom, and for each role of the config that the caller may
+        get whether the cluster permits what the role allows. Nothing is changed, and no token is issued: whether a
+        ServiceAccount exists is asked by a TokenRequest for a lifetime that Kubernetes always refuses.
+
+        What fails at the cluster is an item of the answer, not an error of the call.
+
+        Errors: NOT_FOUND (CONFIG_NOT_FOUND), PERMISSION_DENIED (ACCESS_DENIED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ConfigServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -175,6 +194,11 @@ def add_ConfigServiceServicer_to_server(servicer, server):
                     servicer.DeleteConfig,
                     request_deserializer=kubevend_dot_v1_dot_config__service__pb2.DeleteConfigRequest.FromString,
                     response_serializer=kubevend_dot_v1_dot_config__service__pb2.DeleteConfigResponse.SerializeToString,
+            ),
+            'CheckConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckConfig,
+                    request_deserializer=kubevend_dot_v1_dot_config__service__pb2.CheckConfigRequest.FromString,
+                    response_serializer=kubevend_dot_v1_dot_config__service__pb2.CheckConfigResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -329,6 +353,33 @@ class ConfigService:
             '/kubevend.v1.ConfigService/DeleteConfig',
             kubevend_dot_v1_dot_config__service__pb2.DeleteConfigRequest.SerializeToString,
             kubevend_dot_v1_dot_config__service__pb2.DeleteConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubevend.v1.ConfigService/CheckConfig',
+            kubevend_dot_v1_dot_config__service__pb2.CheckConfigRequest.SerializeToString,
+            kubevend_dot_v1_dot_config__service__pb2.CheckConfigResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -80,6 +80,16 @@ class ConfigServiceStub:
     Errors: NOT_FOUND (CONFIG_NOT_FOUND), ABORTED (ETAG_MISMATCH), FAILED_PRECONDITION
     (CONFIG_IN_USE), PERMISSION_DENIED (ACCESS_DENIED).
     """
+    CheckConfig: _grpc.UnaryUnaryMultiCallable[_config_service_pb2.CheckConfigRequest, _config_service_pb2.CheckConfigResponse]
+    """Calls a config's cluster, and tells item by item what works, what does not, and what to do about it: whether it can be
+    reached and is trusted, whether it takes the credential and for whom, and for each role of the config that the caller may
+    get whether the cluster permits what the role allows. Nothing is changed, and no token is issued: whether a
+    ServiceAccount exists is asked by a TokenRequest for a lifetime that Kubernetes always refuses.
+
+    What fails at the cluster is an item of the answer, not an error of the call.
+
+    Errors: NOT_FOUND (CONFIG_NOT_FOUND), PERMISSION_DENIED (ACCESS_DENIED).
+    """
 
 @_typing.type_check_only
 class ConfigServiceAsyncStub(ConfigServiceStub):
@@ -132,6 +142,16 @@ class ConfigServiceAsyncStub(ConfigServiceStub):
 
     Errors: NOT_FOUND (CONFIG_NOT_FOUND), ABORTED (ETAG_MISMATCH), FAILED_PRECONDITION
     (CONFIG_IN_USE), PERMISSION_DENIED (ACCESS_DENIED).
+    """
+    CheckConfig: _aio.UnaryUnaryMultiCallable[_config_service_pb2.CheckConfigRequest, _config_service_pb2.CheckConfigResponse]  # type: ignore[assignment]
+    """Calls a config's cluster, and tells item by item what works, what does not, and what to do about it: whether it can be
+    reached and is trusted, whether it takes the credential and for whom, and for each role of the config that the caller may
+    get whether the cluster permits what the role allows. Nothing is changed, and no token is issued: whether a
+    ServiceAccount exists is asked by a TokenRequest for a lifetime that Kubernetes always refuses.
+
+    What fails at the cluster is an item of the answer, not an error of the call.
+
+    Errors: NOT_FOUND (CONFIG_NOT_FOUND), PERMISSION_DENIED (ACCESS_DENIED).
     """
 
 class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -212,6 +232,22 @@ class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND (CONFIG_NOT_FOUND), ABORTED (ETAG_MISMATCH), FAILED_PRECONDITION
         (CONFIG_IN_USE), PERMISSION_DENIED (ACCESS_DENIED).
+        """
+
+    @_abc_1.abstractmethod
+    def CheckConfig(
+        self,
+        request: _config_service_pb2.CheckConfigRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_config_service_pb2.CheckConfigResponse, _abc.Awaitable[_config_service_pb2.CheckConfigResponse]]:
+        """Calls a config's cluster, and tells item by item what works, what does not, and what to do about it: whether it can be
+        reached and is trusted, whether it takes the credential and for whom, and for each role of the config that the caller may
+        get whether the cluster permits what the role allows. Nothing is changed, and no token is issued: whether a
+        ServiceAccount exists is asked by a TokenRequest for a lifetime that Kubernetes always refuses.
+
+        What fails at the cluster is an item of the answer, not an error of the call.
+
+        Errors: NOT_FOUND (CONFIG_NOT_FOUND), PERMISSION_DENIED (ACCESS_DENIED).
         """
 
 def add_ConfigServiceServicer_to_server(servicer: ConfigServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,351 @@
+"""Looking at a config's cluster item by item: what works, what does not, and what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, timedelta
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Literal, TypeVar
+
+import msgspec
+
+from kubevend_server import rbac
+from kubevend_server.authentication import CallerCluster
+from kubevend_server.clock import Clock
+from kubevend_server.cluster import failures
+from kubevend_server.cluster.clusters import Clusters
+from kubevend_server.cluster.connection import Answer, Connection
+from kubevend_server.cluster.reviews import review_self
+from kubevend_server.cluster.rights import REVIEW_TOKENS, covered_service_accounts, has_right, token_right
+from kubevend_server.cluster.tokens import probe_service_account
+from kubevend_server.configs import Config
+from kubevend_server.errors import KubevendError
+from kubevend_server.rbac import Pair
+from kubevend_server.roles import ANY, Role
+
+Item = Literal[
+    "REACHABLE", "TRUSTED", "KUBERNETES", "CLOCK", "CREDENTIAL", "TOKEN_REVIEW", "PERMISSION", "SERVICE_ACCOUNT"
+]
+State = Literal["PASSED", "WARNING", "FAILED", "SKIPPED"]
+
+_MOST_PAIRS = 2000
+_AT_ONCE = 8
+_SKEW = timedelta(seconds=5)
+_SOON = timedelta(days=30)
+_STALE = timedelta(minutes=5)
+
+# At which item a failure of the first request shows; what is not here shows at KUBERNETES.
+_FAILS_AT: dict[str, Item] = {
+    "KUBERNETES_UNREACHABLE": "REACHABLE",
+    "CLUSTER_BUSY": "REACHABLE",
+    "KUBERNETES_UNTRUSTED": "TRUSTED",
+    "KUBERNETES_TLS_FAILED": "TRUSTED",
+    "CREDENTIAL_UNUSABLE": "TRUSTED",
+}
+_FIRST: tuple[Item, ...] = ("REACHABLE", "TRUSTED", "KUBERNETES")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What came of looking at one thing. The fields are those of `Check` in the protos."""
+
+    item: Item
+    state: State
+    message: str
+    reason: str = ""
+    namespace: str = ""
+    service_account: str = ""
+    roles: tuple[str, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of looking at a config.
+
+    Attributes:
+        identity: as whom the cluster knows kubevend, or empty.
+        findings: one for each thing.
+        missing_rbac: YAML that would grant what is missing, or empty.
+    """
+
+    identity: str
+    findings: tuple[Finding, ...]
+    missing_rbac: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return all(finding.state != "FAILED" for finding in self.findings)
+
+
+class Checker:
+    """Looks at the clusters of configs."""
+
+    def __init__(self, clusters: Clusters, caller_clusters: Sequence[CallerCluster], clock: Clock) -> None:
+        self._clusters = clusters
+        self._caller_clusters = caller_clusters
+        self._clock = clock
+
+    async def check(self, config: Config, roles: Iterable[Role]) -> Report:
+        """Look at a config and what its roles need.
+
+        Args:
+            config: the config.
+            roles: its roles, those that the answer may tell of.
+
+        Returns:
+            What was found. It never raises for what a cluster does.
+        """
+        findings = await self._reach(config)
+        identity = ""
+        if any(finding.state == "FAILED" for finding in findings):
+            findings.append(_skipped("CREDENTIAL"))
+        else:
+            identity, finding = await self._credential(config)
+            findings.append(finding)
+        needed = rbac.needs(roles)
+        if not identity:
+            findings += [_skipped("PERMISSION", pair, needed[pair]) for pair in list(needed)[:_MOST_PAIRS]]
+            return Report("", tuple(findings), "")
+        connection = self._clusters.of(config)
+        reviews, missing_reviews = await self._token_reviews(connection)
+        permissions = await self._permissions(connection, identity, needed)
+        accounts = await self._service_accounts(connection, permissions)
+        return Report(
+            identity,
+            (*findings, *reviews, *permissions, *accounts),
+            "---\n".join([*_missing(config, identity, needed, permissions), *missing_reviews]),
+        )
+
+    async def _reach(self, config: Config) -> list[Finding]:
+        """Reach the cluster without a credential, so that what is found is not the credential's fault."""
+        try:
+            connection = self._clusters.connect(config, anonymous=True)
+        except KubevendError as error:
+            return _failed_at("REACHABLE", error)
+        attempt = connection.attempt("its version")
+        try:
+            answer = await connection.get("/version", attempt)
+            message = _read_version(answer, attempt)
+        except KubevendError as error:
+            return _failed_at(_FAILS_AT.get(error.reason, "KUBERNETES"), error)
+        finally:
+            await connection.retire()
+        host, trusts = connection.endpoint.host, connection.endpoint.trusts
+        return [
+            Finding("REACHABLE", "PASSED", f"{host} answers."),
+            Finding("TRUSTED", "PASSED", f"Its certificate is for that name, and vouched for by {trusts}."),
+            Finding("KUBERNETES", "PASSED", message),
+            self._clock_skew(answer),
+        ]
+
+    def _clock_skew(self, answer: Answer) -> Finding:
+        try:
+            theirs = parsedate_to_datetime(answer.headers.get("Date", "")).astimezone(UTC)
+        except ValueError:
+            return Finding("CLOCK", "SKIPPED", "The API server does not tell the time.")
+        skew = theirs - self._clock()
+        told = f"{abs(skew.total_seconds()):.0f}"
+        if abs(skew) <= _SKEW:
+            return Finding(
+                "CLOCK", "PASSED", "Its clock and kubevend's agree to within seconds.", metadata={"skew": told}
+            )
+        way = "ahead of" if skew > timedelta() else "behind"
+        return Finding(
+            "CLOCK",
+            "WARNING",
+            f"Its clock is {told} s {way} kubevend's: leases and tokens end earlier or later than they "
+            "say. Set both by NTP.",
+            "CLOCK_SKEW",
+            metadata={"skew": told},
+        )
+
+    async def _credential(self, config: Config) -> tuple[str, Finding]:
+        try:
+            connection = self._clusters.of(config)
+            identity = await review_self(connection)
+            expiry = connection.credential.read().expiry()
+        except KubevendError as error:
+            return "", _failed("CREDENTIAL", error)
+        said = f"The cluster accepts {connection.credential.what} as {identity}."
+        metadata = {"identity": identity}
+        if expiry is None:
+            return identity, Finding("CREDENTIAL", "PASSED", f"{said} It does not expire.", metadata=metadata)
+        until, left = expiry.isoformat(timespec="seconds"), expiry - self._clock()
+        metadata["expire_time"] = until
+        if left > (_STALE if connection.credential.renewed else _SOON):
+            return identity, Finding("CREDENTIAL", "PASSED", f"{said} It is valid until {until}.", metadata=metadata)
+        todo = (
+            "Whatever keeps its file fresh seems to have stopped."
+            if connection.credential.renewed
+            else "Nothing renews it: give the config a new one before that (UpdateConfig), or a credential in files."
+        )
+        message = f"{said} It expires at {until}. {todo}"
+        return identity, Finding("CREDENTIAL", "WARNING", message, "CREDENTIAL_EXPIRES", metadata=metadata)
+
+    async def _token_reviews(self, connection: Connection) -> tuple[list[Finding], list[str]]:
+        """Look whether the settings' caller clusters at this host may be asked whose tokens are shown."""
+        findings, missing = [], []
+        for cluster in self._caller_clusters:
+            if cluster.connection.endpoint.host != connection.endpoint.host:
+                continue
+            try:
+                allowed, why = await has_right(cluster.connection, REVIEW_TOKENS)
+                identity = await review_self(cluster.connection)
+            except KubevendError as error:
+                findings.append(_failed("TOKEN_REVIEW", error))
+                continue
+            if allowed:
+                findings.append(Finding("TOKEN_REVIEW", "PASSED", f"{identity} may review callers' tokens: {why}"))
+                continue
+            missing += rbac.review_manifests(identity)
+            findings.append(
+                Finding(
+                    "TOKEN_REVIEW",
+                    "FAILED",
+                    f"{identity} may not review callers' tokens, so no ServiceAccount of {cluster.name} "
+                    "can call kubevend "
+                    "(create on tokenreviews.authentication.k8s.io). missing_rbac grants it.",
+                    "KUBERNETES_FORBIDDEN",
+                    metadata={"identity": identity, "cluster": cluster.name},
+                )
+            )
+        return findings, missing
+
+    async def _permissions(self, connection: Connection, identity: str, needed: rbac.Needs) -> list[Finding]:
+        async def look(pair: Pair) -> Finding:
+            return await _permission(connection, identity, pair, needed[pair])
+
+        pairs = list(needed)
+        findings = await _each(pairs[:_MOST_PAIRS], look)
+        if len(pairs) > _MOST_PAIRS:
+            left = (
+                f"{len(pairs) - _MOST_PAIRS} more permissions were not looked at: {_MOST_PAIRS} are the most at once."
+            )
+            findings.append(Finding("PERMISSION", "SKIPPED", left))
+        return findings
+
+    async def _service_accounts(self, connection: Connection, permissions: Iterable[Finding]) -> list[Finding]:
+        """Look whether the ServiceAccounts are there whose tokens may be requested."""
+
+        async def look(permission: Finding) -> Finding:
+            return await _service_account(connection, permission)
+
+        named = [
+            found
+            for found in permissions
+            if found.state == "PASSED" and ANY not in (found.namespace, found.service_account)
+        ]
+        return await _each(named, look)
+
+
+async def _permission(connection: Connection, identity: str, pair: Pair, roles: tuple[str, ...]) -> Finding:
+    where = "every namespace" if pair.namespace == ANY else f"namespace {pair.namespace}"
+    whom = "every ServiceAccount" if pair.service_account == ANY else pair.service_account
+    about = replace(
+        Finding("PERMISSION", "PASSED", ""),
+        namespace=pair.namespace,
+        service_account=pair.service_account,
+        roles=roles,
+        metadata={"identity": identity},
+    )
+    namespace = "" if pair.namespace == ANY else pair.namespace
+    name = "" if pair.service_account == ANY else pair.service_account
+    try:
+        allowed, why = await has_right(connection, token_right(namespace, name))
+        if allowed:
+            return replace(about, message=f"{identity} may request tokens of {whom} in {where}: {why}")
+        covered = await covered_service_accounts(connection, namespace) if namespace else ()
+    except KubevendError as error:
+        return replace(about, state="FAILED", reason=error.reason, message=error.message)
+    reason, because = "KUBERNETES_FORBIDDEN", ""
+    if covered:
+        reason = "KUBERNETES_RESOURCE_NAMES"
+        because = f", only of {', '.join(covered[:20])}, which are in the resourceNames of its Role"
+    elif namespace:
+        because = ", or the namespace does not exist"
+    message = (
+        f"{identity} may not request tokens of {whom} in {where}{because} (create on "
+        "serviceaccounts/token). missing_rbac "
+        "grants it."
+    )
+    return replace(about, state="FAILED", reason=reason, message=message)
+
+
+async def _service_account(connection: Connection, permission: Finding) -> Finding:
+    namespace, name = permission.namespace, permission.service_account
+    about = replace(permission, item="SERVICE_ACCOUNT", metadata={})
+    try:
+        minted = await probe_service_account(connection, namespace, name)
+    except KubevendError as error:
+        return replace(about, state="FAILED", reason=error.reason, message=error.message, metadata=error.metadata)
+    if not minted:
+        return replace(about, message=f"ServiceAccount {namespace}/{name} exists.")
+    return replace(
+        about,
+        state="WARNING",
+        reason="TOKEN_NOT_AS_GRANTED",
+        message=(
+            f"ServiceAccount {namespace}/{name} exists, but the cluster minted a token for a lifetime that Kubernetes "
+            "refuses: a mutating webhook changes TokenRequests. The token was dropped."
+        ),
+    )
+
+
+def _missing(config: Config, identity: str, needed: rbac.Needs, permissions: Iterable[Finding]) -> list[str]:
+    # All that a namespace needs, since what is applied replaces what was there under the same name.
+    lacking = {found.namespace for found in permissions if found.state == "FAILED"}
+    return rbac.token_manifests(
+        config.name, identity, {pair: roles for pair, roles in needed.items() if pair.namespace in lacking}
+    )
+
+
+def _failed(item: Item, error: KubevendError) -> Finding:
+    return Finding(item, "FAILED", error.message, error.reason, metadata=error.metadata)
+
+
+def _failed_at(item: Item, error: KubevendError) -> list[Finding]:
+    """The first items, of which this one failed: those before it passed, those after it could not be looked at."""
+    place = _FIRST.index(item)
+    passed = [Finding(before, "PASSED", "The API server got so far.") for before in _FIRST[:place]]
+    return [*passed, _failed(item, error), *(_skipped(after) for after in (*_FIRST[place + 1 :], "CLOCK"))]
+
+
+def _skipped(item: Item, pair: Pair | None = None, roles: tuple[str, ...] = ()) -> Finding:
+    message = "Not looked at, since something before it failed."
+    if pair is None:
+        return Finding(item, "SKIPPED", message)
+    return Finding(item, "SKIPPED", message, "", pair.namespace, pair.service_account, roles)
+
+
+def _read_version(answer: Answer, attempt: failures.Attempt) -> str:
+    if answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) and failures.is_status(answer.body):
+        return "It is a Kubernetes API server, which does not tell strangers its version."
+    if answer.status != HTTPStatus.OK:
+        raise failures.from_status(answer.status, answer.headers, answer.body, attempt)
+    try:
+        return f"It is Kubernetes {msgspec.json.decode(answer.body, type=_Version).gitVersion}."
+    except msgspec.DecodeError as error:
+        raise failures.unreadable(attempt) from error
+
+
+class _Version(msgspec.Struct):
+    gitVersion: str  # noqa: N815 - Kubernetes' name
+
+
+async def _each(things: Sequence[T], look: Callable[[T], Awaitable[R]]) -> list[R]:
+    """Look at all, a few at a time, in their order."""
+    turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def take_turn(thing: T) -> R:
+        async with turns:
+            return await look(thing)
+
+    return list(await asyncio.gather(*(take_turn(thing) for thing in things)))

@@ -1,0 +1,141 @@
+"""What the cluster lets kubevend do, as it says itself.
+
+See https://kubernetes.io/docs/reference/kubernetes-api/authorization-resources/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from kubevend_server.cluster.connection import Connection
+from kubevend_server.cluster.failures import Attempt, Forbidden, not_covered, unreadable
+from kubevend_server.errors import KubevendError
+
+_API = "authorization.k8s.io/v1"
+
+_Answer = TypeVar("_Answer", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """One right.
+
+    Attributes:
+        verb: as `create`.
+        resource: with its subresource, as `serviceaccounts/token`.
+        group: its API group; empty for the core group.
+        namespace: empty for every namespace, or for a resource that is in none.
+        name: the object's name; empty for every one.
+    """
+
+    verb: str
+    resource: str
+    group: str = ""
+    namespace: str = ""
+    name: str = ""
+
+
+def token_right(namespace: str, service_account: str) -> Right:
+    """The right to request tokens of a ServiceAccount. Empty stands for every one."""
+    return Right("create", "serviceaccounts/token", "", namespace, service_account)
+
+
+REVIEW_TOKENS = Right("create", "tokenreviews", "authentication.k8s.io")
+"""The right to review tokens."""
+
+
+async def has_right(connection: Connection, right: Right) -> tuple[bool, str]:
+    """Ask a cluster whether kubevend has a right (SelfSubjectAccessReview).
+
+    Returns:
+        Whether, and what the cluster says of why: the binding that grants it.
+
+    Raises:
+        KubevendError: the cluster could not be asked.
+    """
+    resource, _, subresource = right.resource.partition("/")
+    attributes = {
+        "verb": right.verb,
+        "group": right.group,
+        "resource": resource,
+        "subresource": subresource,
+        "namespace": right.namespace,
+        "name": right.name,
+    }
+    spec = {"resourceAttributes": {key: value for key, value in attributes.items() if value}}
+    status = await _ask(connection, "SelfSubjectAccessReview", spec, _AccessReview)
+    return status.status.allowed, status.status.reason
+
+
+async def covered_service_accounts(connection: Connection, namespace: str) -> tuple[str, ...]:
+    """Ask a cluster for which ServiceAccounts of a namespace kubevend may request tokens (SelfSubjectRulesReview).
+
+    Returns:
+        The resourceNames of all rules that grant it; empty where there is none.
+
+    Raises:
+        KubevendError: the cluster could not be asked.
+    """
+    review = await _ask(connection, "SelfSubjectRulesReview", {"namespace": namespace}, _RulesReview)
+    granting = (rule for rule in review.status.resourceRules or () if _grants_tokens(rule))
+    return tuple(sorted({name for rule in granting for name in rule.resourceNames}))
+
+
+async def explain(connection: Connection, refusal: Forbidden, attempt: Attempt) -> KubevendError:
+    """Tell whether a refused TokenRequest lacks the whole right, or only its name among the resourceNames.
+
+    Returns:
+        `refusal`, or what tells more. It stays as it is where the cluster does not say.
+    """
+    try:
+        covered = await covered_service_accounts(connection, attempt.namespace)
+    except KubevendError:
+        return refusal
+    return not_covered(refusal, attempt, covered) if covered else refusal
+
+
+async def _ask(connection: Connection, kind: str, spec: Mapping[str, Any], answer_type: type[_Answer]) -> _Answer:
+    attempt = connection.attempt(
+        f"a {kind}",
+        needs="Every authenticated identity may usually have it, by the ClusterRoleBinding system:basic-user.",
+    )
+    body = {"apiVersion": _API, "kind": kind, "spec": spec}
+    answer = await connection.post(f"/apis/{_API}/{kind.lower()}s", body, attempt)
+    try:
+        return msgspec.json.decode(answer.body, type=answer_type)
+    except msgspec.DecodeError as error:
+        raise unreadable(attempt) from error
+
+
+def _grants_tokens(rule: _Rule) -> bool:
+    wanted = (("create", rule.verbs), ("", rule.apiGroups))
+    named = {"serviceaccounts/token", "*/token", "*"} & set(rule.resources)
+    return bool(named) and all({value, "*"} & set(found) for value, found in wanted)
+
+
+class _Access(msgspec.Struct):
+    allowed: bool
+    reason: str = ""
+
+
+class _AccessReview(msgspec.Struct):
+    status: _Access
+
+
+class _Rule(msgspec.Struct):
+    verbs: list[str]
+    apiGroups: list[str] = []  # noqa: N815 - Kubernetes' name
+    resources: list[str] = []
+    resourceNames: list[str] = []  # noqa: N815 - Kubernetes' name
+
+
+class _Rules(msgspec.Struct):
+    resourceRules: list[_Rule] | None = None  # noqa: N815 - Kubernetes' name
+
+
+class _RulesReview(msgspec.Struct):
+    status: _Rules
