@@ -74,12 +74,11 @@ async def serve(settings: Settings, clock: Clock = utc_now) -> None:
     config_store = ConfigStore(keyring)
     catalog = Catalog(database.read_now(config_store.all), database.read_now(role_store.all_roles))
 
-    rotation = StoreKeyRotation(key_file, keyring, database.writer, config_store, catalog)
-
     # The audit log, which goes on where the store knows it to have been.
     audit_key = read_one_key(Path(settings.audit.key_file))
     audit = _open_audit_log(settings, audit_key, database, clock)
-    journal = Journal(database.writer, audit)
+    journal = Journal(database, audit)
+    rotation = StoreKeyRotation(key_file, keyring, journal, config_store, catalog)
 
     # Who may do what.
     policy = AccessPolicy(_read_policies(Path(settings.policy.folder)))
@@ -129,7 +128,7 @@ async def serve(settings: Settings, clock: Clock = utc_now) -> None:
     await server.start()
     _log.info("serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback)
     watching = asyncio.create_task(rotation.run())
-    await _wait_for_stop(audit)
+    await _wait_for_stop(journal)
 
     watching.cancel()
     await _stop(server, health, recorder, settings.drain_seconds)
@@ -139,7 +138,7 @@ async def serve(settings: Settings, clock: Clock = utc_now) -> None:
     for cluster in caller_clusters:
         await cluster.connection.retire()
     await clusters.close()
-    audit.close()
+    await journal.close()
     database.close()
     _log.info("stopped")
 
@@ -237,12 +236,18 @@ def _serve_metrics(address: str, registry: CollectorRegistry) -> tuple[HTTPServe
     return server, thread
 
 
-async def _wait_for_stop(audit: AuditLog) -> None:
-    stop = asyncio.Event()
+async def _wait_for_stop(journal: Journal) -> None:
+    stop, reopening = asyncio.Event(), set[asyncio.Task[None]]()
+
+    def reopen() -> None:
+        task = loop.create_task(journal.reopen())
+        reopening.add(task)
+        task.add_done_callback(reopening.discard)
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, audit.reopen)
+    loop.add_signal_handler(signal.SIGHUP, reopen)
     await stop.wait()
 
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, timedelta
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
+from datetime import datetime, timedelta
 from typing import Literal, TypeVar
-
-import msgspec
 
 from kubevend_server import rbac
 from kubevend_server.authentication import CallerCluster
 from kubevend_server.clock import Clock
-from kubevend_server.cluster import failures
 from kubevend_server.cluster.clusters import Clusters
-from kubevend_server.cluster.connection import Answer, Connection
+from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.reviews import review_self
 from kubevend_server.cluster.rights import REVIEW_TOKENS, covered_service_accounts, has_right, token_right
 from kubevend_server.cluster.tokens import probe_service_account
+from kubevend_server.cluster.version import read_version
 from kubevend_server.configs import Config
 from kubevend_server.errors import KubevendError
 from kubevend_server.rbac import Pair
@@ -130,42 +126,34 @@ class Checker:
             connection = self._clusters.connect(config, anonymous=True)
         except KubevendError as error:
             return _failed_at("REACHABLE", error)
-        attempt = connection.attempt("its version")
         try:
-            answer = await connection.get("/version", attempt)
-            message = _read_version(answer, attempt)
+            said = await read_version(connection)
         except KubevendError as error:
             return _failed_at(_FAILS_AT.get(error.reason, "KUBERNETES"), error)
         finally:
             await connection.retire()
         host, trusts = connection.endpoint.host, connection.endpoint.trusts
+        version = said.version or "of a version that it does not tell strangers"
         return [
             Finding("REACHABLE", "PASSED", f"{host} answers."),
             Finding("TRUSTED", "PASSED", f"Its certificate is for that name, and vouched for by {trusts}."),
-            Finding("KUBERNETES", "PASSED", message),
-            self._clock_skew(answer),
+            Finding("KUBERNETES", "PASSED", f"It is Kubernetes {version}."),
+            self._clock_skew(said.time),
         ]
 
-    def _clock_skew(self, answer: Answer) -> Finding:
-        try:
-            theirs = parsedate_to_datetime(answer.headers.get("Date", "")).astimezone(UTC)
-        except ValueError:
+    def _clock_skew(self, theirs: datetime | None) -> Finding:
+        if theirs is None:
             return Finding("CLOCK", "SKIPPED", "The API server does not tell the time.")
         skew = theirs - self._clock()
-        told = f"{abs(skew.total_seconds()):.0f}"
+        told = {"skew": f"{abs(skew.total_seconds()):.0f}"}
         if abs(skew) <= _SKEW:
-            return Finding(
-                "CLOCK", "PASSED", "Its clock and kubevend's agree to within seconds.", metadata={"skew": told}
-            )
+            return Finding("CLOCK", "PASSED", "Its clock and kubevend's agree to within seconds.", metadata=told)
         way = "ahead of" if skew > timedelta() else "behind"
-        return Finding(
-            "CLOCK",
-            "WARNING",
-            f"Its clock is {told} s {way} kubevend's: leases and tokens end earlier or later than they "
-            "say. Set both by NTP.",
-            "CLOCK_SKEW",
-            metadata={"skew": told},
+        message = (
+            f"Its clock is {told['skew']} s {way} kubevend's: leases and tokens end earlier or later than they say. "
+            "Set both by NTP."
         )
+        return Finding("CLOCK", "WARNING", message, "CLOCK_SKEW", metadata=told)
 
     async def _credential(self, config: Config) -> tuple[str, Finding]:
         try:
@@ -323,21 +311,6 @@ def _skipped(item: Item, pair: Pair | None = None, roles: tuple[str, ...] = ()) 
     if pair is None:
         return Finding(item, "SKIPPED", message)
     return Finding(item, "SKIPPED", message, "", pair.namespace, pair.service_account, roles)
-
-
-def _read_version(answer: Answer, attempt: failures.Attempt) -> str:
-    if answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) and failures.is_status(answer.body):
-        return "It is a Kubernetes API server, which does not tell strangers its version."
-    if answer.status != HTTPStatus.OK:
-        raise failures.from_status(answer.status, answer.headers, answer.body, attempt)
-    try:
-        return f"It is Kubernetes {msgspec.json.decode(answer.body, type=_Version).gitVersion}."
-    except msgspec.DecodeError as error:
-        raise failures.unreadable(attempt) from error
-
-
-class _Version(msgspec.Struct):
-    gitVersion: str  # noqa: N815 - Kubernetes' name
 
 
 async def _each(things: Sequence[T], look: Callable[[T], Awaitable[R]]) -> list[R]:

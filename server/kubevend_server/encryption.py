@@ -42,7 +42,6 @@ class Keyring:
             raise KeyFileError("There is no key.")
         self.keys = keys
         self._ciphers = {key_id: AESGCM(key) for key_id, key in keys.items()}
-        self._primary = next(iter(keys))
 
     def __repr__(self) -> str:
         return f"Keyring({', '.join(self._ciphers)})"
@@ -50,8 +49,8 @@ class Keyring:
     def seal(self, plaintext: bytes, purpose: str) -> bytes:
         """Encrypt and authenticate. `purpose` says what it is and whose; opening needs the same one."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        sealed = self._ciphers[self._primary].encrypt(nonce, plaintext, purpose.encode())
-        return self._primary.encode() + b":" + nonce + sealed
+        key_id, cipher = next(iter(self._ciphers.items()))
+        return key_id.encode() + b":" + nonce + cipher.encrypt(nonce, plaintext, purpose.encode())
 
     def open(self, sealed: bytes, purpose: str) -> bytes:
         """Undo `seal`.

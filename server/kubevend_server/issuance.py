@@ -78,7 +78,7 @@ class Issuance:
         connection = self._clusters.of(config)
 
         lease_name, audit_id = names.new_lease_name(self._clock()), str(uuid.uuid4())
-        self._journal.intend(event.intent(call, granted, lease_name, audit_id))
+        await self._journal.intend(event.intent(call, granted, lease_name, audit_id))
         call.record.kubernetes_audit_id, call.record.announced = audit_id, True
         # From here on a token may exist, so the work is carried to its end, whether or not the caller waits for it.
         call.irrevocable = True

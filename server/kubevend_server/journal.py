@@ -11,12 +11,19 @@ alone never waits, and many share the price of a sync.
 
 So what the store knows is always in the audit file. A crash between 2 and 3 leaves events beyond the head, whose
 answers never left.
+
+While the disk is fast, all of it runs on the event loop's thread, which costs nothing but the disk. A slow disk, or
+a store that somebody else has locked, would stop every call for as long: then a group runs in a thread of its own.
+Nothing else is written meanwhile, so that the lines of a group that fails are still the last of the file, and can be
+taken back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +34,12 @@ from kubevend_server.audit.chain import Head
 from kubevend_server.audit.log import AuditLog, Event
 from kubevend_server.errors import KubevendError, Unavailable
 from kubevend_server.store.changes import Change
+from kubevend_server.store.database import Database, is_locked
 from kubevend_server.store.schema import audit_head, leases, tokens
 
 _GATHER_SECONDS = 0.004
+_SLOW_SECONDS = 0.002
+_PATIENCE_SECONDS = 10.0
 
 _log = structlog.get_logger()
 
@@ -58,26 +68,43 @@ class Entry:
     announced: bool = False
 
 
+Waiting = tuple[Entry, "asyncio.Future[None]"]
+"""An entry, and the future of the call that waits for it."""
+
+Refusals = list[KubevendError | None]
+"""For each entry of a group what became of it; None where it is durable."""
+
+
 class Journal:
-    """Commits entries in groups, on the event loop's thread.
+    """Commits entries in groups, one group at a time. To be used on the event loop's thread only."""
 
-    So no lock is needed, and an intent can be written between two groups. While a disk syncs, everything else waits: a
-    disk that takes milliseconds wants a thread for the sync and the commit (`docs/performance.md` has the figures).
-    """
+    def __init__(self, database: Database, audit: AuditLog, slow: float = _SLOW_SECONDS) -> None:
+        """Take what it writes to.
 
-    def __init__(self, engine: sa.Engine, audit: AuditLog) -> None:
-        self._engine = engine
+        Args:
+            database: the store.
+            audit: the audit log; nobody else may write to it.
+            slow: seconds; after a group that took longer, the next one runs in a thread.
+        """
+        self._database = database
         self._audit = audit
-        self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
+        self._slow = slow
+        self._took = 0.0
+        self._waiting: list[Waiting] = []
         self._on_the_way = 0
         self._closing: asyncio.Handle | None = None
+        self._thread = ThreadPoolExecutor(1, "journal")
+        self._idle = asyncio.Event()
+        self._idle.set()
+        database.set_patience(0)
 
-    def intend(self, event: Event) -> None:
+    async def intend(self, event: Event) -> None:
         """Write down, without a sync, what is about to be asked of Kubernetes. An announced entry must follow.
 
         Raises:
             Unavailable: it could not be written, so it must not be asked.
         """
+        await self._take_turn()
         mark = self._audit.mark()
         try:
             self._audit.append(event)
@@ -94,33 +121,100 @@ class Journal:
             KubevendError: the entry's own change was refused; the event that says so is durable.
             Unavailable: nothing of it could be recorded.
         """
-        loop = asyncio.get_running_loop()
-        done = loop.create_future()
+        done = asyncio.get_running_loop().create_future()
         self._waiting.append((entry, done))
         if entry.announced:
             self._on_the_way -= 1
+        self._schedule()
+        await done
+
+    async def change(self, change: Change) -> None:
+        """Make a change of the server's own, which no call asked for and no event tells.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: the store did not take it.
+        """
+        await self._take_turn()
+        with self._database.writer.begin() as connection:
+            change(connection)
+
+    async def reopen(self) -> None:
+        """Open the audit file by its name again, after it was moved away."""
+        await self._take_turn()
+        self._audit.reopen()
+
+    async def close(self) -> None:
+        """Wait for what is being written, then close the audit file."""
+        await self._take_turn()
+        self._thread.shutdown()
+        self._audit.close()
+
+    async def _take_turn(self) -> None:
+        """Wait until no thread is writing; what follows without another await has store and file for itself."""
+        while not self._idle.is_set():
+            await self._idle.wait()
+
+    def _schedule(self) -> None:
+        if not self._idle.is_set():
+            return  # the group that is being written sees to it
+        loop = asyncio.get_running_loop()
         if self._closing is None:
             self._closing = loop.call_later(_GATHER_SECONDS, self._flush)
         if not self._on_the_way:
             self._closing.cancel()
             # Everything else that is ready in this turn of the loop still joins the group.
             self._closing = loop.call_soon(self._flush)
-        await done
 
     def _flush(self) -> None:
         waiting, self._waiting, self._closing = self._waiting, [], None
         entries = [entry for entry, _ in waiting]
+        if self._took <= self._slow:
+            try:
+                refusals = self._record(entries, patient=False)
+            except sa.exc.OperationalError:
+                _log.info("store_locked", hint="somebody else writes to it; the group waits for that in a thread")
+            else:
+                _settle_all(waiting, refusals)
+                return
+        self._idle.clear()
+        work = asyncio.get_running_loop().run_in_executor(self._thread, self._record_in_thread, entries)
+        work.add_done_callback(lambda done: self._finish(waiting, done))
+
+    def _finish(self, waiting: Sequence[Waiting], work: asyncio.Future[Refusals]) -> None:
         try:
-            refusals = self._commit(entries)
-        except (OSError, sa.exc.OperationalError):
+            refusals = work.result()
+        except Exception:  # noqa: BLE001 - answers of a whole group hang on it
+            _log.exception("not_recorded", entries=len(waiting))
+            refusals = [not_recorded() for _ in waiting]
+        _settle_all(waiting, refusals)
+        # Whoever waits for its turn goes before the next group, which may be long.
+        self._idle.set()
+        if self._waiting:
+            self._schedule()
+
+    def _record_in_thread(self, entries: Sequence[Entry]) -> Refusals:
+        """Record a group where waiting stops nobody, for somebody else's lock on the store too."""
+        self._database.set_patience(_PATIENCE_SECONDS)
+        try:
+            return self._record(entries, patient=True)
+        finally:
+            self._database.set_patience(0)
+
+    def _record(self, entries: Sequence[Entry], *, patient: bool) -> Refusals:
+        started = time.monotonic()
+        try:
+            return self._commit(entries)
+        except (OSError, sa.exc.OperationalError) as error:
+            if is_locked(error) and not patient:
+                raise
             # The disk is full or fails, or the store is locked: nothing is durable, for none of them.
             _log.exception("not_recorded", entries=len(entries))
-            refusals = self._refuse(entries)
+            return self._refuse(entries)
         except Exception:  # noqa: BLE001 - answers of a whole group hang on it, so every kind must end here
             _log.exception("not_recorded_together", entries=len(entries))
-            refusals = [self._commit_alone(entry) for entry in entries]
-        for (entry, done), refusal in zip(waiting, refusals, strict=True):
-            _settle(entry, done, refusal)
+            return [self._commit_alone(entry) for entry in entries]
+        finally:
+            self._took = time.monotonic() - started
 
     def _commit_alone(self, entry: Entry) -> KubevendError | None:
         """After a group has failed over something in an entry: what is wrong with one is not the others' fault."""
@@ -130,14 +224,14 @@ class Journal:
             _log.exception("not_recorded", entries=1)
             return self._refuse([entry])[0]
 
-    def _refuse(self, entries: Sequence[Entry]) -> list[KubevendError | None]:
+    def _refuse(self, entries: Sequence[Entry]) -> Refusals:
         self._record_failure(entries)
         return [not_recorded() for _ in entries]
 
-    def _commit(self, entries: Sequence[Entry]) -> list[KubevendError | None]:
+    def _commit(self, entries: Sequence[Entry]) -> Refusals:
         mark = self._audit.mark()
         try:
-            with self._engine.begin() as connection:
+            with self._database.writer.begin() as connection:
                 # Leases first: a change that asks whether some live must see those of its own group.
                 _insert(connection, entries)
                 refusals = [_apply(connection, entry.change) for entry in entries]
@@ -168,6 +262,11 @@ class Journal:
         except Exception:  # noqa: BLE001 - the calls are refused already; the log is the last place to say it
             self._rewind(mark)
             _log.exception("failure_not_recorded", entries=len(entries))
+
+
+def _settle_all(waiting: Sequence[Waiting], refusals: Refusals) -> None:
+    for (entry, done), refusal in zip(waiting, refusals, strict=True):
+        _settle(entry, done, refusal)
 
 
 def _settle(entry: Entry, done: asyncio.Future[None], refusal: KubevendError | None) -> None:

@@ -5,6 +5,8 @@ import errno
 import fcntl
 import json
 import os
+import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,12 +89,15 @@ class Scene:
         return self.database.read_now(read_head)
 
 
-@pytest.fixture
-def scene(database: Database, tmp_path: Path) -> Iterator[Scene]:
-    """A journal whose transactions and syncs are counted."""
+ON_THE_LOOP, IN_A_THREAD = 3600.0, -1.0
+
+
+@pytest.fixture(params=[ON_THE_LOOP, IN_A_THREAD], ids=["on the loop", "in a thread"])
+def scene(database: Database, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """A journal whose transactions and syncs are counted, on a fast disk and on a slow one."""
     file = tmp_path / "journal.jsonl"
     disk = Disk(file)
-    made = Scene(database, file, disk, Journal(database.writer, disk))
+    made = Scene(database, file, disk, Journal(database, disk, request.param))
     sa.event.listen(database.writer, "commit", lambda _: made.commits.append("commit"))
     sa.event.listen(database.writer, "rollback", lambda _: made.commits.append("rollback"))
     yield made
@@ -160,8 +165,8 @@ async def test_entries_one_after_the_other_have_their_own(scene: Scene) -> None:
 
 async def test_a_group_waits_for_those_on_their_way(scene: Scene) -> None:
     """An entry waits for one that was announced before, and shares its sync; intents need no sync of their own."""
-    scene.journal.intend({"resource": "a", "stage": "STAGE_INTENT"})
-    scene.journal.intend({"resource": "b", "stage": "STAGE_INTENT"})
+    await scene.journal.intend({"resource": "a", "stage": "STAGE_INTENT"})
+    await scene.journal.intend({"resource": "b", "stage": "STAGE_INTENT"})
     assert scene.disk.syncs == 0
     first = asyncio.create_task(scene.journal.commit(entry("a", announced=True)))
     await asyncio.sleep(0)
@@ -174,7 +179,7 @@ async def test_a_group_waits_for_those_on_their_way(scene: Scene) -> None:
 
 async def test_a_group_does_not_wait_for_ever(scene: Scene) -> None:
     """One that is on its way and never comes holds the others up for milliseconds only."""
-    scene.journal.intend({"resource": "a", "stage": "STAGE_INTENT"})
+    await scene.journal.intend({"resource": "a", "stage": "STAGE_INTENT"})
     async with asyncio.timeout(2):
         await scene.journal.commit(entry("b"))
     assert scene.names() == ["a OK", "b OK"]
@@ -239,7 +244,7 @@ async def test_a_log_that_could_not_forget_goes_on_soundly(database: Database, f
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     file = Path(f"/proc/self/fd/{descriptor}")
     disk = Disk(file)
-    scene = Scene(database, file, disk, Journal(database.writer, disk))
+    scene = Scene(database, file, disk, Journal(database, disk))
     await scene.journal.commit(entry("before"))
     disk.failing = {fails}
     assert await _all(scene, entry("one"), entry("two")) == ["NOT_RECORDED"] * 2
@@ -304,7 +309,7 @@ async def test_an_intent_that_cannot_be_written_stops_the_call(scene: Scene) -> 
     await scene.journal.commit(entry("before"))
     scene.disk.failing = {"write"}
     with pytest.raises(Unavailable) as refusal:
-        scene.journal.intend({"resource": "x", "stage": "STAGE_INTENT"})
+        await scene.journal.intend({"resource": "x", "stage": "STAGE_INTENT"})
     assert refusal.value.reason == "NOT_RECORDED"
     scene.disk.failing = set()
     await scene.journal.commit(entry("after"))
@@ -316,12 +321,12 @@ async def test_an_intent_that_cannot_be_taken_back_stops_the_call_too(scene: Sce
     """Where the file cannot be cut back either, the call is refused as not recorded, and not as a defect."""
     scene.disk.failing = {"write", "rewind"}
     with pytest.raises(Unavailable):
-        scene.journal.intend({"resource": "x", "stage": "STAGE_INTENT"})
+        await scene.journal.intend({"resource": "x", "stage": "STAGE_INTENT"})
 
 
 async def test_an_intent_outlives_the_failure_of_its_completion(scene: Scene) -> None:
     """What was announced stays in the file although the group that follows cannot be recorded."""
-    scene.journal.intend({"resource": "x", "stage": "STAGE_INTENT"})
+    await scene.journal.intend({"resource": "x", "stage": "STAGE_INTENT"})
     scene.disk.failing = {"sync"}
     assert await _all(scene, entry("x", lease(1), announced=True)) == ["NOT_RECORDED"]
     assert scene.names() == ["x OK"]
@@ -369,3 +374,87 @@ def test_the_first_start_has_no_head(database: Database) -> None:
 def test_a_refusal_tells_what_to_do() -> None:
     """NOT_RECORDED is UNAVAILABLE, and says that nothing was handed out."""
     assert (not_recorded().status, not_recorded().reason) == ("UNAVAILABLE", "NOT_RECORDED")
+
+
+class SlowDisk(Disk):
+    """A disk whose syncs take until the test lets them end."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the log."""
+        super().__init__(path)
+        self.began, self.may_end = threading.Event(), threading.Event()
+
+    def sync(self) -> None:
+        """Wait."""
+        self.began.set()
+        assert self.may_end.wait(30)
+        super().sync()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_slow_disk_stops_nobody_but_those_who_write(database: Database, tmp_path: Path, *, fails: bool) -> None:
+    """While a disk syncs, the event loop goes on; what would be written next waits, so that the lines of a group that
+    fails are still the last of the file and can be taken back.
+    """
+    disk = SlowDisk(tmp_path / "slow.jsonl")
+    slow = Scene(database, tmp_path / "slow.jsonl", disk, Journal(database, disk, IN_A_THREAD))
+    first = asyncio.create_task(_all(slow, entry("one", lease(1))))
+    await asyncio.to_thread(disk.began.wait, 30)
+    intent = asyncio.create_task(slow.journal.intend({"resource": "x", "stage": "STAGE_INTENT"}))
+    second = asyncio.create_task(_all(slow, entry("two", lease(2))))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    held = (first.done(), intent.done(), second.done(), slow.names())
+
+    disk.failing = {"sync"} if fails else set()
+    disk.may_end.set()
+    await intent
+    results = [await first, await second]
+
+    assert held == (False, False, False, ["one OK"])
+    outcome = "NOT_RECORDED" if fails else "None"
+    assert results == [[outcome], [outcome]]
+    assert slow.names() == (["x OK"] if fails else ["one OK", "x OK", "two OK"])
+    assert slow.leases() == ([] if fails else [lease(1).name, lease(2).name])
+    disk.failing = set()
+    await slow.journal.close()
+
+
+async def test_a_lock_of_somebody_else_stops_nobody(database: Database, tmp_path: Path) -> None:
+    """Where another process has the store locked, a group waits for that in a thread, and the event loop goes on."""
+    disk = Disk(tmp_path / "locked.jsonl")
+    locked = Scene(database, tmp_path / "locked.jsonl", disk, Journal(database, disk, ON_THE_LOOP))
+    somebody = sqlite3.connect(str(database.writer.url.database), isolation_level=None)
+    somebody.execute("BEGIN IMMEDIATE")
+    call = asyncio.create_task(_all(locked, entry("one", lease(1))))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    held = (call.done(), locked.names())
+
+    somebody.execute("ROLLBACK")
+    somebody.close()
+
+    assert held == (False, [])
+    assert await call == ["None"]
+    assert locked.leases() == [lease(1).name]
+    await locked.journal.close()
+
+
+async def test_a_change_of_the_servers_own_waits_its_turn(database: Database, tmp_path: Path) -> None:
+    """What the server changes by itself, and the opening of a new audit file, come between groups, not into one."""
+    disk = SlowDisk(tmp_path / "turns.jsonl")
+    turns = Scene(database, tmp_path / "turns.jsonl", disk, Journal(database, disk, IN_A_THREAD))
+    first = asyncio.create_task(_all(turns, entry("one", lease(1))))
+    await asyncio.to_thread(disk.began.wait, 30)
+    change = asyncio.create_task(turns.journal.change(_adds(lease(2))))
+    reopened = asyncio.create_task(turns.journal.reopen())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    held = (change.done(), reopened.done())
+
+    disk.may_end.set()
+    await asyncio.gather(first, change, reopened)
+
+    assert held == (False, False)
+    assert turns.leases() == [lease(1).name, lease(2).name]
+    await turns.journal.close()

@@ -93,9 +93,6 @@ class Clusters:
         Raises:
             FailedPrecondition: the config cannot be used as it is.
         """
-        # Held again against the settings, which may be others than when it was written.
-        for fault in self._rules.files(config):
-            raise unusable(f"{config.name} cannot be used: {fault.field}: {fault.description}.", config.name)
         if config.credential.kind == "in_cluster":
             endpoint = self._own.endpoint(config.name, config.kubernetes_ca_cert)
         else:
@@ -117,6 +114,9 @@ class Clusters:
         await asyncio.gather(*self._retiring)
 
     def _credential(self, config: Config) -> Credential:
+        # Held again against the settings, which may be others than when it was written.
+        for fault in self._rules.files(config):
+            raise unusable(f"{config.name} cannot be used: {fault.field}: {fault.description}.", config.name)
         credential = config.credential
         if credential.kind == "in_cluster":
             return self._own.token

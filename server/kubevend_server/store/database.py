@@ -67,10 +67,22 @@ class Database:
         with self._reader.begin() as connection:
             return query(connection)
 
+    def set_patience(self, seconds: float) -> None:
+        """For how long `writer` waits where another process has the file locked."""
+        raw = self.writer.raw_connection()
+        raw.cursor().execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
+        raw.close()
+
     def close(self) -> None:
         """Close every connection."""
         self._reader.dispose()
         self.writer.dispose()
+
+
+def is_locked(error: Exception) -> bool:
+    """Whether another process has the file locked."""
+    cause = getattr(error, "orig", None)
+    return isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode == sqlite3.SQLITE_BUSY
 
 
 _CONNECT: dict[str, Any] = {"check_same_thread": False, "timeout": _BUSY_SECONDS}
