@@ -5,20 +5,22 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import jwt
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 from kubevend.v1 import issue_service_pb2
 from kubevend_server.callers import BOOTSTRAP_ADMIN
 from kubevend_server.calls import Call, Method
+from kubevend_server.cluster.credentials import ClientCertificateFiles, Presented
 from kubevend_server.configs import Config, Credential
 from kubevend_server.leases import Lease, LeaseToken
 from kubevend_server.policy.access import Decision
@@ -142,16 +144,62 @@ def minted(**claims: Any) -> str:
     return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
 
 
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A certificate and its key, both PEM."""
+
+    certificate: str
+    private_key: str
+
+    @property
+    def presented(self) -> Presented:
+        """It, as it is shown to a cluster."""
+        return Presented(certificate=self.certificate, private_key=self.private_key)
+
+    @property
+    def credential(self) -> Credential:
+        """It, as a config stores it."""
+        return Credential("client_certificate", certificate=self.certificate, private_key=self.private_key)
+
+    def write(self, folder: Path) -> ClientCertificateFiles:
+        """It in files, as cert-manager names them."""
+        (folder / "tls.crt").write_text(self.certificate)
+        (folder / "tls.key").write_text(self.private_key)
+        return ClientCertificateFiles(folder / "tls.crt", folder / "tls.key")
+
+
+def pem(key: Key, passphrase: bytes = b"") -> str:
+    """A private key as PEM."""
+    encryption = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption).decode()
+
+
+def client_certificate(user: str = "kubevend", key: Key | None = None, life: timedelta = timedelta(days=90)) -> Pair:
+    """A client certificate that signed itself, and its key."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    return Pair(_certificate(user, key, life), pem(key))
+
+
 def ca_certificate() -> str:
     """A certificate authority that signed itself, as PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")])
+    return _certificate("ca", ec.generate_private_key(ec.SECP256R1()), timedelta(days=1), ca=True)
+
+
+def _certificate(common_name: str, key: Key, life: timedelta, *, ca: bool = False) -> str:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     builder = x509.CertificateBuilder(
         issuer_name=name,
         subject_name=name,
         public_key=key.public_key(),
-        serial_number=1,
-        not_valid_before=NOW,
-        not_valid_after=NOW + timedelta(days=1),
+        serial_number=x509.random_serial_number(),
+        not_valid_before=NOW - timedelta(days=1),
+        not_valid_after=NOW + life,
+        extensions=[
+            x509.Extension(ExtensionOID.BASIC_CONSTRAINTS, critical=True, value=x509.BasicConstraints(ca, None))
+        ],
     )
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+    signed = builder.sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
+    return signed.public_bytes(serialization.Encoding.PEM).decode()

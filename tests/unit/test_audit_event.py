@@ -265,7 +265,7 @@ def test_an_outcome_that_nobody_knows(written: Any) -> None:
     """A request without an answer is neither a failure nor a success, whether the caller is still there or not."""
     for abandoned in (False, True):
         made = replace(_decided(), abandoned=abandoned)
-        got = event.completion(made, errors.OutcomeUnknown("OUTCOME_UNKNOWN", "Who knows."))
+        got = event.completion(made, errors.OutcomeUnknown("KUBERNETES_TIMED_OUT", "Who knows."))
         assert (got["outcome"], got["status"]) == ("OUTCOME_UNKNOWN", "UNKNOWN")
     assert _without_duration(written(got)) == {
         **ASKED,
@@ -273,7 +273,7 @@ def test_an_outcome_that_nobody_knows(written: Any) -> None:
         "grant": GRANT,
         "outcome": "OUTCOME_UNKNOWN",
         "status": "UNKNOWN",
-        "reason": "OUTCOME_UNKNOWN",
+        "reason": "KUBERNETES_TIMED_OUT",
         "message": "Who knows.",
     }
 
@@ -428,7 +428,7 @@ async def test_an_answer_that_cannot_be_read_is_unknown(tmp_path: Path, answer: 
         await _call(world, iss.IssueTokenRequest(role="roles/ci"))
     got = _last(world)
     world.close()
-    assert (got["outcome"], got["status"], got["reason"]) == ("OUTCOME_UNKNOWN", "UNKNOWN", "OUTCOME_UNKNOWN")
+    assert (got["outcome"], got["status"], got["reason"]) == ("OUTCOME_UNKNOWN", "UNKNOWN", "KUBERNETES_UNREADABLE")
 
 
 async def test_reading_leaves_no_line_unless_it_is_denied(world: World, tmp_path: Path) -> None:

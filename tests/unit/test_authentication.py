@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kubevend_server.authentication import Authenticator, CallerCluster, read_admin_digest
 from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller, service_account
 from kubevend_server.cluster.reviews import Reviewed, review_token
-from kubevend_server.errors import KubevendError, OutcomeUnknown, Unauthenticated, Unavailable
+from kubevend_server.errors import KubevendError, Unauthenticated, Unavailable
 from tests.unit.builders import ADMIN_TOKEN, NOW, bearer
 from tests.unit.world import FakeConnection
 
@@ -211,7 +211,8 @@ async def test_what_the_cluster_does_not_vouch_for_is_refused(answer: dict[str, 
 
 
 @pytest.mark.parametrize(
-    "answer", [Unavailable("KUBERNETES_UNREACHABLE", "Off."), OutcomeUnknown("OUTCOME_UNKNOWN", "?"), b"no JSON", b"{}"]
+    "answer",
+    [Unavailable("KUBERNETES_UNREACHABLE", "Off."), Unavailable("KUBERNETES_TIMED_OUT", "?"), b"no JSON", b"{}"],
 )
 async def test_a_cluster_that_cannot_tell_is_no_refusal(answer: Any) -> None:
     """Where the cluster cannot be asked, the caller may try again, and is not remembered as unknown."""

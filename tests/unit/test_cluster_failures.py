@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import ssl
 from datetime import timedelta
 from typing import Any
@@ -15,9 +16,22 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from kubevend_server.cluster.connection import Connection, Endpoint, Transport
-from kubevend_server.cluster.credentials import StaticToken
-from kubevend_server.cluster.failures import Attempt, Unauthorized, from_exception, from_status, unreadable
+from kubevend_server.cluster.connection import Connection, Transport
+from kubevend_server.cluster.credentials import NOTHING, Presented, Stored
+from kubevend_server.cluster.failures import (
+    Attempt,
+    Forbidden,
+    Redirected,
+    Unauthorized,
+    busy,
+    from_exception,
+    from_status,
+    is_status,
+    not_covered,
+    subject_flag,
+    unreadable,
+)
+from kubevend_server.cluster.trust import Endpoint
 from kubevend_server.errors import (
     Aborted,
     FailedPrecondition,
@@ -26,70 +40,172 @@ from kubevend_server.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from tests.unit.builders import bearer
 
 HOST = "https://10.0.0.1:6443"
-ATTEMPT = Attempt(
+MINTING = Attempt(
+    label="configs/default",
     host=HOST,
+    trusts="the CA of the test",
+    credential="the stored token",
     what="a token for ServiceAccount apps/deployer",
     namespace="apps",
     name="deployer",
-    right="Bind it.",
+    needs="Bind it: {identity}.",
     audit_id="audit-1",
+    mints=True,
 )
-FACTS = {"subject": HOST, "host": HOST, "namespace": "apps", "name": "deployer"}
+ASKING = Attempt("configs/default", HOST, "the CA of the test", "the stored token", "a TokenReview")
+ATTEMPTS = [pytest.param(MINTING, id="mints"), pytest.param(ASKING, id="asks")]
+WHERE = {"subject": "configs/default", "config": "configs/default", "host": HOST}
+FACTS = {**WHERE, "namespace": "apps", "name": "deployer"}
+IDENTITY = "system:serviceaccount:kubevend:kubevend"
+REJECTED = (FailedPrecondition, "KUBERNETES_REJECTED")
+NOT_KUBERNETES = (FailedPrecondition, "NOT_KUBERNETES")
+UNAVAILABLE = (Unavailable, "KUBERNETES_UNAVAILABLE")
 
 KNOWN: dict[int, tuple[type[KubevendError], str]] = {
-    400: (FailedPrecondition, "KUBERNETES_REJECTED"),
     401: (Unauthorized, "KUBERNETES_UNAUTHORIZED"),
-    403: (FailedPrecondition, "KUBERNETES_FORBIDDEN"),
-    404: (FailedPrecondition, "KUBERNETES_NOT_FOUND"),
-    405: (FailedPrecondition, "KUBERNETES_REJECTED"),
+    # Not RBAC, which says who may not.
+    403: (FailedPrecondition, "KUBERNETES_DENIED"),
+    404: NOT_KUBERNETES,
     409: (Aborted, "KUBERNETES_CONFLICT"),
-    413: (FailedPrecondition, "KUBERNETES_REJECTED"),
-    415: (FailedPrecondition, "KUBERNETES_REJECTED"),
-    422: (FailedPrecondition, "KUBERNETES_REJECTED"),
     429: (ResourceExhausted, "KUBERNETES_THROTTLED"),
-    500: (Unavailable, "KUBERNETES_UNAVAILABLE"),
-    502: (Unavailable, "KUBERNETES_UNAVAILABLE"),
-    503: (Unavailable, "KUBERNETES_UNAVAILABLE"),
-    504: (OutcomeUnknown, "OUTCOME_UNKNOWN"),
 }
 
 
-def _status(status: int, body: bytes = b'{"message":"said"}', **headers: str) -> KubevendError:
+def _body(message: str = "said", **details: Any) -> bytes:
+    return json.dumps({"kind": "Status", "message": message, "details": details}).encode()
+
+
+def _status(
+    status: int, body: bytes | None = None, attempt: Attempt = MINTING, presented: Presented = NOTHING, **headers: str
+) -> KubevendError:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return from_status(status, CIMultiDict(named), body, ATTEMPT)
+    return from_status(status, CIMultiDict(named), _body() if body is None else body, attempt, presented)
 
 
+def _no_answer(reason: str, attempt: Attempt) -> tuple[type[KubevendError], str, dict[str, str]]:
+    """What becomes of a request whose answer did not come: its class, its reason and its facts."""
+    if attempt.mints:
+        return OutcomeUnknown, reason, {**FACTS, "kubernetes_audit_id": "audit-1"}
+    return Unavailable, reason, WHERE
+
+
+@pytest.mark.parametrize("attempt", ATTEMPTS)
 @pytest.mark.parametrize("status", range(300, 600))
-def test_every_status_is_one_of_our_errors(status: int) -> None:
+def test_every_status_is_one_of_our_errors(status: int, attempt: Attempt) -> None:
     """Whatever the API server answers becomes an error with the reason of that status, which says what the cluster
     said, where, and under which id the outcome can be found where nobody knows it.
     """
-    error = _status(status)
-    rest = (Unavailable, "KUBERNETES_UNAVAILABLE") if status >= 500 else (FailedPrecondition, "KUBERNETES_REJECTED")
-    assert (type(error), error.reason) == KNOWN.get(status, rest)
+    error = _status(status, attempt=attempt)
     assert "said" in error.message or status == 401
     assert HOST in error.message
-    if error.reason == "OUTCOME_UNKNOWN":
-        assert error.metadata == {**FACTS, "kubernetes_audit_id": "audit-1"}
-    else:
-        expected = {**FACTS, "http_status": str(status), "kubernetes_message": "said"}
-        assert error.metadata == ({**expected, "identity": "kubevend's identity"} if status == 403 else expected)
+    if status == 504:
+        assert (type(error), error.reason, error.metadata) == _no_answer("KUBERNETES_TIMED_OUT", attempt)
+        return
+    assert (type(error), error.reason) == KNOWN.get(status, UNAVAILABLE if status >= 500 else REJECTED)
+    facts = FACTS if attempt is MINTING else WHERE
+    expected = {**facts, "http_status": str(status), "kubernetes_message": "said"}
+    assert error.metadata == (facts if error.reason == "NOT_KUBERNETES" else expected)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>login</html>", b'{"message":"said"}', b'{"kind":"Pod"}', b"[]"])
+@pytest.mark.parametrize("status", range(300, 500))
+def test_a_refusal_without_a_status_is_not_kubernetes(status: int, body: bytes) -> None:
+    """What refuses without a Status object is no API server, and no right or credential is blamed for it."""
+    error = _status(status, body)
+    assert (type(error), error.reason, error.metadata) == (*NOT_KUBERNETES, FACTS)
 
 
 def test_a_missing_right_names_identity_and_remedy() -> None:
-    """A 403 says who was refused what, and what to grant."""
+    """A 403 says who was refused what, and what to grant to whom."""
     said = (
-        'serviceaccounts "deployer" is forbidden: User "system:serviceaccount:kubevend:kubevend" cannot create '
+        f'serviceaccounts "deployer" is forbidden: User "{IDENTITY}" cannot create '
         'resource "serviceaccounts/token" in API group "" in the namespace "apps"'
     )
-    error = _status(403, json.dumps({"message": said}).encode())
-    assert error.message == (
-        f"{HOST} does not let system:serviceaccount:kubevend:kubevend ask for a token for ServiceAccount "
-        f"apps/deployer. Bind it. Kubernetes said: {said}"
+    error = _status(403, _body(said, kind="serviceaccounts"))
+    assert type(error) is Forbidden
+    assert (error.reason, error.message) == (
+        "KUBERNETES_FORBIDDEN",
+        (
+            f"RBAC of {HOST} does not let {IDENTITY} have a token for ServiceAccount apps/deployer. "
+            f"Bind it: --serviceaccount=kubevend:kubevend. Kubernetes said: {said}"
+        ),
     )
-    assert error.metadata["identity"] == "system:serviceaccount:kubevend:kubevend"
+    assert error.metadata == {**FACTS, "http_status": "403", "kubernetes_message": said, "identity": IDENTITY}
+
+
+def test_a_right_without_the_name_says_for_whom_it_is() -> None:
+    """Where resourceNames leave the ServiceAccount out, the error says which they have, twenty at the most."""
+    refusal = Forbidden("KUBERNETES_FORBIDDEN", "No.", metadata={**FACTS, "identity": IDENTITY})
+    names = [f"n{number:02d}" for number in range(30)]
+    error = not_covered(refusal, MINTING, names)
+    told = ", ".join(names[:20])
+    assert (error.reason, error.message) == (
+        "KUBERNETES_RESOURCE_NAMES",
+        (
+            f"{IDENTITY} may request tokens in namespace 'apps' of {HOST}, but only for the ServiceAccounts in the "
+            f"resourceNames of its Role: {told}. 'deployer' is not among them: add it there, or grant it by itself: "
+            "Bind it: --serviceaccount=kubevend:kubevend."
+        ),
+    )
+    assert error.metadata == {**FACTS, "identity": IDENTITY, "resource_names": told}
+
+
+@pytest.mark.parametrize(
+    ("identity", "flag"),
+    [(IDENTITY, "--serviceaccount=kubevend:kubevend"), ("admin", "--user='admin'"), ("a b", "--user='a b'")],
+)
+def test_an_identity_is_named_as_kubectl_wants_it(identity: str, flag: str) -> None:
+    """A ServiceAccount is a ServiceAccount to kubectl, and everyone else a user."""
+    assert subject_flag(identity) == flag
+
+
+@pytest.mark.xfail(strict=True, reason="quoted as Python quotes, or not at all")
+@pytest.mark.parametrize(
+    "identity", ["o'$(id)", "a'b\"c", "system:serviceaccount:a:b; id", "system:serviceaccount:a:$(id)"]
+)
+def test_an_identity_is_one_word_to_a_shell(identity: str) -> None:
+    """Whatever an identity holds, who copies the command that grants it runs this command and no other one."""
+    name = identity.removeprefix("system:serviceaccount:")
+    flag = "--user" if name == identity else "--serviceaccount"
+    assert subject_flag(identity) == f"{flag}={shlex.quote(name)}"
+
+
+@pytest.mark.parametrize(
+    ("status", "details", "reason"),
+    [
+        (403, {"causes": [{"reason": "NamespaceTerminating"}]}, "KUBERNETES_NAMESPACE_TERMINATING"),
+        (404, {"kind": "namespaces"}, "KUBERNETES_NAMESPACE_NOT_FOUND"),
+        (404, {"kind": "serviceaccounts"}, "KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND"),
+    ],
+)
+def test_what_is_missing_is_named(status: int, details: dict[str, Any], reason: str) -> None:
+    """A namespace that ends, one that is not there and a ServiceAccount that is not there are told apart."""
+    error = _status(status, _body(**details))
+    assert (type(error), error.reason) == (FailedPrecondition, reason)
+    assert error.metadata == {**FACTS, "http_status": str(status), "kubernetes_message": "said"}
+
+
+@pytest.mark.parametrize(
+    ("presented", "expired"),
+    [
+        (NOTHING, ""),
+        (Presented("no JWT"), ""),
+        (Presented(bearer(exp=4_000_000_000)), ""),
+        (Presented(bearer(exp=1_000_000_000)), "2001-09-09T01:46:40+00:00"),
+    ],
+    ids=["nothing", "no JWT", "valid", "expired"],
+)
+def test_a_401_tells_an_expired_credential(presented: Presented, expired: str) -> None:
+    """A credential that has expired is told from one that the cluster does not know, and the 401 never shows it."""
+    error = _status(401, presented=presented)
+    facts = {**FACTS, "http_status": "401", "kubernetes_message": "said"}
+    assert error.metadata == ({**facts, "expired": expired} if expired else facts)
+    assert (f"it expired at {expired}" in error.message) == bool(expired)
+    assert ("it is of another cluster" in error.message) == (not expired)
+    assert presented.token not in error.message or not presented.token
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -112,60 +228,87 @@ def test_an_odd_delay_is_no_delay(retry_after: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>", b"[]", b"null", b'"text"', b'{"message":null}', b'{"message":5}', b"\xff\xfe", b"{"]
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"null",
+        b'"text"',
+        b'{"message":"x"}',
+        b'{"kind":"Pod"}',
+        b'{"kind":"Status","message":null}',
+        b'{"kind":"Status","details":5}',
+        b"\xff\xfe",
+        b"{",
+    ],
 )
 def test_a_body_that_is_not_kubernetes_own_is_told(body: bytes) -> None:
     """A failure whose body is no Status says so."""
     said = _status(502, body).metadata["kubernetes_message"]
     assert said == "an answer that is not Kubernetes' own"
+    assert not is_status(body)
 
 
-def test_an_empty_message_is_told() -> None:
-    """A Status without a message says so."""
-    assert _status(500, b"{}").metadata["kubernetes_message"] == "no message"
+def test_a_long_message_is_cut() -> None:
+    """What a cluster says is cut, so that the error still fits into gRPC's trailers."""
+    assert _status(500, _body("x" * 10_000)).metadata["kubernetes_message"] == "x" * 600
+    assert is_status(_body("x" * 10_000))
 
 
 KEY = ConnectionKey("10.0.0.1", 6443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None)
 REFUSED = OSError(111, "refused")
 REQUEST = RequestInfo(URL(HOST), "POST", CIMultiDictProxy(CIMultiDict()), URL(HOST))
 
+
+def _refused_certificate(code: int, message: str) -> Exception:
+    """As OpenSSL refuses a server's certificate."""
+    error = ssl.SSLCertVerificationError(1, "verify failed")
+    error.verify_code, error.verify_message = code, message
+    return aiohttp.ClientConnectorCertificateError(KEY, error)
+
+
 UNREACHABLE = (Unavailable, "KUBERNETES_UNREACHABLE")
-UNTRUSTED = (Unavailable, "KUBERNETES_UNTRUSTED")
-UNKNOWN = (OutcomeUnknown, "OUTCOME_UNKNOWN")
+UNTRUSTED = (FailedPrecondition, "KUBERNETES_UNTRUSTED")
+TLS_FAILED = (FailedPrecondition, "KUBERNETES_TLS_FAILED")
+LOST = (OutcomeUnknown, "KUBERNETES_CONNECTION_LOST")
+TIMED_OUT = (OutcomeUnknown, "KUBERNETES_TIMED_OUT")
 
 EXCEPTIONS: list[tuple[Exception, tuple[type[KubevendError], str]]] = [
-    (aiohttp.ClientError(), UNKNOWN),
-    (aiohttp.ClientConnectionError(), UNKNOWN),
-    (aiohttp.ClientConnectionResetError(), UNKNOWN),
-    (aiohttp.ClientOSError(104, "reset"), UNKNOWN),
+    (aiohttp.ClientError(), LOST),
+    (Redirected(), NOT_KUBERNETES),
+    (aiohttp.ClientConnectionError(), LOST),
+    (aiohttp.ClientConnectionResetError(), LOST),
+    (aiohttp.ClientOSError(104, "reset"), LOST),
     (aiohttp.ClientConnectorError(KEY, REFUSED), UNREACHABLE),
     (aiohttp.ClientConnectorDNSError(KEY, REFUSED), UNREACHABLE),
     (aiohttp.ClientProxyConnectionError(KEY, REFUSED), UNREACHABLE),
     (client_exceptions.UnixClientConnectorError("/x", KEY, REFUSED), UNREACHABLE),
     (aiohttp.ClientSSLError(KEY, REFUSED), UNREACHABLE),
-    (aiohttp.ClientConnectorSSLError(KEY, REFUSED), UNREACHABLE),
-    (aiohttp.ClientConnectorCertificateError(KEY, ssl.CertificateError("self-signed")), UNTRUSTED),
-    (aiohttp.ServerConnectionError(), UNKNOWN),
-    (aiohttp.ServerDisconnectedError(), UNKNOWN),
-    (aiohttp.ServerFingerprintMismatch(b"a", b"b", "h", 1), UNKNOWN),
-    (aiohttp.ServerTimeoutError(), UNKNOWN),
+    (aiohttp.ClientConnectorSSLError(KEY, REFUSED), TLS_FAILED),
+    (_refused_certificate(18, "self-signed"), UNTRUSTED),
+    (aiohttp.ServerConnectionError(), LOST),
+    (aiohttp.ServerDisconnectedError(), LOST),
+    (aiohttp.ServerFingerprintMismatch(b"a", b"b", "h", 1), LOST),
+    (aiohttp.ServerTimeoutError(), TIMED_OUT),
     (aiohttp.ConnectionTimeoutError(), UNREACHABLE),
-    (aiohttp.SocketTimeoutError(), UNKNOWN),
-    (aiohttp.ClientPayloadError(), UNKNOWN),
-    (aiohttp.ClientResponseError(REQUEST, ()), UNKNOWN),
-    (aiohttp.ContentTypeError(REQUEST, ()), UNKNOWN),
-    (aiohttp.ClientHttpProxyError(REQUEST, ()), UNKNOWN),
-    (aiohttp.WSServerHandshakeError(REQUEST, ()), UNKNOWN),
-    (aiohttp.TooManyRedirects(REQUEST, ()), UNKNOWN),
-    (aiohttp.InvalidURL("x"), UNKNOWN),
-    (aiohttp.NonHttpUrlClientError("x"), UNKNOWN),
-    (aiohttp.InvalidUrlClientError("x"), UNKNOWN),
-    (aiohttp.RedirectClientError("x"), UNKNOWN),
-    (aiohttp.NonHttpUrlRedirectClientError("x"), UNKNOWN),
-    (aiohttp.InvalidUrlRedirectClientError("x"), UNKNOWN),
-    (client_exceptions.WSMessageTypeError(), UNKNOWN),
-    (client_exceptions.UploadAbortedError(), UNKNOWN),
-    (TimeoutError(), UNKNOWN),
+    (aiohttp.SocketTimeoutError(), TIMED_OUT),
+    (aiohttp.ClientPayloadError(), LOST),
+    (aiohttp.ClientResponseError(REQUEST, ()), LOST),
+    (aiohttp.ContentTypeError(REQUEST, ()), LOST),
+    (aiohttp.ClientHttpProxyError(REQUEST, ()), LOST),
+    (aiohttp.WSServerHandshakeError(REQUEST, ()), LOST),
+    (aiohttp.TooManyRedirects(REQUEST, ()), LOST),
+    (aiohttp.InvalidURL("x"), LOST),
+    (aiohttp.NonHttpUrlClientError("x"), LOST),
+    (aiohttp.InvalidUrlClientError("x"), LOST),
+    (aiohttp.RedirectClientError("x"), LOST),
+    (aiohttp.NonHttpUrlRedirectClientError("x"), LOST),
+    (aiohttp.InvalidUrlRedirectClientError("x"), LOST),
+    (client_exceptions.WSMessageTypeError(), LOST),
+    (client_exceptions.UploadAbortedError(), LOST),
+    (TimeoutError(), TIMED_OUT),
+    (UnicodeError(), UNREACHABLE),
 ]
 
 
@@ -180,26 +323,57 @@ def test_no_exception_of_the_client_is_forgotten() -> None:
     assert {error for error in theirs if error.__module__ == "aiohttp.client_exceptions"} <= ours
 
 
+@pytest.mark.parametrize("attempt", ATTEMPTS)
 @pytest.mark.parametrize(("error", "expected"), EXCEPTIONS, ids=lambda value: type(value).__name__)
-def test_every_exception_is_one_of_our_errors(error: Exception, expected: tuple[type[KubevendError], str]) -> None:
-    """A request that never left is told from one whose answer never came: only the latter may have minted a token."""
-    got = from_exception(error, ATTEMPT)
-    assert (type(got), got.reason) == expected
-    more = {"kubernetes_audit_id": "audit-1"} if expected == UNKNOWN else {}
-    assert got.metadata == {**FACTS, **more}
+def test_every_exception_is_one_of_our_errors(
+    error: Exception, expected: tuple[type[KubevendError], str], attempt: Attempt
+) -> None:
+    """A request that never left is told from one whose answer never came: only the latter may have minted a token, and
+    only where it was a token that was asked for is the outcome unknown.
+    """
+    got = from_exception(error, attempt)
+    wanted, reason = expected
+    if wanted is OutcomeUnknown:
+        assert (type(got), got.reason, got.metadata) == _no_answer(reason, attempt)
+        return
+    more = {"tls_error": "self-signed"} if reason == "KUBERNETES_UNTRUSTED" else {}
+    facts = FACTS if attempt is MINTING else WHERE
+    assert (type(got), got.reason, got.metadata) == (wanted, reason, {**facts, **more})
 
 
-def test_an_untrusted_certificate_says_what_to_set() -> None:
-    """The message has OpenSSL's own words and the fields of the config."""
-    error = from_exception(
-        aiohttp.ClientConnectorCertificateError(KEY, ssl.CertificateError("self-signed certificate")), ATTEMPT
-    )
-    assert re.search("self-signed certificate.*kubernetes_ca_cert.*kubernetes_host", error.message)
+@pytest.mark.parametrize(
+    ("code", "said", "told"),
+    [
+        (18, "self-signed certificate", "not signed by the CA of the test: .*certificate-authority-data"),
+        (20, "unable to get local issuer certificate", "not signed by the CA of the test"),
+        (62, "Hostname mismatch", "Set kubernetes_host of configs/default to a name"),
+        (64, "IP address mismatch", "Set kubernetes_host of configs/default to a name"),
+        (10, "certificate has expired", "Renew the API server's certificate, or set kubevend's clock"),
+        (9, "certificate is not yet valid", "Renew the API server's certificate, or set kubevend's clock"),
+    ],
+)
+def test_an_untrusted_certificate_says_what_to_set(code: int, said: str, told: str) -> None:
+    """The message has OpenSSL's own words, and what to set for this fault and not for another."""
+    error = from_exception(_refused_certificate(code, said), MINTING)
+    assert re.search(f"is not trusted: {said}[.] .*{told}", error.message)
+    assert (error.reason, error.metadata) == ("KUBERNETES_UNTRUSTED", {**FACTS, "tls_error": said})
 
 
-def test_an_answer_that_cannot_be_read_is_unknown() -> None:
-    """A success with a body that is none may have minted a token."""
-    assert (type(unreadable(ATTEMPT)), unreadable(ATTEMPT).reason) == UNKNOWN
+@pytest.mark.parametrize("attempt", ATTEMPTS)
+def test_an_answer_that_cannot_be_read_is_unknown(attempt: Attempt) -> None:
+    """A success with a body that is none may have minted a token; where nothing was to be minted, it is no API
+    server's.
+    """
+    got = unreadable(attempt)
+    expected = _no_answer("KUBERNETES_UNREADABLE", attempt) if attempt.mints else (*NOT_KUBERNETES, WHERE)
+    assert (type(got), got.reason, got.metadata) == expected
+
+
+def test_a_busy_cluster_says_how_many() -> None:
+    """Where no connection comes free, the error says how many there are, and to come again."""
+    got = busy(ASKING, 3)
+    assert (type(got), got.reason, got.retry_after) == (ResourceExhausted, "CLUSTER_BUSY", timedelta(seconds=1))
+    assert got.metadata == {**WHERE, "max_connections": "3"}
 
 
 @pytest.mark.parametrize("host", ["https://" + "a" * 64 + ".com", "https://a..b", "https://"])
@@ -207,15 +381,15 @@ async def test_nothing_else_leaves_a_connection(host: str) -> None:
     """What the client refuses before it opens a socket, a name that no resolver takes for one, is one of our errors
     too. (These names fail while they are encoded; no packet leaves.)
     """
-    connection = Connection(Endpoint(host), StaticToken("token"), Transport(1, 1, 1, trust_env=False))
+    credential = Stored("the stored token", Presented("token"))
+    connection = Connection(Endpoint("configs/default", host), credential, Transport(1, 1, 1, trust_env=False))
     try:
         with pytest.raises(KubevendError):
-            await connection.post("/x", {}, ATTEMPT)
+            await connection.post("/x", {}, MINTING)
     finally:
         await connection.retire()
 
 
 def test_facts_leave_out_what_is_empty() -> None:
     """An attempt without a namespace and a name has neither among its facts."""
-    bare: dict[str, Any] = Attempt(HOST, "a TokenReview").facts(more="x", nothing="")
-    assert bare == {"subject": HOST, "host": HOST, "more": "x"}
+    assert ASKING.facts(more="x", nothing="") == {**WHERE, "more": "x"}

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kubevend_server.config_rules import ConfigRules
 from kubevend_server.configs import Config, Credential
-from kubevend_server.errors import InvalidArgument
-from tests.unit.builders import SECRET, ca_certificate, config
+from kubevend_server.errors import InvalidArgument, Violation
+from tests.unit.builders import SECRET, ca_certificate, client_certificate, config
 
-OWN = "https://10.96.0.1:443"
-RULES = ConfigRules(own_host="", token_folders=())
-IN_POD = ConfigRules(own_host=OWN, token_folders=())
+HOST, OWN = "https://10.0.0.1:6443", "https://10.96.0.1:443"
+RULES = ConfigRules(own_host="", credential_folders={})
+IN_POD = ConfigRules(own_host=OWN, credential_folders={})
 
 
 def _faults(rules: ConfigRules, of: Config) -> list[str]:
@@ -137,7 +139,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _token_file_faults(folder: Path, path: str) -> list[str]:
-    rules = ConfigRules("", (str(folder),))
+    rules = ConfigRules("", {str(folder): ("*",)})
     return _faults(rules, config(credential=Credential("token_file", token_file=path)))
 
 
@@ -162,6 +164,73 @@ def test_a_symbolic_link_to_an_allowed_folder_counts(folder: Path) -> None:
     assert _token_file_faults(link, f"{folder}/token") == []
 
 
+def _file_faults(folders: Mapping[str, Sequence[str]], path: str, host: str = HOST) -> list[Violation]:
+    of = config(kubernetes_host=host, credential=Credential("token_file", token_file=path))
+    return list(ConfigRules("", folders).files(of))
+
+
+@pytest.mark.parametrize(
+    ("hosts", "host", "allowed"),
+    [
+        (("*",), HOST, True),
+        ((HOST,), HOST, True),
+        (("https://other", HOST), HOST, True),
+        (("https://API.example.com",), "https://api.example.com", True),
+        (("https://api.example.com:443",), "https://api.example.com", True),
+        (("https://api.example.com",), "https://api.example.com:443", True),
+        ((), HOST, False),
+        (("https://other",), HOST, False),
+        ((HOST,), HOST + "0", False),
+        ((HOST,), "https://10.0.0.1", False),
+        (("https://example.com",), "https://api.example.com", False),
+        (("https://api.example.com",), "https://api.example.com.evil.com", False),
+    ],
+)
+def test_a_credential_goes_to_the_hosts_of_its_folder(
+    folder: Path, hosts: tuple[str, ...], host: str, allowed: bool
+) -> None:
+    """What is in a folder may be shown to the hosts that the settings name for it, and to no other, however alike."""
+    path = str(folder / "token")
+    told = f"{path!r} may not be shown to {host}: the server's settings let what is in {folder} go to "
+    fault = Violation("config.token_file", f"{told}{', '.join(sorted(hosts)) or 'no host'} only")
+    assert _file_faults({str(folder): hosts}, path, host) == ([] if allowed else [fault])
+
+
+def test_a_folder_within_a_folder_has_the_hosts_of_both(folder: Path) -> None:
+    """A file that is in several folders of the settings may go where any of them lets it go."""
+    folders = {str(folder.parent): ("https://outer",), str(folder): ("https://inner",)}
+    path = str(folder / "token")
+    assert _file_faults(folders, path, "https://outer") == _file_faults(folders, path, "https://inner") == []
+    assert len(_file_faults(folders, path, "https://third")) == 1
+    assert len(_file_faults(folders, str(folder.parent / "token"), "https://inner")) == 1
+
+
+def test_both_files_of_a_pair_are_held_to_the_folders(folder: Path) -> None:
+    """A certificate's file and its key's are each refused by their field, and accepted in an allowed folder."""
+    rules = ConfigRules("", {str(folder): ("*",)})
+
+    def pair(certificate: str, key: str) -> Config:
+        credential = Credential("client_certificate_files", certificate_file=certificate, private_key_file=key)
+        return config(credential=credential)
+
+    inside, outside = str(folder / "tls.crt"), "/etc/ssl/private/key"
+    fields = ["config.client_certificate_files.certificate_file", "config.client_certificate_files.private_key_file"]
+    assert _faults(rules, pair(inside, inside)) == []
+    assert _faults(rules, pair(outside, inside)) == fields[:1]
+    assert _faults(rules, pair(inside, outside)) == fields[1:]
+    assert _faults(rules, pair(outside, outside)) == fields
+
+
+def test_a_client_certificate_is_a_pair() -> None:
+    """A certificate with its own key is accepted, with another one refused by its field, and no message shows a key."""
+    pair, other = client_certificate(), client_certificate()
+    assert _faults(RULES, config(credential=pair.credential)) == []
+    mixed = replace(pair, private_key=other.private_key)
+    assert _faults(RULES, config(credential=mixed.credential)) == ["config.client_certificate"]
+    secret = config(credential=replace(pair, private_key=SECRET).credential)
+    assert _faults(RULES, secret) == ["config.client_certificate"]
+
+
 def test_without_folders_no_token_file_is_allowed(folder: Path) -> None:
     """Empty means none."""
     credential = Credential("token_file", token_file=str(folder / "token"))
@@ -177,5 +246,7 @@ def test_a_ca_is_pem() -> None:
 
 def test_every_fault_is_named_at_once() -> None:
     """A config with several faults is refused with all of them."""
-    broken = config(kubernetes_host="http://x", kubernetes_ca_cert="x", credential=Credential("token_file"))
+    broken = config(
+        kubernetes_host="http://x", kubernetes_ca_cert="x", credential=Credential("token_file", token_file="/etc/x")
+    )
     assert _faults(RULES, broken) == ["config.kubernetes_host", "config.token_file", "config.kubernetes_ca_cert"]

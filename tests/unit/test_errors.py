@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from kubevend_server import errors
-from kubevend_server.cluster.failures import Unauthorized
+from kubevend_server.cluster.failures import Forbidden, Unauthorized
 from kubevend_server.errors import KubevendError, Violation, to_status
 
 STATUSES = {
@@ -24,6 +24,7 @@ STATUSES = {
     errors.OutcomeUnknown: "UNKNOWN",
     errors.Internal: "INTERNAL",
     Unauthorized: "FAILED_PRECONDITION",
+    Forbidden: "FAILED_PRECONDITION",
 }
 
 

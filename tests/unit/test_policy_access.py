@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kubevend.v1 import config_service_pb2, issue_service_pb2, lease_service_pb2, role_service_pb2
 from kubevend_server.callers import BOOTSTRAP_ADMIN, service_account
-from kubevend_server.configs import Config
+from kubevend_server.configs import Config, Credential
 from kubevend_server.policy.access import (
     AccessPolicy,
     Circumstances,
@@ -21,6 +21,7 @@ from kubevend_server.policy.access import (
     actions,
 )
 from kubevend_server.policy.terms import terms
+from kubevend_server.roles import Role
 from tests.unit.builders import PERMIT_ALL, asked, config, lease, limits, role
 
 RUNNER = service_account("prod", "ci", "runner")
@@ -50,7 +51,9 @@ def test_the_schema_knows_every_method_and_nothing_else() -> None:
 def _circumstances(action: str) -> Circumstances:
     if action == "IssueToken":
         return Circumstances(terms=terms(role(), asked(), limits()))
-    return Circumstances(proposed=role() if action in ("CreateRole", "UpdateRole") else None)
+    proposed: dict[str, Role | Config] = {"CreateRole": role(), "UpdateRole": role()}
+    proposed |= {"CreateConfig": config(), "UpdateConfig": config()}
+    return Circumstances(proposed=proposed.get(action))
 
 
 def _resource(action: str) -> Resource:
@@ -72,7 +75,7 @@ def test_what_no_policy_permits_is_denied(action: str, caller: Any) -> None:
 
 @pytest.mark.parametrize("group", ["view", "administer"])
 def test_a_group_holds_its_actions_and_no_others(group: str) -> None:
-    """`view` is what reads, `administer` what writes, and neither issues tokens."""
+    """`view` is what reads, `administer` what writes and looks into clusters, and neither issues tokens."""
     policy = AccessPolicy(f'@id("group") permit(principal, action in Action::"{group}", resource);')
     allowed = {
         action
@@ -80,7 +83,7 @@ def test_a_group_holds_its_actions_and_no_others(group: str) -> None:
         if policy.authorize(RUNNER, action, _resource(action), _circumstances(action)).allowed
     }
     reads = {name for name in _methods() if name.startswith(("Get", "List"))}
-    writes = {name for name in _methods() if name.startswith(("Create", "Update", "Delete"))} | {"UseConfig"}
+    writes = {name for name in _methods() if name.startswith(("Create", "Update", "Delete", "Check"))} | {"UseConfig"}
     assert allowed == (reads if group == "view" else writes)
 
 
@@ -276,6 +279,41 @@ def test_an_update_is_held_to_the_old_role_too() -> None:
         if policy.authorize(RUNNER, "UpdateRole", old, Circumstances(proposed=new)).allowed
     }
     assert allowed == {("team-a", "team-a")}
+
+
+_PAIR = Credential("client_certificate_files", certificate_file="/run/a/tls.crt", private_key_file="/run/a/tls.key")
+
+
+@pytest.mark.parametrize("action", ["CreateConfig", "UpdateConfig"])
+@pytest.mark.parametrize(
+    ("condition", "proposed", "allowed"),
+    [
+        ('context.kubernetes_host == "https://10.0.0.1:6443"', config(), True),
+        ('context.kubernetes_host == "https://10.0.0.1:6443"', config(kubernetes_host="https://evil.com"), False),
+        ('context.kubernetes_host == ""', config(kubernetes_host=""), True),
+        ('context.credential == "service_account_jwt"', config(), True),
+        ('context.credential == "in_cluster"', config(credential=Credential("in_cluster")), True),
+        ('context.credential == "token_file"', config(credential=_PAIR), False),
+        ("context.credential_files.isEmpty()", config(), True),
+        ('context.credential_files == ["/run/a/tls.crt", "/run/a/tls.key"]', config(credential=_PAIR), True),
+        (
+            'context.credential_files == ["/run/t"]',
+            config(credential=Credential("token_file", token_file="/run/t")),
+            True,
+        ),
+    ],
+)
+def test_a_policy_sees_a_config_as_it_would_be(action: str, condition: str, proposed: Config, allowed: bool) -> None:
+    """A team can be held to a host, a kind of credential and its files, in a config that it makes and in one that it
+    changes.
+    """
+    policy = AccessPolicy(
+        '@id("own") permit(principal, action in [Action::"CreateConfig", Action::"UpdateConfig"], resource) when '
+        f"{{ {condition} }};"
+    )
+    resource = proposed if action == "CreateConfig" else config(kubernetes_host="https://before")
+    decision = policy.authorize(RUNNER, action, resource, Circumstances(proposed=proposed))
+    assert decision == (Decision(True, ("own",)) if allowed else DENIED)
 
 
 def test_a_policy_can_keep_leases_to_their_callers() -> None:

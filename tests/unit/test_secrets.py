@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from kubevend_server.callers import Caller
-from kubevend_server.cluster.credentials import StaticToken, TokenFile
+from kubevend_server.cluster.credentials import Presented, Stored, TokenFile
 from kubevend_server.configs import Config, Credential
 from kubevend_server.encryption import Keyring
 from kubevend_server.paging import PageTokens
-from tests.unit.builders import SECRET, call, config, granted
+from tests.unit.builders import SECRET, call, client_certificate, config, granted
 
 PROCESS = """
 import structlog
@@ -50,7 +50,12 @@ def test_the_process_log_shows_no_locals() -> None:
         Credential("service_account_jwt", service_account_jwt=SECRET),
         config(),
         Config("configs/a", credential=Credential("service_account_jwt", service_account_jwt=SECRET)),
-        StaticToken(SECRET),
+        Credential("client_certificate", certificate="PEM", private_key=SECRET),
+        Config("configs/a", credential=Credential("client_certificate", private_key=SECRET)),
+        Presented(SECRET),
+        Presented(certificate="PEM", private_key=SECRET),
+        Stored("the stored token", Presented(SECRET)),
+        Stored("the client certificate", Presented(certificate="PEM", private_key=SECRET)),
         Keyring({"k1": SECRET.ljust(32, "x")[:32].encode()}),
         PageTokens(Keyring({"k1": SECRET.ljust(32, "x")[:32].encode()})),
         call(payload=SECRET.encode(), metadata={"authorization": f"Bearer {SECRET}"}),
@@ -68,8 +73,16 @@ def test_a_token_file_shows_its_path_only(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(SECRET)
     token = TokenFile(file)
-    assert token.read() == SECRET
+    assert token.read() == Presented(SECRET)
     assert repr(token) == f"TokenFile({str(file)!r})"
+
+
+def test_certificate_files_show_their_paths_only(tmp_path: Path) -> None:
+    """The representation of a client certificate's files has their paths, before and after they were read."""
+    pair = client_certificate()
+    files = pair.write(tmp_path)
+    assert files.read() == pair.presented
+    assert repr(files) == f"ClientCertificateFiles({str(tmp_path / 'tls.crt')!r}, {str(tmp_path / 'tls.key')!r})"
 
 
 def test_what_is_public_is_shown() -> None:

@@ -43,7 +43,7 @@ def tokens(tmp_path: Path) -> Iterator[World]:
     """A world in a pod, whose settings allow one folder for token files."""
     folder = tmp_path / "tokens"
     folder.mkdir()
-    made = World(tmp_path, token_folders=(str(folder),), own_host=OWN)
+    made = World(tmp_path, credential_folders={str(folder): ("*",)}, own_host=OWN)
     yield made
     made.close()
 

@@ -66,7 +66,7 @@ def test_the_least_settings_bring_the_defaults() -> None:
         policy=Policy(folder="/policies"),
         issuance=IssuanceSettings(default_ttl_seconds=3600, max_ttl_seconds=86400),
         kubernetes=Kubernetes(
-            token_folders=(),
+            credential_folders={},
             service_account_folder="/var/run/secrets/kubernetes.io/serviceaccount",
             connect_timeout_seconds=5.0,
             request_timeout_seconds=15.0,
@@ -221,3 +221,56 @@ def test_the_pods_own_token_stays_at_home() -> None:
     """
     with pytest.raises(SettingsError, match="token_file"):
         _parse(more=more)
+
+
+def test_the_folders_of_credentials_have_hosts() -> None:
+    """Each folder has the hosts to which what is in it may go, `*` for any, none for none."""
+    more = """
+    [kubernetes.credential_folders]
+    "/run/a" = ["https://10.0.0.1:6443", "https://api"]
+    "/run/b" = ["*"]
+    "/run/c" = []
+    """
+    assert _parse(more=more).kubernetes == Kubernetes(
+        credential_folders={"/run/a": ("https://10.0.0.1:6443", "https://api"), "/run/b": ("*",), "/run/c": ()}
+    )
+
+
+@pytest.mark.parametrize("folder", ["", "run", "./run", "~/run", "*"])
+def test_a_folder_is_an_absolute_path(folder: str) -> None:
+    """A folder that depends on where the server was started is refused."""
+    told = _refusal(more=f'[kubernetes.credential_folders]\n"{folder}" = ["*"]')
+    assert told == f"kubernetes.credential_folders has {folder!r}: it must be an absolute path."
+
+
+@pytest.mark.parametrize(
+    "host", ["", "10.0.0.1", "http://api", "https://api/", "https://*", "https://api:0", "**", "https://user@api"]
+)
+def test_a_folders_host_is_https(host: str) -> None:
+    """A host that is no https URL of a host alone is refused with its folder."""
+    told = _refusal(more=f'[kubernetes.credential_folders]\n"/run/a" = ["https://ok", "{host}"]')
+    assert told == (
+        f"kubernetes.credential_folders lets /run/a go to {host!r}: it must be an https URL of a host alone, "
+        'like https://10.0.0.1:6443, or "*" for any.'
+    )
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        '[kubernetes]\ncredential_folders = ["/run/a"]',
+        '[kubernetes.credential_folders]\n"/run/a" = "*"',
+        '[kubernetes.credential_folders]\n"/run/a" = [1]',
+        '[kubernetes.credential_folders]\n"/run/a" = true',
+    ],
+)
+def test_folders_of_another_form_are_refused(more: str) -> None:
+    """Folders without hosts, or with something else in their place, stop the start."""
+    assert "credential_folders" in _refusal(more=more)
+
+
+def test_the_former_name_of_the_folders_is_refused() -> None:
+    """Settings that still name token_folders stop the start, rather than to allow nothing without a word."""
+    assert _refusal(more='[kubernetes]\ntoken_folders = ["/run/a"]').startswith(
+        "kubernetes.token_folders is not a setting"
+    )

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import alembic.command
 import alembic.config
 import pytest
 import sqlalchemy as sa
@@ -59,10 +60,18 @@ def _all(database: Database) -> tuple[list[Config], list[Role]]:
 # The tables.
 
 
+def _other_default(*compared: Any) -> bool:
+    """Whether a default in the database is another than the schema's; Alembic itself takes ('') for another one."""
+    _context, _column, _schema_column, found, _clause, wanted = compared
+    return bool((found and found.strip("()")) != (None if wanted is None else f"'{wanted}'"))
+
+
 def test_the_migrations_make_the_tables_of_the_schema(database: Database) -> None:
     """Between what the migrations have made and what the schema says Alembic finds no difference, types included."""
     with database.writer.begin() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": _other_default}
+        )
         assert compare_metadata(context, metadata) == []
         indexes = {
             (table, index["name"], tuple(index["column_names"]))
@@ -124,7 +133,12 @@ def test_a_moment_is_exact(moment: datetime) -> None:
         config(),
         config(kubernetes_ca_cert="PEM", credential=Credential("token_file", token_file="/tokens/a")),
         config(kubernetes_host="", credential=Credential("in_cluster")),
+        config(credential=Credential("client_certificate", certificate="PEM", private_key=SECRET)),
+        config(
+            credential=Credential("client_certificate_files", certificate_file="/run/a.crt", private_key_file="/run/a")
+        ),
     ],
+    ids=lambda of: of.credential.kind,
 )
 def test_a_config_comes_back_as_it_went_in(database: Database, of: Config) -> None:
     """Every kind of config is read as it was written, its credential opened."""
@@ -132,12 +146,20 @@ def test_a_config_comes_back_as_it_went_in(database: Database, of: Config) -> No
     assert _all(database) == ([of], [])
 
 
-def test_a_stored_token_is_sealed(database: Database, tmp_path: Path) -> None:
-    """The database's files hold a credential nowhere, neither as it is nor in hexadecimal, and its value differs from
-    one write to the next.
+SEALED = [
+    Credential("service_account_jwt", service_account_jwt=SECRET),
+    Credential("client_certificate", certificate="PEM", private_key=SECRET),
+]
+
+
+@pytest.mark.parametrize("credential", SEALED, ids=lambda of: of.kind)
+def test_a_stored_secret_is_sealed(database: Database, tmp_path: Path, credential: Credential) -> None:
+    """The database's files hold a token or a private key nowhere, neither as it is nor in hexadecimal, and its value
+    differs from one write to the next.
     """
-    _do(database, CONFIGS.insert(config()), CONFIGS.insert(config(name="configs/b")))
-    sealed = database.read_now(lambda c: list(c.scalars(sa.select(metadata.tables["configs"].c.sealed_jwt))))
+    stored = config(credential=credential)
+    _do(database, CONFIGS.insert(stored), CONFIGS.insert(replace(stored, name="configs/b")))
+    sealed = database.read_now(lambda c: list(c.scalars(sa.select(metadata.tables["configs"].c.sealed_secret))))
     assert len(set(sealed)) == 2
     everything = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert b"configs/default" in everything
@@ -145,16 +167,85 @@ def test_a_stored_token_is_sealed(database: Database, tmp_path: Path) -> None:
     assert SECRET.encode().hex().encode() not in everything
 
 
-def test_a_sealed_token_belongs_to_its_config(database: Database) -> None:
+@pytest.mark.parametrize("credential", SEALED, ids=lambda of: of.kind)
+def test_a_sealed_secret_belongs_to_its_config(database: Database, credential: Credential) -> None:
     """Whoever can write to the file cannot have one config's credential used by another."""
-    other = config(name="configs/evil", kubernetes_host="https://evil.com")
-    _do(database, CONFIGS.insert(config()), CONFIGS.insert(other))
+    stored = config(credential=credential)
+    other = replace(stored, name="configs/evil", kubernetes_host="https://evil.com")
+    _do(database, CONFIGS.insert(stored), CONFIGS.insert(other))
     table = metadata.tables["configs"]
-    stolen = sa.select(table.c.sealed_jwt).where(table.c.name == "configs/default").scalar_subquery()
+    stolen = sa.select(table.c.sealed_secret).where(table.c.name == "configs/default").scalar_subquery()
     with database.writer.begin() as connection:
-        connection.execute(sa.update(table).where(table.c.name == other.name).values(sealed_jwt=stolen))
+        connection.execute(sa.update(table).where(table.c.name == other.name).values(sealed_secret=stolen))
     with pytest.raises(UnsealError):
         database.read_now(CONFIGS.all)
+
+
+def test_a_sealed_secret_belongs_to_its_kind(database: Database) -> None:
+    """Whoever can write to the file cannot have a private key sent as a token, which would show it."""
+    _do(database, CONFIGS.insert(config(credential=SEALED[1])))
+    table = metadata.tables["configs"]
+    with database.writer.begin() as connection:
+        connection.execute(sa.update(table).values(credential_kind="service_account_jwt"))
+    with pytest.raises(UnsealError):
+        database.read_now(CONFIGS.all)
+
+
+def test_resealing_leaves_the_old_key_nothing(database: Database) -> None:
+    """What was sealed under an old key opens with the new one alone afterwards, and nothing else of a config changes;
+    one that has no secret, or was changed meanwhile, is left as it is.
+    """
+    keyring = Keyring({"old": b"0" * 32})
+    store = ConfigStore(keyring)
+    found = [
+        config(name="configs/a", credential=SEALED[0]),
+        config(name="configs/b", credential=SEALED[1]),
+        config(name="configs/c", kubernetes_host="", credential=Credential("in_cluster")),
+    ]
+    _do(database, *map(store.insert, found))
+    keyring.replace({"new": b"1" * 32})
+    _do(database, store.reseal([*found[:1], replace(found[1], etag="another"), found[2]]))
+    table = metadata.tables["configs"]
+    sealed = sa.select(table.c.sealed_secret).order_by(table.c.name)
+    assert [value[:4] for value in database.read_now(lambda c: list(c.scalars(sealed)))] == [b"new:", b"old:", b""]
+    _do(database, store.reseal(found))
+    alone = ConfigStore(Keyring({"new": b"1" * 32}))
+    assert sorted(database.read_now(alone.all), key=lambda each: each.name) == found
+
+
+def test_a_token_that_was_sealed_before_client_certificates_is_still_read(tmp_path: Path) -> None:
+    """A database of the first revision comes up to date with its configs as they were, and the sealed token opens."""
+    database = Database(f"sqlite:///{tmp_path / 'old.sqlite'}")
+    script = alembic.config.Config()
+    script.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    sealed = Keyring({"k1": b"1" * 32}).seal(SECRET.encode(), "service_account_jwt of configs/default")
+    in_cluster = config(name="configs/own", kubernetes_host="", credential=Credential("in_cluster"))
+    before = [(config(), sealed), (in_cluster, b"")]
+    with database.writer.begin() as connection:
+        script.attributes["connection"] = connection
+        alembic.command.upgrade(script, "0001")
+        old = sa.Table("configs", sa.MetaData(), autoload_with=connection)
+        for each, secret in before:
+            moment = Moment().process_bind_param(NOW, connection.dialect)
+            connection.execute(
+                sa.insert(old).values(
+                    name=each.name,
+                    kubernetes_host=each.kubernetes_host,
+                    kubernetes_ca_cert="",
+                    credential_kind=each.credential.kind,
+                    token_file="",
+                    sealed_jwt=secret,
+                    etag="e1",
+                    create_time=moment,
+                    update_time=moment,
+                )
+            )
+    database.migrate()
+    assert _all(database) == ([config(), in_cluster], [])
+    newer = config(credential=SEALED[1], etag="e2")
+    _do(database, CONFIGS.update(config(), newer, NOW))
+    assert _all(database) == ([newer, in_cluster], [])
+    database.close()
 
 
 def test_a_config_is_changed_in_its_version_only(database: Database) -> None:

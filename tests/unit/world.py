@@ -24,9 +24,12 @@ from kubevend_server.authentication import Authenticator, CallerCluster
 from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
+from kubevend_server.checks import Checker
 from kubevend_server.cluster.clusters import Clusters, OwnCluster
 from kubevend_server.cluster.connection import Answer, Connection, Transport
+from kubevend_server.cluster.credentials import Presented, Stored
 from kubevend_server.cluster.failures import Attempt
+from kubevend_server.cluster.trust import Endpoint
 from kubevend_server.config_rules import ConfigRules
 from kubevend_server.configs import Config
 from kubevend_server.encryption import Keyring
@@ -75,7 +78,8 @@ class FakeConnection(Connection):
 
     def __init__(self, *answers: Mapping[str, Any] | bytes | KubevendError) -> None:
         """Take the answers, in their order; the last one is given again and again."""
-        self.host = HOST
+        self.endpoint = Endpoint("configs/default", HOST)
+        self.credential = Stored("the stored token", Presented("token"))
         self.answers = list(answers)
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
         self.retired = False
@@ -88,7 +92,7 @@ class FakeConnection(Connection):
         if isinstance(answer, KubevendError):
             raise answer
         headers = CIMultiDict({"Audit-Id": attempt.audit_id})
-        return Answer(headers, answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+        return Answer(200, headers, answer if isinstance(answer, bytes) else json.dumps(answer).encode())
 
     async def retire(self) -> None:
         """Remember it."""
@@ -103,14 +107,14 @@ def token_reply(token: str = "", seconds: int = 3600) -> dict[str, Any]:
 class FakeClusters(Clusters):
     """Clusters that are all the same fake one."""
 
-    def __init__(self, connection: FakeConnection) -> None:
+    def __init__(self, connection: FakeConnection, rules: ConfigRules) -> None:
         """Take it."""
-        super().__init__(OwnCluster(environ={}), Transport(1, 1, 1, trust_env=False))
+        super().__init__(OwnCluster(environ={}), rules, Transport(1, 1, 1, trust_env=False))
         self.connection = connection
 
-    def connect(self, config: Config) -> Connection:
+    def connect(self, config: Config, *, anonymous: bool = False) -> Connection:
         """The fake."""
-        del config
+        del config, anonymous
         return self.connection
 
 
@@ -167,10 +171,11 @@ class World:
         folder: Path,
         policies: str = PERMIT_ALL,
         connection: FakeConnection | None = None,
-        token_folders: tuple[str, ...] = (),
+        credential_folders: Mapping[str, tuple[str, ...]] | None = None,
         own_host: str = "",
         caller_clusters: tuple[CallerCluster, ...] = (),
         audit_log: Callable[..., AuditLog] = AuditLog,
+        clusters: Clusters | None = None,
     ) -> None:
         """Build it."""
         self.folder = folder
@@ -182,7 +187,7 @@ class World:
         )
         self.audit_file = folder / "world.jsonl"
         self.audit = audit_log(self.audit_file, AUDIT_KEY, self.database.read_now(read_head), clock)
-        self.journal = Journal(self.database.writer, self.audit)
+        self.journal = Journal(self.database, self.audit)
         authorizer = Authorizer(AccessPolicy(policies))
         self.connection = connection or FakeConnection(token_reply())
         self.registry = CollectorRegistry()
@@ -196,10 +201,12 @@ class World:
         )
         self.interceptors = chain(authenticator, self.recorder)
         tokens = PageTokens(self.keyring)
-        issuance = Issuance(self.catalog, authorizer, FakeClusters(self.connection), self.journal, limits(), clock)
-        rules = ConfigRules(own_host, token_folders)
+        rules = ConfigRules(own_host, credential_folders or {})
+        clusters = clusters or FakeClusters(self.connection, rules)
+        checker = Checker(clusters, caller_clusters, clock)
+        issuance = Issuance(self.catalog, authorizer, clusters, self.journal, limits(), clock)
         self.services: list[Service] = [
-            ConfigService(self.catalog, authorizer, tokens, self.config_store, rules, clock),
+            ConfigService(self.catalog, authorizer, tokens, self.config_store, rules, clusters, checker, clock),
             RoleService(self.catalog, authorizer, tokens, limits(), clock),
             IssueService(issuance),
             LeaseService(self.database, authorizer, tokens, clock),
