@@ -6,18 +6,28 @@ error into a status. See https://google.aip.dev/193.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import ClassVar
+from urllib.parse import quote
 
+from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 DOMAIN = "kubevend.dev"
 
 _LONGEST_MESSAGE = 2000
-"""gRPC sends an error in trailers, of which clients take 8 KiB; a request must not make it longer."""
+"""In characters, so that a request cannot make it, and its line in the audit log, any longer."""
+
+# gRPC sends an error in trailers, of which clients take 8 KiB in all: what is more reaches nobody, and the caller gets
+# RESOURCE_EXHAUSTED in its place. All in bytes on the wire, but for the facts.
+_MOST_ON_THE_WIRE = 7900
+_MOST_OF_THE_MESSAGE = 1500
+_MOST_OF_THE_FACTS = 2400
+_MOST_OF_A_PATH = 400
+_PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +143,7 @@ class Internal(KubevendError):
 
 
 def to_status(error: KubevendError, request_id: str) -> status_pb2.Status:
-    """Put an error into the form in which it goes on the wire.
+    """Put an error into the form in which it goes on the wire, small enough to arrive.
 
     Args:
         error: the error.
@@ -141,32 +151,65 @@ def to_status(error: KubevendError, request_id: str) -> status_pb2.Status:
 
     Returns:
         The status, with `ErrorInfo` and `RequestInfo` always, `BadRequest`, `PreconditionFailure` and
-        `RetryInfo` where they apply.
+        `RetryInfo` where they apply and have room; of the violations, as many as have. What is too long is cut and
+        ends in `…`.
     """
-    status = status_pb2.Status(code=error.code, message=error.message)
-    for detail in _details(error, request_id):
-        status.details.add().Pack(detail)
-    return status
-
-
-def _details(error: KubevendError, request_id: str) -> list[Message]:
-    details: list[Message] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata),
-        error_details_pb2.RequestInfo(request_id=request_id),
-    ]
-    if error.violations:
-        fields = [
-            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-            for v in error.violations
-        ]
-        details.append(error_details_pb2.BadRequest(field_violations=fields))
-    if isinstance(error, FailedPrecondition):
-        violation = error_details_pb2.PreconditionFailure.Violation(
-            type=error.reason, subject=error.metadata.get("subject", ""), description=error.message
-        )
-        details.append(error_details_pb2.PreconditionFailure(violations=[violation]))
+    message = _cut(error.message, _MOST_OF_THE_MESSAGE, _percent_encoded)
+    status = status_pb2.Status(code=error.code, message=message)
+    most = _MOST_OF_THE_FACTS // max(1, len(error.metadata))
+    facts = {key: _cut(fact, most, _encoded) for key, fact in error.metadata.items()}
+    _add(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts))
+    _add(status, error_details_pb2.RequestInfo(request_id=request_id))
     if error.retry_after is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromTimedelta(error.retry_after)
-        details.append(retry)
-    return details
+        _add(status, retry)
+    if isinstance(error, FailedPrecondition):
+        violation = error_details_pb2.PreconditionFailure.Violation(
+            type=error.reason, subject=facts.get("subject", ""), description=message
+        )
+        _add(status, error_details_pb2.PreconditionFailure(violations=[violation]))
+    fields = [
+        error_details_pb2.BadRequest.FieldViolation(
+            field=_cut(v.field, _MOST_OF_A_PATH, _encoded), description=_cut(v.description, _MOST_OF_A_PATH, _encoded)
+        )
+        for v in error.violations
+    ]
+    while fields and not _add(status, error_details_pb2.BadRequest(field_violations=fields)):
+        fields.pop()
+    return status
+
+
+def _add(status: status_pb2.Status, detail: Message) -> bool:
+    """Add a detail if there is room for it."""
+    packed = Any()
+    packed.Pack(detail)
+    # In base64, and with the few bytes by which the status names its next detail.
+    size = (status.ByteSize() + packed.ByteSize() + 4) * 4 // 3
+    if _percent_encoded(status.message) + size > _MOST_ON_THE_WIRE:
+        return False
+    status.details.append(packed)
+    return True
+
+
+def _cut(text: str, most: int, size: Callable[[str], int]) -> str:
+    if size(text) <= most:
+        return text
+    left = most - size("…")
+    for place, character in enumerate(text):
+        left -= size(character)
+        if left < 0:
+            return text[:place] + "…"
+    return text
+
+
+def _encoded(text: str) -> int:
+    return len(text.encode())
+
+
+def _percent_encoded(text: str) -> int:
+    """The size of a status message on the wire.
+
+    See https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses.
+    """
+    return len(quote(text, safe=_PLAIN))
