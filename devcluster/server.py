@@ -77,6 +77,11 @@ class KubevendServer:
         return self.folder / "audit.jsonl"
 
     @property
+    def store_file(self) -> Path:
+        """The database."""
+        return self.folder / "kubevend.db"
+
+    @property
     def log_file(self) -> Path:
         """The process log."""
         return self.folder / "kubevend.log"
@@ -93,7 +98,7 @@ class KubevendServer:
 
     def events(self) -> list[dict[str, Any]]:
         """The audit log's whole lines so far, parsed."""
-        lines = self.audit_file.read_text().splitlines()
+        lines = self.audit_file.read_text().split("\n")
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def start(self) -> None:
@@ -163,7 +168,7 @@ class KubevendServer:
                 "certificate_file": str(folder / "server.crt"),
                 "private_key_file": str(folder / "server.key"),
             },
-            "store": {"url": f"sqlite:///{folder / 'kubevend.db'}", "key_file": str(folder / "store.key")},
+            "store": {"url": f"sqlite:///{self.store_file}", "key_file": str(folder / "store.key")},
             "audit": {"file": str(self.audit_file), "key_file": str(folder / "audit.key")},
             "callers": {"admin_token_file": str(folder / "admin.token")},
             "policy": {"folder": str(folder / "policies")},

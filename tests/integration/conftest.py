@@ -14,6 +14,7 @@ import pytest
 from devcluster import DevCluster
 from devcluster.server import BOOTSTRAP_POLICY, KubevendServer
 from kubevend.v1 import config_service_pb2
+from kubevend_server.store.database import Database
 from tests.support.client import Client
 from tests.support.clusters import install, make_namespace
 
@@ -84,8 +85,18 @@ class Vending:
 Start = Callable[..., Vending]
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A store as a first start leaves it: the migrations take a second, and the first run's tests wait for them."""
+    file = tmp_path_factory.mktemp("store") / "empty.db"
+    database = Database(f"sqlite:///{file}")
+    database.migrate()
+    database.close()
+    return file.read_bytes()
+
+
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path, empty_store: bytes) -> Iterator[Start]:
     """Starts kubevend servers; stops them, and looks for tokens in everything that they wrote."""
     started: list[Vending] = []
 
@@ -94,8 +105,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
         policies: str = BOOTSTRAP_POLICY,
         environment: Mapping[str, str] | None = None,
         folder: str = "kubevend",
+        *,
+        fresh: bool = False,
     ) -> Vending:
         server = KubevendServer(tmp_path / folder, overrides=overrides, policies=policies, environment=environment)
+        if not fresh and not server.store_file.exists():
+            server.store_file.touch(0o600)
+            server.store_file.write_bytes(empty_store)
         server.start()
         vending = Vending(server, Client(server.address, server.folder / "ca.crt", server.admin_token))
         started.append(vending)
