@@ -155,11 +155,11 @@ def test_a_right_without_the_name_says_for_whom_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("identity", "flag"),
-    [(IDENTITY, "--serviceaccount=kubevend:kubevend"), ("admin", "--user='admin'"), ("a b", "--user='a b'")],
+    [(IDENTITY, "--serviceaccount=kubevend:kubevend"), ("admin", "--user=admin"), ("a b", "--user=a b")],
 )
 def test_an_identity_is_named_as_kubectl_wants_it(identity: str, flag: str) -> None:
     """A ServiceAccount is a ServiceAccount to kubectl, and everyone else a user."""
-    assert subject_flag(identity) == flag
+    assert shlex.split(subject_flag(identity)) == [flag]
 
 
 @pytest.mark.xfail(strict=True, reason="quoted as Python quotes, or not at all")
@@ -170,7 +170,7 @@ def test_an_identity_is_one_word_to_a_shell(identity: str) -> None:
     """Whatever an identity holds, who copies the command that grants it runs this command and no other one."""
     name = identity.removeprefix("system:serviceaccount:")
     flag = "--user" if name == identity else "--serviceaccount"
-    assert subject_flag(identity) == f"{flag}={shlex.quote(name)}"
+    assert subject_flag(identity) in {f"{flag}={shlex.quote(name)}", shlex.quote(f"{flag}={name}")}
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,10 @@ class FakeConnection(Connection):
         headers = CIMultiDict({"Audit-Id": attempt.audit_id})
         return Answer(200, headers, answer if isinstance(answer, bytes) else json.dumps(answer).encode())
 
+    async def get(self, path: str, attempt: Attempt) -> Answer:
+        """Answer."""
+        return await self.post(path, {}, attempt)
+
     async def retire(self) -> None:
         """Remember it."""
         self.retired = True
@@ -243,7 +247,7 @@ class World:
 
     def lines(self) -> list[dict[str, Any]]:
         """The audit log's lines."""
-        return [json.loads(line) for line in self.audit_file.read_text().splitlines()]
+        return [json.loads(line) for line in self.audit_file.read_text().split("\n") if line]
 
     def close(self) -> None:
         """Close files."""
