@@ -21,6 +21,7 @@ from kubevend.v1 import lease_service_pb2 as ls
 from kubevend.v1 import role_service_pb2 as rs
 from kubevend_server.errors import InvalidArgument, Violation, to_status
 from kubevend_server.interceptors import check_rules
+from kubevend_server.services import convert
 
 SERVICES = (cs, iss, ls, rs)
 REQUESTS = [
@@ -423,6 +424,20 @@ def test_no_message_needs_an_expert(message: Message) -> None:
     for violation in _violations(message):
         assert re.fullmatch(r"(is empty: |is '.*': |is \".*\": )?must .*", violation.description), violation
         assert not re.search("regex|pattern|expression", violation.description), violation
+
+
+@pytest.mark.parametrize("nanos", [1, 500_000_000, 999_999_999])
+def test_a_lifetime_has_no_fraction_of_a_second(nanos: int) -> None:
+    """A fraction passes the rules of fields, which cannot say it, and is refused in the same way where the lifetime is
+    read.
+    """
+    request = _role(ttl=Duration(seconds=600, nanos=nanos))
+    assert _violations(request) == []
+    with pytest.raises(InvalidArgument) as refusal:
+        convert.duration(request.role, "ttl", "role.ttl")
+    description = "must be whole seconds, in which Kubernetes counts lifetimes: 3600s"
+    assert (refusal.value.reason, refusal.value.message) == ("FIELD_INVALID", f"role.ttl {description}.")
+    assert refusal.value.violations == (Violation("role.ttl", description),)
 
 
 def test_a_prefix_goes_before_every_path() -> None:
