@@ -1,23 +1,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kubevend.v1 import config_service_pb2 as cs
 from kubevend.v1 import issue_service_pb2 as iss
-from kubevend.v1 import lease_service_pb2 as ls
 from kubevend.v1 import role_service_pb2 as rs
 from kubevend_server import interceptors
 from kubevend_server.calls import Call
-from kubevend_server.errors import InvalidArgument, Violation
-from kubevend_server.interceptors import Authentication, behavior, check_rules, identify_call
+from kubevend_server.interceptors import Authentication, behavior, identify_call
 from tests.unit.builders import ADMIN_TOKEN, ISSUE_TOKEN, call
 from tests.unit.world import Refused, World, context
 
@@ -122,83 +117,6 @@ async def test_any_other_request_id_is_replaced(sent: str) -> None:
 async def test_a_trace_id_is_taken_from_traceparent(traceparent: str, trace: str) -> None:
     """The trace id of a well-formed W3C traceparent is the call's, and anything else is none."""
     assert (await _identified(traceparent=traceparent))[1] == trace
-
-
-# The rules of fields.
-
-SOUND: dict[str, Any] = {"allowed_namespaces": ["a"], "allowed_service_accounts": ["b"], "allowed_audiences": ["c"]}
-
-
-def _sound(**fields: Any) -> rs.CreateRoleRequest:
-    return rs.CreateRoleRequest(role_id="ci", role=rs.Role(**{**SOUND, **fields}))
-
-
-@pytest.mark.parametrize(
-    ("message", "violations"),
-    [
-        (rs.GetRoleRequest(), [Violation("name", "does not match")]),
-        (rs.GetRoleRequest(name="roles/ci\n"), [Violation("name", "does not match")]),
-        (rs.CreateRoleRequest(role_id="ci"), [Violation("role", "value is required")]),
-        (
-            _sound(config="configs/A"),
-            [Violation("role.config", "does not match")],
-        ),
-        (
-            _sound(allowed_namespaces=["a", "B!", "c"]),
-            [
-                Violation(
-                    "role.allowed_namespaces[1]", "does not match regex pattern `^([*]|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$`"
-                )
-            ],
-        ),
-        (
-            _sound(allowed_audiences=["a", "a"]),
-            [Violation("role.allowed_audiences", "repeated value must")],
-        ),
-        (_sound(labels={"team": "x" * 254}), [Violation("role.labels[team]", "must be at")]),
-        (_sound(labels={"k" * 64: "x"}), [Violation(f"role.labels[{'k' * 64}]", "must be at")]),
-        (
-            _sound(ttl=Duration(seconds=-1)),
-            [Violation("role.ttl", "must be greater")],
-        ),
-        (
-            ls.ListLeasesRequest(page_size=1001, filter=ls.LeaseFilter(state=9)),  # type: ignore[arg-type]
-            [
-                Violation("filter.state", "value must be"),
-                Violation("page_size", "must be greater"),
-            ],
-        ),
-        (
-            cs.CreateConfigRequest(config_id="a", config=cs.Config(token_file="relative")),
-            [Violation("config.token_file", "does not match")],
-        ),
-    ],
-)
-def test_a_broken_rule_is_named_by_its_path(message: Message, violations: list[Violation]) -> None:
-    """Each field that breaks its rule is named by its path from the request, with index and key, and every message
-    says what should be.
-    """
-    with pytest.raises(InvalidArgument) as refusal:
-        check_rules(message)
-    assert [v.field for v in refusal.value.violations] == [v.field for v in violations]
-    told = {v.field: v.description for v in refusal.value.violations}
-    for violation in violations:
-        assert told[violation.field].startswith(violation.description)
-        assert f"{violation.field} {told[violation.field]}" in refusal.value.message
-    assert refusal.value.reason == "FIELD_INVALID"
-
-
-def test_a_prefix_goes_before_every_path() -> None:
-    """A message that is checked as part of a request has its fields named from the request."""
-    with pytest.raises(InvalidArgument) as refusal:
-        check_rules(rs.Role(**{**SOUND, "allowed_namespaces": []}), "role.")
-    assert [v.field for v in refusal.value.violations] == ["role.allowed_namespaces"]
-
-
-@pytest.mark.parametrize("message", [_sound(), rs.ListRolesRequest(), ls.GetLeaseRequest(name="leases/" + "a" * 26)])
-def test_a_sound_message_passes(message: Message) -> None:
-    """A message that keeps its rules passes."""
-    check_rules(message)
 
 
 # Errors on the wire.

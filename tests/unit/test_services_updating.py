@@ -117,3 +117,15 @@ def test_an_update_without_a_name_is_refused(name: str) -> None:
     with pytest.raises(InvalidArgument) as refusal:
         require_named("role", "roles", name)
     assert [v.field for v in refusal.value.violations] == ["role.name"]
+
+
+@pytest.mark.parametrize(("field", "collection", "example"), [("role", "roles", "ci"), ("config", "configs", "prod")])
+def test_an_update_is_told_how_to_name_its_resource(field: str, collection: str, example: str) -> None:
+    """The refusal has the form of a name, with an example."""
+    with pytest.raises(InvalidArgument) as refusal:
+        require_named(field, collection, "")
+    id_ = "1 to 63 lower-case letters, digits and hyphens, a letter first and no hyphen last"
+    assert refusal.value.message == (
+        f"The request breaks rules of its fields: {field}.name is empty: must be the name of a {field}, "
+        f"{collection}/ID, where ID is {id_}: {collection}/{example}."
+    )

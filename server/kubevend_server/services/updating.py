@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
+from kubevend.v1 import config_service_pb2, role_service_pb2
 from kubevend_server.errors import InvalidArgument, Violation
+from kubevend_server.interceptors import check_rules
 from kubevend_server.store.configs import etag_mismatch
 
 M = TypeVar("M", bound=Message)
+
+_NAMING: Mapping[str, Callable[..., Message]] = {
+    "configs": config_service_pb2.GetConfigRequest,
+    "roles": role_service_pb2.GetRoleRequest,
+}
 
 
 def require_named(field: str, collection: str, name: str) -> None:
@@ -21,12 +28,8 @@ def require_named(field: str, collection: str, name: str) -> None:
     Raises:
         InvalidArgument: `name` is not `{collection}/{id}`.
     """
-    if not re.fullmatch(rf"{collection}/[a-z]([a-z0-9-]{{0,61}}[a-z0-9])?", name):
-        raise InvalidArgument(
-            "FIELD_INVALID",
-            f"{field}.name is {name!r}: set it to the name of the {field} to change, {collection}/ID.",
-            violations=[Violation(f"{field}.name", f"{collection}/ID, required")],
-        )
+    # A request that names one is where the proto has the rule; an update may leave the name of its resource empty.
+    check_rules(_NAMING[collection](name=name), f"{field}.")
 
 
 def check_etag(name: str, current: str, given: str) -> None:

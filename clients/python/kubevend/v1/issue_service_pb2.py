@@ -25,10 +25,11 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from kubevend.v1 import rules_pb2 as kubevend_dot_v1_dot_rules__pb2
 from kubevend.v1 import warning_pb2 as kubevend_dot_v1_dot_warning__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkubevend/v1/issue_service.proto\x12\x0bkubevend.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19kubevend/v1/warning.proto\"\xb7\x03\n\x11IssueTokenRequest\x12<\n\x04role\x18\x01 \x01(\tB.\xbaH+r)2\'^roles/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12>\n\tnamespace\x18\x02 \x01(\tB+\xbaH(r#\x18?2\x1f^[a-z0-9]([-a-z0-9]*[a-z0-9])?$\xd8\x01\x01\x12m\n\x14service_account_name\x18\x03 \x01(\tBO\xbaHLrG\x18\xfd\x01\x32\x42^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$\xd8\x01\x01\x12\x38\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x06\x08\xff\xff\xff\xff\x0f*\x00\x12<\n\x07min_ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x06\x08\xff\xff\xff\xff\x0f*\x00\x12&\n\taudiences\x18\x06 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\x14\x18\x01\"\x07r\x05\x10\x01\x18\x80\x04\x12\x15\n\rvalidate_only\x18\x08 \x01(\x08\"\x87\x03\n\x12IssueTokenResponse\x12\x12\n\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12.\n\nexpiration\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10token_expiration\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x0bgranted_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tnamespace\x18\x05 \x01(\t\x12\x17\n\x0fservice_account\x18\x06 \x01(\t\x12\x11\n\taudiences\x18\x07 \x03(\t\x12\r\n\x05lease\x18\x08 \x01(\t\x12\x0b\n\x03jti\x18\t \x01(\t\x12\x1b\n\x13kubernetes_audit_id\x18\n \x01(\t\x12&\n\x08warnings\x18\x0b \x03(\x0b\x32\x14.kubevend.v1.Warning\x12\'\n\x08\x64\x65\x63ision\x18\x0c \x01(\x0b\x32\x15.kubevend.v1.Decision\"+\n\x08\x44\x65\x63ision\x12\x10\n\x08policies\x18\x01 \x03(\t\x12\r\n\x05rules\x18\x02 \x03(\t2]\n\x0cIssueService\x12M\n\nIssueToken\x12\x1e.kubevend.v1.IssueTokenRequest\x1a\x1f.kubevend.v1.IssueTokenResponseB8\n\x0f\x64\x65v.kubevend.v1P\x01Z#kubevend.dev/kubevend/v1;kubevendv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkubevend/v1/issue_service.proto\x12\x0bkubevend.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17kubevend/v1/rules.proto\x1a\x19kubevend/v1/warning.proto\"\xfc\x06\n\x11IssueTokenRequest\x12\x19\n\x04role\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x88\x8d\xb1\xaf\x0c\x01\x12\xb6\x01\n\tnamespace\x18\x02 \x01(\tB\xa2\x01\xbaH+r&2$^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$\xd8\x01\x01\x82\x8d\xb1\xaf\x0cnmust be the name of a namespace, 1 to 63 lower-case letters, digits and hyphens, no hyphen first or last: apps\x12\x94\x02\n\x14service_account_name\x18\x03 \x01(\tB\xf5\x01\xbaHLrG\x18\xfd\x01\x32\x42^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$\xd8\x01\x01\x82\x8d\xb1\xaf\x0c\x9f\x01must be the name of a ServiceAccount, 1 to 253 lower-case letters, digits, hyphens and dots, a letter or digit first, last and on both sides of a dot: deployer\x12\x80\x01\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationBX\xbaH\r\xaa\x01\n\"\x06\x08\xff\xff\xff\xff\x0f*\x00\x82\x8d\xb1\xaf\x0c\x42must be whole seconds, more than 0s and at most 4294967295s: 3600s\x12\x84\x01\n\x07min_ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationBX\xbaH\r\xaa\x01\n\"\x06\x08\xff\xff\xff\xff\x0f*\x00\x82\x8d\xb1\xaf\x0c\x42must be whole seconds, more than 0s and at most 4294967295s: 3600s\x12[\n\taudiences\x18\x06 \x03(\tBH\xbaH\x10\x92\x01\r\x10\x14\x18\x01\"\x07r\x05\x10\x01\x18\x80\x04\x82\x8d\xb1\xaf\x0c/must be at most 20 audiences, each of them once\x12\x15\n\rvalidate_only\x18\x08 \x01(\x08\"\x87\x03\n\x12IssueTokenResponse\x12\x12\n\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12.\n\nexpiration\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10token_expiration\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x0bgranted_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tnamespace\x18\x05 \x01(\t\x12\x17\n\x0fservice_account\x18\x06 \x01(\t\x12\x11\n\taudiences\x18\x07 \x03(\t\x12\r\n\x05lease\x18\x08 \x01(\t\x12\x0b\n\x03jti\x18\t \x01(\t\x12\x1b\n\x13kubernetes_audit_id\x18\n \x01(\t\x12&\n\x08warnings\x18\x0b \x03(\x0b\x32\x14.kubevend.v1.Warning\x12\'\n\x08\x64\x65\x63ision\x18\x0c \x01(\x0b\x32\x15.kubevend.v1.Decision\"+\n\x08\x44\x65\x63ision\x12\x10\n\x08policies\x18\x01 \x03(\t\x12\r\n\x05rules\x18\x02 \x03(\t2]\n\x0cIssueService\x12M\n\nIssueToken\x12\x1e.kubevend.v1.IssueTokenRequest\x1a\x1f.kubevend.v1.IssueTokenResponseB8\n\x0f\x64\x65v.kubevend.v1P\x01Z#kubevend.dev/kubevend/v1;kubevendv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,25 +38,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.kubevend.v1P\001Z#kubevend.dev/kubevend/v1;kubevendv1'
   _globals['_ISSUETOKENREQUEST'].fields_by_name['role']._loaded_options = None
-  _globals['_ISSUETOKENREQUEST'].fields_by_name['role']._serialized_options = b'\272H+r)2\'^roles/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'
+  _globals['_ISSUETOKENREQUEST'].fields_by_name['role']._serialized_options = b'\272H\010r\006\210\215\261\257\014\001'
   _globals['_ISSUETOKENREQUEST'].fields_by_name['namespace']._loaded_options = None
-  _globals['_ISSUETOKENREQUEST'].fields_by_name['namespace']._serialized_options = b'\272H(r#\030?2\037^[a-z0-9]([-a-z0-9]*[a-z0-9])?$\330\001\001'
+  _globals['_ISSUETOKENREQUEST'].fields_by_name['namespace']._serialized_options = b'\272H+r&2$^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$\330\001\001\202\215\261\257\014nmust be the name of a namespace, 1 to 63 lower-case letters, digits and hyphens, no hyphen first or last: apps'
   _globals['_ISSUETOKENREQUEST'].fields_by_name['service_account_name']._loaded_options = None
-  _globals['_ISSUETOKENREQUEST'].fields_by_name['service_account_name']._serialized_options = b'\272HLrG\030\375\0012B^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$\330\001\001'
+  _globals['_ISSUETOKENREQUEST'].fields_by_name['service_account_name']._serialized_options = b'\272HLrG\030\375\0012B^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$\330\001\001\202\215\261\257\014\237\001must be the name of a ServiceAccount, 1 to 253 lower-case letters, digits, hyphens and dots, a letter or digit first, last and on both sides of a dot: deployer'
   _globals['_ISSUETOKENREQUEST'].fields_by_name['ttl']._loaded_options = None
-  _globals['_ISSUETOKENREQUEST'].fields_by_name['ttl']._serialized_options = b'\272H\r\252\001\n\"\006\010\377\377\377\377\017*\000'
+  _globals['_ISSUETOKENREQUEST'].fields_by_name['ttl']._serialized_options = b'\272H\r\252\001\n\"\006\010\377\377\377\377\017*\000\202\215\261\257\014Bmust be whole seconds, more than 0s and at most 4294967295s: 3600s'
   _globals['_ISSUETOKENREQUEST'].fields_by_name['min_ttl']._loaded_options = None
-  _globals['_ISSUETOKENREQUEST'].fields_by_name['min_ttl']._serialized_options = b'\272H\r\252\001\n\"\006\010\377\377\377\377\017*\000'
+  _globals['_ISSUETOKENREQUEST'].fields_by_name['min_ttl']._serialized_options = b'\272H\r\252\001\n\"\006\010\377\377\377\377\017*\000\202\215\261\257\014Bmust be whole seconds, more than 0s and at most 4294967295s: 3600s'
   _globals['_ISSUETOKENREQUEST'].fields_by_name['audiences']._loaded_options = None
-  _globals['_ISSUETOKENREQUEST'].fields_by_name['audiences']._serialized_options = b'\272H\020\222\001\r\020\024\030\001\"\007r\005\020\001\030\200\004'
+  _globals['_ISSUETOKENREQUEST'].fields_by_name['audiences']._serialized_options = b'\272H\020\222\001\r\020\024\030\001\"\007r\005\020\001\030\200\004\202\215\261\257\014/must be at most 20 audiences, each of them once'
   _globals['_ISSUETOKENRESPONSE'].fields_by_name['token']._loaded_options = None
   _globals['_ISSUETOKENRESPONSE'].fields_by_name['token']._serialized_options = b'\200\001\001'
-  _globals['_ISSUETOKENREQUEST']._serialized_start=170
-  _globals['_ISSUETOKENREQUEST']._serialized_end=609
-  _globals['_ISSUETOKENRESPONSE']._serialized_start=612
-  _globals['_ISSUETOKENRESPONSE']._serialized_end=1003
-  _globals['_DECISION']._serialized_start=1005
-  _globals['_DECISION']._serialized_end=1048
-  _globals['_ISSUESERVICE']._serialized_start=1050
-  _globals['_ISSUESERVICE']._serialized_end=1143
+  _globals['_ISSUETOKENREQUEST']._serialized_start=195
+  _globals['_ISSUETOKENREQUEST']._serialized_end=1087
+  _globals['_ISSUETOKENRESPONSE']._serialized_start=1090
+  _globals['_ISSUETOKENRESPONSE']._serialized_end=1481
+  _globals['_DECISION']._serialized_start=1483
+  _globals['_DECISION']._serialized_end=1526
+  _globals['_ISSUESERVICE']._serialized_start=1528
+  _globals['_ISSUESERVICE']._serialized_end=1621
 # @@protoc_insertion_point(module_scope)

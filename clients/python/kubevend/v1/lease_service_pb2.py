@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from kubevend.v1 import rules_pb2 as kubevend_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkubevend/v1/lease_service.proto\x12\x0bkubevend.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfb\x02\n\x05Lease\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x04 \x01(\t\x12\x11\n\tnamespace\x18\x05 \x01(\t\x12\x17\n\x0fservice_account\x18\x06 \x01(\t\x12\x11\n\taudiences\x18\x07 \x03(\t\x12\'\n\x05state\x18\x08 \x01(\x0e\x32\x18.kubevend.v1.Lease.State\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x06tokens\x18\x0b \x03(\x0b\x32\x17.kubevend.v1.LeaseToken\"C\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x11\n\rSTATE_EXPIRED\x10\x02\"\x97\x01\n\nLeaseToken\x12\x0b\n\x03jti\x18\x01 \x01(\t\x12\x1b\n\x13kubernetes_audit_id\x18\x02 \x01(\t\x12.\n\nissue_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x84\x03\n\x0bLeaseFilter\x12?\n\x04role\x18\x01 \x01(\tB1\xbaH.r)2\'^roles/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\xd8\x01\x01\x12\x43\n\x06\x63onfig\x18\x02 \x01(\tB3\xbaH0r+2)^configs/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\xd8\x01\x01\x12\x1a\n\tnamespace\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12!\n\x0fservice_account\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xfd\x01\x12\x18\n\x06\x63\x61ller\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x31\n\x05state\x18\x06 \x01(\x0e\x32\x18.kubevend.v1.Lease.StateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x31\n\rexpire_before\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x65xpire_after\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"=\n\x0fGetLeaseRequest\x12*\n\x04name\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^leases/[0-9a-z]{26}$\"5\n\x10GetLeaseResponse\x12!\n\x05lease\x18\x01 \x01(\x0b\x32\x12.kubevend.v1.Lease\"z\n\x11ListLeasesRequest\x12(\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x18.kubevend.v1.LeaseFilter\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"Q\n\x12ListLeasesResponse\x12\"\n\x06leases\x18\x01 \x03(\x0b\x32\x12.kubevend.v1.Lease\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa6\x01\n\x0cLeaseService\x12G\n\x08GetLease\x12\x1c.kubevend.v1.GetLeaseRequest\x1a\x1d.kubevend.v1.GetLeaseResponse\x12M\n\nListLeases\x12\x1e.kubevend.v1.ListLeasesRequest\x1a\x1f.kubevend.v1.ListLeasesResponseB8\n\x0f\x64\x65v.kubevend.v1P\x01Z#kubevend.dev/kubevend/v1;kubevendv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkubevend/v1/lease_service.proto\x12\x0bkubevend.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17kubevend/v1/rules.proto\"\xfb\x02\n\x05Lease\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x04 \x01(\t\x12\x11\n\tnamespace\x18\x05 \x01(\t\x12\x17\n\x0fservice_account\x18\x06 \x01(\t\x12\x11\n\taudiences\x18\x07 \x03(\t\x12\'\n\x05state\x18\x08 \x01(\x0e\x32\x18.kubevend.v1.Lease.State\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x06tokens\x18\x0b \x03(\x0b\x32\x17.kubevend.v1.LeaseToken\"C\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x11\n\rSTATE_EXPIRED\x10\x02\"\x97\x01\n\nLeaseToken\x12\x0b\n\x03jti\x18\x01 \x01(\t\x12\x1b\n\x13kubernetes_audit_id\x18\x02 \x01(\t\x12.\n\nissue_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8d\x03\n\x0bLeaseFilter\x12\x1c\n\x04role\x18\x01 \x01(\tB\x0e\xbaH\x0br\x06\x88\x8d\xb1\xaf\x0c\x01\xd8\x01\x01\x12\x1e\n\x06\x63onfig\x18\x02 \x01(\tB\x0e\xbaH\x0br\x06\x80\x8d\xb1\xaf\x0c\x01\xd8\x01\x01\x12\x1a\n\tnamespace\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12!\n\x0fservice_account\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xfd\x01\x12\x18\n\x06\x63\x61ller\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x81\x01\n\x05state\x18\x06 \x01(\x0e\x32\x18.kubevend.v1.Lease.StateBX\xbaH\x05\x82\x01\x02\x10\x01\x82\x8d\xb1\xaf\x0cJmust be STATE_ACTIVE or STATE_EXPIRED, or left out for leases in any state\x12\x31\n\rexpire_before\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x65xpire_after\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\",\n\x0fGetLeaseRequest\x12\x19\n\x04name\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x90\x8d\xb1\xaf\x0c\x01\"5\n\x10GetLeaseResponse\x12!\n\x05lease\x18\x01 \x01(\x0b\x32\x12.kubevend.v1.Lease\"{\n\x11ListLeasesRequest\x12(\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x18.kubevend.v1.LeaseFilter\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x80\x8d\xb1\xaf\x0c\x01\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"Q\n\x12ListLeasesResponse\x12\"\n\x06leases\x18\x01 \x03(\x0b\x32\x12.kubevend.v1.Lease\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa6\x01\n\x0cLeaseService\x12G\n\x08GetLease\x12\x1c.kubevend.v1.GetLeaseRequest\x1a\x1d.kubevend.v1.GetLeaseResponse\x12M\n\nListLeases\x12\x1e.kubevend.v1.ListLeasesRequest\x1a\x1f.kubevend.v1.ListLeasesResponseB8\n\x0f\x64\x65v.kubevend.v1P\x01Z#kubevend.dev/kubevend/v1;kubevendv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,9 +36,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.kubevend.v1P\001Z#kubevend.dev/kubevend/v1;kubevendv1'
   _globals['_LEASEFILTER'].fields_by_name['role']._loaded_options = None
-  _globals['_LEASEFILTER'].fields_by_name['role']._serialized_options = b'\272H.r)2\'^roles/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\330\001\001'
+  _globals['_LEASEFILTER'].fields_by_name['role']._serialized_options = b'\272H\013r\006\210\215\261\257\014\001\330\001\001'
   _globals['_LEASEFILTER'].fields_by_name['config']._loaded_options = None
-  _globals['_LEASEFILTER'].fields_by_name['config']._serialized_options = b'\272H0r+2)^configs/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\330\001\001'
+  _globals['_LEASEFILTER'].fields_by_name['config']._serialized_options = b'\272H\013r\006\200\215\261\257\014\001\330\001\001'
   _globals['_LEASEFILTER'].fields_by_name['namespace']._loaded_options = None
   _globals['_LEASEFILTER'].fields_by_name['namespace']._serialized_options = b'\272H\004r\002\030?'
   _globals['_LEASEFILTER'].fields_by_name['service_account']._loaded_options = None
@@ -45,29 +46,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEASEFILTER'].fields_by_name['caller']._loaded_options = None
   _globals['_LEASEFILTER'].fields_by_name['caller']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_LEASEFILTER'].fields_by_name['state']._loaded_options = None
-  _globals['_LEASEFILTER'].fields_by_name['state']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LEASEFILTER'].fields_by_name['state']._serialized_options = b'\272H\005\202\001\002\020\001\202\215\261\257\014Jmust be STATE_ACTIVE or STATE_EXPIRED, or left out for leases in any state'
   _globals['_GETLEASEREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_GETLEASEREQUEST'].fields_by_name['name']._serialized_options = b'\272H\031r\0272\025^leases/[0-9a-z]{26}$'
+  _globals['_GETLEASEREQUEST'].fields_by_name['name']._serialized_options = b'\272H\010r\006\220\215\261\257\014\001'
   _globals['_LISTLEASESREQUEST'].fields_by_name['page_size']._loaded_options = None
-  _globals['_LISTLEASESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
+  _globals['_LISTLEASESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\010\032\006\200\215\261\257\014\001'
   _globals['_LISTLEASESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTLEASESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
-  _globals['_LEASE']._serialized_start=111
-  _globals['_LEASE']._serialized_end=490
-  _globals['_LEASE_STATE']._serialized_start=423
-  _globals['_LEASE_STATE']._serialized_end=490
-  _globals['_LEASETOKEN']._serialized_start=493
-  _globals['_LEASETOKEN']._serialized_end=644
-  _globals['_LEASEFILTER']._serialized_start=647
-  _globals['_LEASEFILTER']._serialized_end=1035
-  _globals['_GETLEASEREQUEST']._serialized_start=1037
-  _globals['_GETLEASEREQUEST']._serialized_end=1098
-  _globals['_GETLEASERESPONSE']._serialized_start=1100
-  _globals['_GETLEASERESPONSE']._serialized_end=1153
-  _globals['_LISTLEASESREQUEST']._serialized_start=1155
-  _globals['_LISTLEASESREQUEST']._serialized_end=1277
-  _globals['_LISTLEASESRESPONSE']._serialized_start=1279
-  _globals['_LISTLEASESRESPONSE']._serialized_end=1360
-  _globals['_LEASESERVICE']._serialized_start=1363
-  _globals['_LEASESERVICE']._serialized_end=1529
+  _globals['_LEASE']._serialized_start=136
+  _globals['_LEASE']._serialized_end=515
+  _globals['_LEASE_STATE']._serialized_start=448
+  _globals['_LEASE_STATE']._serialized_end=515
+  _globals['_LEASETOKEN']._serialized_start=518
+  _globals['_LEASETOKEN']._serialized_end=669
+  _globals['_LEASEFILTER']._serialized_start=672
+  _globals['_LEASEFILTER']._serialized_end=1069
+  _globals['_GETLEASEREQUEST']._serialized_start=1071
+  _globals['_GETLEASEREQUEST']._serialized_end=1115
+  _globals['_GETLEASERESPONSE']._serialized_start=1117
+  _globals['_GETLEASERESPONSE']._serialized_end=1170
+  _globals['_LISTLEASESREQUEST']._serialized_start=1172
+  _globals['_LISTLEASESREQUEST']._serialized_end=1295
+  _globals['_LISTLEASESRESPONSE']._serialized_start=1297
+  _globals['_LISTLEASESRESPONSE']._serialized_end=1378
+  _globals['_LEASESERVICE']._serialized_start=1381
+  _globals['_LEASESERVICE']._serialized_end=1547
 # @@protoc_insertion_point(module_scope)

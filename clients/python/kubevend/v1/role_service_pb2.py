@@ -26,10 +26,11 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from kubevend.v1 import rules_pb2 as kubevend_dot_v1_dot_rules__pb2
 from kubevend.v1 import warning_pb2 as kubevend_dot_v1_dot_warning__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekubevend/v1/role_service.proto\x12\x0bkubevend.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19kubevend/v1/warning.proto\"\xae\x06\n\x04Role\x12?\n\x04name\x18\x01 \x01(\tB1\xbaH.r)2\'^roles/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\xd8\x01\x01\x12\x43\n\x06\x63onfig\x18\x02 \x01(\tB3\xbaH0r+2)^configs/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\xd8\x01\x01\x12U\n\x12\x61llowed_namespaces\x18\x03 \x03(\tB9\xbaH6\x92\x01\x33\x08\x01\x10\x64\x18\x01\"+r)\x18?2%^([*]|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$\x12\x7f\n\x18\x61llowed_service_accounts\x18\x04 \x03(\tB]\xbaHZ\x92\x01W\x08\x01\x10\x64\x18\x01\"OrM\x18\xfd\x01\x32H^([*]|[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*)$\x12\x30\n\x11\x61llowed_audiences\x18\x05 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\x14\x18\x01\"\x07r\x05\x10\x01\x18\x80\x04\x12.\n\x11\x64\x65\x66\x61ult_audiences\x18\x06 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\x14\x18\x01\"\x07r\x05\x10\x01\x18\x80\x04\x12\x38\n\x03ttl\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x06\x08\xff\xff\xff\xff\x0f*\x00\x12<\n\x07max_ttl\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x06\x08\xff\xff\xff\xff\x0f*\x00\x12\x46\n\x06labels\x18\t \x03(\x0b\x32\x1d.kubevend.v1.Role.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18?*\x05r\x03\x18\xfd\x01\x12\x15\n\x04\x65tag\x18\n \x01(\tB\x07\xbaH\x04r\x02\x18@\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"N\n\x0eGetRoleRequest\x12<\n\x04name\x18\x01 \x01(\tB.\xbaH+r)2\'^roles/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\"2\n\x0fGetRoleResponse\x12\x1f\n\x04role\x18\x01 \x01(\x0b\x32\x11.kubevend.v1.Role\"O\n\x10ListRolesRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"N\n\x11ListRolesResponse\x12 \n\x05roles\x18\x01 \x03(\x0b\x32\x11.kubevend.v1.Role\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8e\x01\n\x11\x43reateRoleRequest\x12\x39\n\x07role_id\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\'\n\x04role\x18\x02 \x01(\x0b\x32\x11.kubevend.v1.RoleB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"]\n\x12\x43reateRoleResponse\x12\x1f\n\x04role\x18\x01 \x01(\x0b\x32\x11.kubevend.v1.Role\x12&\n\x08warnings\x18\x02 \x03(\x0b\x32\x14.kubevend.v1.Warning\"\x84\x01\n\x11UpdateRoleRequest\x12\'\n\x04role\x18\x01 \x01(\x0b\x32\x11.kubevend.v1.RoleB\x06\xbaH\x03\xd8\x01\x03\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"]\n\x12UpdateRoleResponse\x12\x1f\n\x04role\x18\x01 \x01(\x0b\x32\x11.kubevend.v1.Role\x12&\n\x08warnings\x18\x02 \x03(\x0b\x32\x14.kubevend.v1.Warning\"\x7f\n\x11\x44\x65leteRoleRequest\x12<\n\x04name\x18\x01 \x01(\tB.\xbaH+r)2\'^roles/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\x14\n\x12\x44\x65leteRoleResponse2\x8c\x03\n\x0bRoleService\x12\x44\n\x07GetRole\x12\x1b.kubevend.v1.GetRoleRequest\x1a\x1c.kubevend.v1.GetRoleResponse\x12J\n\tListRoles\x12\x1d.kubevend.v1.ListRolesRequest\x1a\x1e.kubevend.v1.ListRolesResponse\x12M\n\nCreateRole\x12\x1e.kubevend.v1.CreateRoleRequest\x1a\x1f.kubevend.v1.CreateRoleResponse\x12M\n\nUpdateRole\x12\x1e.kubevend.v1.UpdateRoleRequest\x1a\x1f.kubevend.v1.UpdateRoleResponse\x12M\n\nDeleteRole\x12\x1e.kubevend.v1.DeleteRoleRequest\x1a\x1f.kubevend.v1.DeleteRoleResponseB8\n\x0f\x64\x65v.kubevend.v1P\x01Z#kubevend.dev/kubevend/v1;kubevendv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ekubevend/v1/role_service.proto\x12\x0bkubevend.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17kubevend/v1/rules.proto\x1a\x19kubevend/v1/warning.proto\"\x99\t\n\x04Role\x12\x1c\n\x04name\x18\x01 \x01(\tB\x0e\xbaH\x0br\x06\x88\x8d\xb1\xaf\x0c\x01\xd8\x01\x01\x12\x1e\n\x06\x63onfig\x18\x02 \x01(\tB\x0e\xbaH\x0br\x06\x80\x8d\xb1\xaf\x0c\x01\xd8\x01\x01\x12\x9e\x01\n\x12\x61llowed_namespaces\x18\x03 \x03(\tB\x81\x01\xbaH\x13\x92\x01\x10\x08\x01\x10\x64\x18\x01\"\x08r\x06\xa0\x8d\xb1\xaf\x0c\x01\x82\x8d\xb1\xaf\x0c\x65must be 1 to 100 namespaces, each of them once, or * alone for all: what is left empty allows nothing\x12\xa9\x01\n\x18\x61llowed_service_accounts\x18\x04 \x03(\tB\x86\x01\xbaH\x13\x92\x01\x10\x08\x01\x10\x64\x18\x01\"\x08r\x06\xa8\x8d\xb1\xaf\x0c\x01\x82\x8d\xb1\xaf\x0cjmust be 1 to 100 ServiceAccounts, each of them once, or * alone for all: what is left empty allows nothing\x12\x85\x01\n\x11\x61llowed_audiences\x18\x05 \x03(\tBj\xbaH\x12\x92\x01\x0f\x08\x01\x10\x14\x18\x01\"\x07r\x05\x10\x01\x18\x80\x04\x82\x8d\xb1\xaf\x0cOmust be 1 to 20 audiences, each of them once: what is left empty allows nothing\x12\x63\n\x11\x64\x65\x66\x61ult_audiences\x18\x06 \x03(\tBH\xbaH\x10\x92\x01\r\x10\x14\x18\x01\"\x07r\x05\x10\x01\x18\x80\x04\x82\x8d\xb1\xaf\x0c/must be at most 20 audiences, each of them once\x12\x80\x01\n\x03ttl\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationBX\xbaH\r\xaa\x01\n\"\x06\x08\xff\xff\xff\xff\x0f*\x00\x82\x8d\xb1\xaf\x0c\x42must be whole seconds, more than 0s and at most 4294967295s: 3600s\x12\x84\x01\n\x07max_ttl\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationBX\xbaH\r\xaa\x01\n\"\x06\x08\xff\xff\xff\xff\x0f*\x00\x82\x8d\xb1\xaf\x0c\x42must be whole seconds, more than 0s and at most 4294967295s: 3600s\x12g\n\x06labels\x18\t \x03(\x0b\x32\x1d.kubevend.v1.Role.LabelsEntryB8\xbaH\x16\x9a\x01\x13\x10@\"\x08r\x06\xb0\x8d\xb1\xaf\x0c\x01*\x05r\x03\x18\xfd\x01\x82\x8d\xb1\xaf\x0c\x19must be at most 64 labels\x12\x15\n\x04\x65tag\x18\n \x01(\tB\x07\xbaH\x04r\x02\x18@\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"+\n\x0eGetRoleRequest\x12\x19\n\x04name\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x88\x8d\xb1\xaf\x0c\x01\"2\n\x0fGetRoleResponse\x12\x1f\n\x04role\x18\x01 \x01(\x0b\x32\x11.kubevend.v1.Role\"P\n\x10ListRolesRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x80\x8d\xb1\xaf\x0c\x01\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"N\n\x11ListRolesResponse\x12 \n\x05roles\x18\x01 \x03(\x0b\x32\x11.kubevend.v1.Role\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb1\x01\n\x11\x43reateRoleRequest\x12\x1c\n\x07role_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x98\x8d\xb1\xaf\x0c\x01\x12g\n\x04role\x18\x02 \x01(\x0b\x32\x11.kubevend.v1.RoleBF\xbaH\x03\xc8\x01\x01\x82\x8d\xb1\xaf\x0c:must be given: the role to make, which says what it allows\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"]\n\x12\x43reateRoleResponse\x12\x1f\n\x04role\x18\x01 \x01(\x0b\x32\x11.kubevend.v1.Role\x12&\n\x08warnings\x18\x02 \x03(\x0b\x32\x14.kubevend.v1.Warning\"\x84\x01\n\x11UpdateRoleRequest\x12\'\n\x04role\x18\x01 \x01(\x0b\x32\x11.kubevend.v1.RoleB\x06\xbaH\x03\xd8\x01\x03\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"]\n\x12UpdateRoleResponse\x12\x1f\n\x04role\x18\x01 \x01(\x0b\x32\x11.kubevend.v1.Role\x12&\n\x08warnings\x18\x02 \x03(\x0b\x32\x14.kubevend.v1.Warning\"\\\n\x11\x44\x65leteRoleRequest\x12\x19\n\x04name\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x88\x8d\xb1\xaf\x0c\x01\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\x14\n\x12\x44\x65leteRoleResponse2\x8c\x03\n\x0bRoleService\x12\x44\n\x07GetRole\x12\x1b.kubevend.v1.GetRoleRequest\x1a\x1c.kubevend.v1.GetRoleResponse\x12J\n\tListRoles\x12\x1d.kubevend.v1.ListRolesRequest\x1a\x1e.kubevend.v1.ListRolesResponse\x12M\n\nCreateRole\x12\x1e.kubevend.v1.CreateRoleRequest\x1a\x1f.kubevend.v1.CreateRoleResponse\x12M\n\nUpdateRole\x12\x1e.kubevend.v1.UpdateRoleRequest\x1a\x1f.kubevend.v1.UpdateRoleResponse\x12M\n\nDeleteRole\x12\x1e.kubevend.v1.DeleteRoleRequest\x1a\x1f.kubevend.v1.DeleteRoleResponseB8\n\x0f\x64\x65v.kubevend.v1P\x01Z#kubevend.dev/kubevend/v1;kubevendv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,65 +41,65 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROLE_LABELSENTRY']._loaded_options = None
   _globals['_ROLE_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_ROLE'].fields_by_name['name']._loaded_options = None
-  _globals['_ROLE'].fields_by_name['name']._serialized_options = b'\272H.r)2\'^roles/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\330\001\001'
+  _globals['_ROLE'].fields_by_name['name']._serialized_options = b'\272H\013r\006\210\215\261\257\014\001\330\001\001'
   _globals['_ROLE'].fields_by_name['config']._loaded_options = None
-  _globals['_ROLE'].fields_by_name['config']._serialized_options = b'\272H0r+2)^configs/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\330\001\001'
+  _globals['_ROLE'].fields_by_name['config']._serialized_options = b'\272H\013r\006\200\215\261\257\014\001\330\001\001'
   _globals['_ROLE'].fields_by_name['allowed_namespaces']._loaded_options = None
-  _globals['_ROLE'].fields_by_name['allowed_namespaces']._serialized_options = b'\272H6\222\0013\010\001\020d\030\001\"+r)\030?2%^([*]|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$'
+  _globals['_ROLE'].fields_by_name['allowed_namespaces']._serialized_options = b'\272H\023\222\001\020\010\001\020d\030\001\"\010r\006\240\215\261\257\014\001\202\215\261\257\014emust be 1 to 100 namespaces, each of them once, or * alone for all: what is left empty allows nothing'
   _globals['_ROLE'].fields_by_name['allowed_service_accounts']._loaded_options = None
-  _globals['_ROLE'].fields_by_name['allowed_service_accounts']._serialized_options = b'\272HZ\222\001W\010\001\020d\030\001\"OrM\030\375\0012H^([*]|[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*)$'
+  _globals['_ROLE'].fields_by_name['allowed_service_accounts']._serialized_options = b'\272H\023\222\001\020\010\001\020d\030\001\"\010r\006\250\215\261\257\014\001\202\215\261\257\014jmust be 1 to 100 ServiceAccounts, each of them once, or * alone for all: what is left empty allows nothing'
   _globals['_ROLE'].fields_by_name['allowed_audiences']._loaded_options = None
-  _globals['_ROLE'].fields_by_name['allowed_audiences']._serialized_options = b'\272H\022\222\001\017\010\001\020\024\030\001\"\007r\005\020\001\030\200\004'
+  _globals['_ROLE'].fields_by_name['allowed_audiences']._serialized_options = b'\272H\022\222\001\017\010\001\020\024\030\001\"\007r\005\020\001\030\200\004\202\215\261\257\014Omust be 1 to 20 audiences, each of them once: what is left empty allows nothing'
   _globals['_ROLE'].fields_by_name['default_audiences']._loaded_options = None
-  _globals['_ROLE'].fields_by_name['default_audiences']._serialized_options = b'\272H\020\222\001\r\020\024\030\001\"\007r\005\020\001\030\200\004'
+  _globals['_ROLE'].fields_by_name['default_audiences']._serialized_options = b'\272H\020\222\001\r\020\024\030\001\"\007r\005\020\001\030\200\004\202\215\261\257\014/must be at most 20 audiences, each of them once'
   _globals['_ROLE'].fields_by_name['ttl']._loaded_options = None
-  _globals['_ROLE'].fields_by_name['ttl']._serialized_options = b'\272H\r\252\001\n\"\006\010\377\377\377\377\017*\000'
+  _globals['_ROLE'].fields_by_name['ttl']._serialized_options = b'\272H\r\252\001\n\"\006\010\377\377\377\377\017*\000\202\215\261\257\014Bmust be whole seconds, more than 0s and at most 4294967295s: 3600s'
   _globals['_ROLE'].fields_by_name['max_ttl']._loaded_options = None
-  _globals['_ROLE'].fields_by_name['max_ttl']._serialized_options = b'\272H\r\252\001\n\"\006\010\377\377\377\377\017*\000'
+  _globals['_ROLE'].fields_by_name['max_ttl']._serialized_options = b'\272H\r\252\001\n\"\006\010\377\377\377\377\017*\000\202\215\261\257\014Bmust be whole seconds, more than 0s and at most 4294967295s: 3600s'
   _globals['_ROLE'].fields_by_name['labels']._loaded_options = None
-  _globals['_ROLE'].fields_by_name['labels']._serialized_options = b'\272H\024\232\001\021\020@\"\006r\004\020\001\030?*\005r\003\030\375\001'
+  _globals['_ROLE'].fields_by_name['labels']._serialized_options = b'\272H\026\232\001\023\020@\"\010r\006\260\215\261\257\014\001*\005r\003\030\375\001\202\215\261\257\014\031must be at most 64 labels'
   _globals['_ROLE'].fields_by_name['etag']._loaded_options = None
   _globals['_ROLE'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
   _globals['_GETROLEREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_GETROLEREQUEST'].fields_by_name['name']._serialized_options = b'\272H+r)2\'^roles/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'
+  _globals['_GETROLEREQUEST'].fields_by_name['name']._serialized_options = b'\272H\010r\006\210\215\261\257\014\001'
   _globals['_LISTROLESREQUEST'].fields_by_name['page_size']._loaded_options = None
-  _globals['_LISTROLESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
+  _globals['_LISTROLESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\010\032\006\200\215\261\257\014\001'
   _globals['_LISTROLESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTROLESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_CREATEROLEREQUEST'].fields_by_name['role_id']._loaded_options = None
-  _globals['_CREATEROLEREQUEST'].fields_by_name['role_id']._serialized_options = b'\272H%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'
+  _globals['_CREATEROLEREQUEST'].fields_by_name['role_id']._serialized_options = b'\272H\010r\006\230\215\261\257\014\001'
   _globals['_CREATEROLEREQUEST'].fields_by_name['role']._loaded_options = None
-  _globals['_CREATEROLEREQUEST'].fields_by_name['role']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_CREATEROLEREQUEST'].fields_by_name['role']._serialized_options = b'\272H\003\310\001\001\202\215\261\257\014:must be given: the role to make, which says what it allows'
   _globals['_UPDATEROLEREQUEST'].fields_by_name['role']._loaded_options = None
   _globals['_UPDATEROLEREQUEST'].fields_by_name['role']._serialized_options = b'\272H\003\330\001\003'
   _globals['_DELETEROLEREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_DELETEROLEREQUEST'].fields_by_name['name']._serialized_options = b'\272H+r)2\'^roles/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'
+  _globals['_DELETEROLEREQUEST'].fields_by_name['name']._serialized_options = b'\272H\010r\006\210\215\261\257\014\001'
   _globals['_DELETEROLEREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_DELETEROLEREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
-  _globals['_ROLE']._serialized_start=203
-  _globals['_ROLE']._serialized_end=1017
-  _globals['_ROLE_LABELSENTRY']._serialized_start=972
-  _globals['_ROLE_LABELSENTRY']._serialized_end=1017
-  _globals['_GETROLEREQUEST']._serialized_start=1019
-  _globals['_GETROLEREQUEST']._serialized_end=1097
-  _globals['_GETROLERESPONSE']._serialized_start=1099
-  _globals['_GETROLERESPONSE']._serialized_end=1149
-  _globals['_LISTROLESREQUEST']._serialized_start=1151
-  _globals['_LISTROLESREQUEST']._serialized_end=1230
-  _globals['_LISTROLESRESPONSE']._serialized_start=1232
-  _globals['_LISTROLESRESPONSE']._serialized_end=1310
-  _globals['_CREATEROLEREQUEST']._serialized_start=1313
-  _globals['_CREATEROLEREQUEST']._serialized_end=1455
-  _globals['_CREATEROLERESPONSE']._serialized_start=1457
-  _globals['_CREATEROLERESPONSE']._serialized_end=1550
-  _globals['_UPDATEROLEREQUEST']._serialized_start=1553
-  _globals['_UPDATEROLEREQUEST']._serialized_end=1685
-  _globals['_UPDATEROLERESPONSE']._serialized_start=1687
-  _globals['_UPDATEROLERESPONSE']._serialized_end=1780
-  _globals['_DELETEROLEREQUEST']._serialized_start=1782
-  _globals['_DELETEROLEREQUEST']._serialized_end=1909
-  _globals['_DELETEROLERESPONSE']._serialized_start=1911
-  _globals['_DELETEROLERESPONSE']._serialized_end=1931
-  _globals['_ROLESERVICE']._serialized_start=1934
-  _globals['_ROLESERVICE']._serialized_end=2330
+  _globals['_ROLE']._serialized_start=228
+  _globals['_ROLE']._serialized_end=1405
+  _globals['_ROLE_LABELSENTRY']._serialized_start=1360
+  _globals['_ROLE_LABELSENTRY']._serialized_end=1405
+  _globals['_GETROLEREQUEST']._serialized_start=1407
+  _globals['_GETROLEREQUEST']._serialized_end=1450
+  _globals['_GETROLERESPONSE']._serialized_start=1452
+  _globals['_GETROLERESPONSE']._serialized_end=1502
+  _globals['_LISTROLESREQUEST']._serialized_start=1504
+  _globals['_LISTROLESREQUEST']._serialized_end=1584
+  _globals['_LISTROLESRESPONSE']._serialized_start=1586
+  _globals['_LISTROLESRESPONSE']._serialized_end=1664
+  _globals['_CREATEROLEREQUEST']._serialized_start=1667
+  _globals['_CREATEROLEREQUEST']._serialized_end=1844
+  _globals['_CREATEROLERESPONSE']._serialized_start=1846
+  _globals['_CREATEROLERESPONSE']._serialized_end=1939
+  _globals['_UPDATEROLEREQUEST']._serialized_start=1942
+  _globals['_UPDATEROLEREQUEST']._serialized_end=2074
+  _globals['_UPDATEROLERESPONSE']._serialized_start=2076
+  _globals['_UPDATEROLERESPONSE']._serialized_end=2169
+  _globals['_DELETEROLEREQUEST']._serialized_start=2171
+  _globals['_DELETEROLEREQUEST']._serialized_end=2263
+  _globals['_DELETEROLERESPONSE']._serialized_start=2265
+  _globals['_DELETEROLERESPONSE']._serialized_end=2285
+  _globals['_ROLESERVICE']._serialized_start=2288
+  _globals['_ROLESERVICE']._serialized_end=2684
 # @@protoc_insertion_point(module_scope)
