@@ -41,8 +41,10 @@ types: .venv/.installed ## mypy --strict
 
 proto: .venv/.installed ## the Python stubs and the descriptor set, from protos/
 	@find $(STUBS)/kubevend/v1 $(STUBS)/buf -name '*_pb2*' -delete 2>/dev/null || true
-	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=../$(STUBS) --mypy_out=quiet:../$(STUBS) \
-	  --descriptor_set_out=../$(STUBS)/kubevend/v1/kubevend.protoset --include_imports $(PROTOS)
+	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=../$(STUBS) --mypy_out=quiet:../$(STUBS) $(PROTOS)
+	@# With the details of errors, which no message names but every error holds.
+	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . -I ../$(BIN)/../lib/python3*/site-packages --include_imports \
+	  --descriptor_set_out=../$(STUBS)/kubevend/v1/kubevend.protoset $(PROTOS) google/rpc/error_details.proto
 	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --grpc_python_out=../$(STUBS) \
 	  --mypy_grpc_out=quiet:../$(STUBS) $(filter %_service.proto,$(PROTOS))
 

@@ -18,6 +18,16 @@ def authorities_fault(pem: str) -> str:
     return ""
 
 
+def only_certificates(pem: str) -> str:
+    """The certificates in a PEM text, without what stands between them.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = x509.load_pem_x509_certificates(pem.encode())
+    return "".join(certificate.public_bytes(serialization.Encoding.PEM).decode() for certificate in found)
+
+
 def pair_fault(certificate: str, private_key: str) -> str:
     """What is wrong with a certificate and its key; empty where nothing is. Never shows the key."""
     try:

@@ -41,6 +41,8 @@ _FAILS_AT: dict[str, Item] = {
     "KUBERNETES_TLS_FAILED": "TRUSTED",
     "CREDENTIAL_UNUSABLE": "TRUSTED",
 }
+# What missing_rbac mends; a permission that could not be asked for may be there.
+_LACKING = ("KUBERNETES_FORBIDDEN", "KUBERNETES_RESOURCE_NAMES")
 _FIRST: tuple[Item, ...] = ("REACHABLE", "TRUSTED", "KUBERNETES")
 
 T = TypeVar("T")
@@ -108,8 +110,8 @@ class Checker:
             findings.append(finding)
         needed = rbac.needs(roles)
         if not identity:
-            findings += [_skipped("PERMISSION", pair, needed[pair]) for pair in list(needed)[:_MOST_PAIRS]]
-            return Report("", tuple(findings), "")
+            skipped = [_skipped("PERMISSION", pair, needed[pair]) for pair in list(needed)[:_MOST_PAIRS]]
+            return Report("", (*findings, *skipped, *_too_many(needed)), "")
         connection = self._clusters.of(config)
         reviews, missing_reviews = await self._token_reviews(connection)
         permissions = await self._permissions(connection, identity, needed)
@@ -211,14 +213,8 @@ class Checker:
         async def look(pair: Pair) -> Finding:
             return await _permission(connection, identity, pair, needed[pair])
 
-        pairs = list(needed)
-        findings = await _each(pairs[:_MOST_PAIRS], look)
-        if len(pairs) > _MOST_PAIRS:
-            left = (
-                f"{len(pairs) - _MOST_PAIRS} more permissions were not looked at: {_MOST_PAIRS} are the most at once."
-            )
-            findings.append(Finding("PERMISSION", "SKIPPED", left))
-        return findings
+        findings = await _each(list(needed)[:_MOST_PAIRS], look)
+        return [*findings, *_too_many(needed)]
 
     async def _service_accounts(self, connection: Connection, permissions: Iterable[Finding]) -> list[Finding]:
         """Look whether the ServiceAccounts are there whose tokens may be requested."""
@@ -287,9 +283,17 @@ async def _service_account(connection: Connection, permission: Finding) -> Findi
     )
 
 
+def _too_many(needed: rbac.Needs) -> list[Finding]:
+    left = len(needed) - _MOST_PAIRS
+    if left <= 0:
+        return []
+    message = f"{left} more permissions were not looked at: {_MOST_PAIRS} are the most at once."
+    return [Finding("PERMISSION", "SKIPPED", message)]
+
+
 def _missing(config: Config, identity: str, needed: rbac.Needs, permissions: Iterable[Finding]) -> list[str]:
     # All that a namespace needs, since what is applied replaces what was there under the same name.
-    lacking = {found.namespace for found in permissions if found.state == "FAILED"}
+    lacking = {found.namespace for found in permissions if found.reason in _LACKING}
     return rbac.token_manifests(
         config.name, identity, {pair: roles for pair, roles in needed.items() if pair.namespace in lacking}
     )

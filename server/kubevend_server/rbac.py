@@ -6,14 +6,16 @@ https://kubernetes.io/docs/reference/access-authn-authz/rbac/.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kubevend_server.roles import ANY, Role
 
-_SERVICE_ACCOUNT = "system:serviceaccount:"
+_SERVICE_ACCOUNT = re.compile("system:serviceaccount:([a-z0-9.-]{1,63}):([a-z0-9.-]{1,253})")
 _GROUP = "rbac.authorization.k8s.io"
 
 
@@ -62,7 +64,7 @@ def token_manifests(config: str, identity: str, needed: Needs) -> list[str]:
 
 def review_manifests(identity: str) -> list[str]:
     """The RBAC by which an identity may review the tokens of callers."""
-    name = f"kubevend:reviews-tokens:{_short(identity)}"
+    name = f"kubevend-callers:{_short(identity)}"
     why = "Lets kubevend ask whose token a caller shows (TokenReview), which is in no namespace."
     rule = '  - apiGroups: ["authentication.k8s.io"]\n    resources: ["tokenreviews"]\n    verbs: ["create"]\n'
     return list(_granted("", name, identity, why, rule))
@@ -80,7 +82,7 @@ def _tokens(config: str, identity: str, namespace: str, accounts: Mapping[str, t
     else:
         names = ", ".join(sorted(accounts))
         why = f"Lets kubevend request tokens of {names} in {where}, and of no other ServiceAccount, for {roles}."
-        rule += f"    resourceNames: {json.dumps(sorted(accounts))}\n"
+        rule += f"    resourceNames: [{', '.join(map(_quoted, sorted(accounts)))}]\n"
     if namespace == ANY:
         why += " Only a ClusterRole can do so, since the role allows all namespaces."
     name = f"kubevend:{config.removeprefix('configs/')}:{_short(identity)}"
@@ -89,8 +91,8 @@ def _tokens(config: str, identity: str, namespace: str, accounts: Mapping[str, t
 
 def _granted(namespace: str, name: str, identity: str, why: str, rule: str) -> Iterator[str]:
     kind = "Role" if namespace else "ClusterRole"
-    place = f"  namespace: {namespace}\n" if namespace else ""
-    quoted = json.dumps(name)
+    place = f"  namespace: {_quoted(namespace)}\n" if namespace else ""
+    quoted = _quoted(name)
     yield (f"# {why}\napiVersion: {_GROUP}/v1\nkind: {kind}\nmetadata:\n  name: {quoted}\n{place}rules:\n{rule}")
     yield (
         f"# Gives that right to kubevend.\napiVersion: {_GROUP}/v1\nkind: {kind}Binding\nmetadata:\n  name: {quoted}\n"
@@ -99,12 +101,26 @@ def _granted(namespace: str, name: str, identity: str, why: str, rule: str) -> I
 
 
 def _subject(identity: str) -> str:
-    namespace, _, name = identity.removeprefix(_SERVICE_ACCOUNT).partition(":")
-    if identity.startswith(_SERVICE_ACCOUNT) and name:
-        return f"  - kind: ServiceAccount\n    name: {name}\n    namespace: {namespace}\n"
-    return f"  - apiGroup: {_GROUP}\n    kind: User\n    name: {json.dumps(identity)}\n"
+    found = _SERVICE_ACCOUNT.fullmatch(identity)
+    if found:
+        namespace, name = found.groups()
+        return f"  - kind: ServiceAccount\n    name: {_quoted(name)}\n    namespace: {_quoted(namespace)}\n"
+    return f"  - apiGroup: {_GROUP}\n    kind: User\n    name: {_quoted(identity)}\n"
 
 
 def _short(identity: str) -> str:
-    """An identity as part of an object's name, which can hold anything but `/` and `%`."""
-    return identity.removeprefix(_SERVICE_ACCOUNT).replace("/", "-").replace("%", "-")
+    """An identity as part of an object's name: a ServiceAccount's as it is, a user's as its digest.
+
+    A name may hold neither `/` nor `%`, and users' names may hold anything.
+    """
+    found = _SERVICE_ACCOUNT.fullmatch(identity)
+    if found:
+        return ":".join(found.groups())
+    return f"user-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+
+
+def _quoted(text: str) -> str:
+    """A text as YAML takes it for one, whatever is in it."""
+    # JSON's strings are YAML's, but for pairs of surrogates, and for what YAML does not find printable.
+    written = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in written)

@@ -28,7 +28,9 @@ class StoreKeyRotation:
         self._journal = journal
         self._store = store
         self._catalog = catalog
-        self._seen = self._file.read()
+        # With several keys nobody knows under which of them everything is sealed.
+        self._sealed_under = next(iter(keyring.keys)) if len(keyring.keys) == 1 else ""
+        self._broken = ""
 
     async def run(self) -> None:
         """Look at the file every second, until cancelled."""
@@ -37,21 +39,21 @@ class StoreKeyRotation:
             await self.look()
 
     async def look(self) -> None:
-        """Take the file's keys if it has changed, and seal everything under the first of them.
+        """Take the file's keys if they are others, and seal everything under the first of them.
 
         A file that cannot be used is told in the log once, and the keys stay as they were.
         """
         try:
-            found = self._file.read()
-            if found == self._seen:
-                return
-            keys = parse_keys(found, self._file.path)
+            keys = parse_keys(self._file.read(), self._file.path)
         except (OSError, ValueError) as error:
-            if self._seen:
+            if str(error) != self._broken:
+                self._broken = str(error)
                 _log.error("store_key_unusable", file=str(self._file.path), error=str(error))
-            self._seen = ""
             return
-        before = self._keyring.keys
+        self._broken = ""
+        before, first = self._keyring.keys, next(iter(keys))
+        if list(keys.items()) == list(before.items()) and self._sealed_under == first:
+            return
         self._keyring.replace(keys)
         try:
             # The catalog has the secrets opened, so it does not matter whether the old key is still in the file.
@@ -60,8 +62,8 @@ class StoreKeyRotation:
             self._keyring.replace(before)
             _log.exception("store_not_resealed", hint="the keys stay as they were, and it is tried again")
             return
-        self._seen = found
-        _log.info("store_key_rotated", keys=list(keys), sealed_under=next(iter(keys)))
+        self._sealed_under = first
+        _log.info("store_key_rotated", keys=list(keys), sealed_under=first)
 
     def _reseal(self, connection: sa.Connection) -> None:
         self._store.reseal(self._catalog.configs())(connection)

@@ -209,9 +209,6 @@ async def test_a_clock_that_is_wrong_is_told(date: str, state: Any, skew: str, w
     assert report.passed
 
 
-LATE = pytest.mark.xfail(strict=True, raises=OverflowError, reason="only a ValueError is expected of a date")
-
-
 @pytest.mark.parametrize(
     "date",
     [
@@ -220,8 +217,8 @@ LATE = pytest.mark.xfail(strict=True, raises=OverflowError, reason="only a Value
         "Mon, 99 May 2026",
         "Mon, 04 May 10000 12:00:00 GMT",
         "Mon, 04 May 2026 12:00:00 +9999",
-        pytest.param("Fri, 31 Dec 9999 23:59:59 -0100", marks=LATE),
-        pytest.param("Mon, 04 May 99999999999999999999 12:00:00 GMT", marks=LATE),
+        pytest.param("Fri, 31 Dec 9999 23:59:59 -0100"),
+        pytest.param("Mon, 04 May 99999999999999999999 12:00:00 GMT"),
     ],
 )
 async def test_a_clock_that_cannot_be_read_is_skipped(date: str) -> None:
@@ -300,7 +297,6 @@ async def test_a_credential_that_ends_soon_is_told(credential: Credential, state
     assert report.passed
 
 
-@pytest.mark.xfail(strict=True, reason="everything is skipped, and the report passes")
 async def test_a_cluster_that_knows_nobody_does_not_pass() -> None:
     """Where the cluster does not say as whom it knows kubevend, no right was looked at, and so nothing may pass."""
     assert not (await _check(FakeApi(identity=""), role())).passed
@@ -386,7 +382,6 @@ async def test_what_is_missing_holds_all_of_its_namespace() -> None:
     assert objects[0]["rules"][0]["resourceNames"] == ["one", "three", "two"]
 
 
-@pytest.mark.xfail(strict=True, reason="every right that could not be asked for counts as missing")
 async def test_a_right_that_could_not_be_asked_for_is_not_missing() -> None:
     """Where the cluster did not answer, nobody knows that a right is missing, and no RBAC says so."""
     instead: dict[str, Answer | KubevendError] = {

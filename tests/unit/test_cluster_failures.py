@@ -162,7 +162,6 @@ def test_an_identity_is_named_as_kubectl_wants_it(identity: str, flag: str) -> N
     assert shlex.split(subject_flag(identity)) == [flag]
 
 
-@pytest.mark.xfail(strict=True, reason="quoted as Python quotes, or not at all")
 @pytest.mark.parametrize(
     "identity", ["o'$(id)", "a'b\"c", "system:serviceaccount:a:b; id", "system:serviceaccount:a:$(id)"]
 )

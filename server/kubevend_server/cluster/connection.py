@@ -14,6 +14,7 @@ import aiohttp
 import structlog
 from kubernetes.aio.client import ApiClient, Configuration
 
+from kubevend_server.certificates import authorities_fault, only_certificates
 from kubevend_server.cluster import failures
 from kubevend_server.cluster.credentials import Credential, Presented, unusable
 from kubevend_server.cluster.failures import Attempt
@@ -95,11 +96,15 @@ class _Pool:
             },
             trace_configs=[_no_redirects()],
         )
-        configuration.ca_cert_data = authorities or None
+        fault = authorities_fault(authorities) if authorities else ""
+        if fault:
+            raise unusable(f"What is in {endpoint.trusts} cannot be trusted: {fault}.", endpoint.label)
+        # Only the certificates: text around them, which PEM allows, is not always what OpenSSL's binding takes.
+        configuration.ca_cert_data = only_certificates(authorities) if authorities else None
         try:
             self.client = ApiClient(configuration)
         except (ssl.SSLError, ValueError) as error:
-            raise unusable(f"The certificates in {endpoint.trusts} cannot be used: {error}.", endpoint.label) from error
+            raise unusable(f"What is in {endpoint.trusts} cannot be trusted: {error}.", endpoint.label) from error
         if presented.certificate:
             try:
                 load_certificate(self.client.rest_client.ssl_context, presented)
@@ -145,6 +150,7 @@ class Connection:
         self._free = asyncio.Semaphore(transport.max_connections)
         self._pool: _Pool | None = None
         self._rejected: tuple[str, str] | None = None
+        self._told = ""
         self._calls = 0
         self._retired = False
 
@@ -228,8 +234,11 @@ class Connection:
         except FailedPrecondition as error:
             if old is None:
                 raise
-            _log.warning("cluster_files_unusable", config=self.endpoint.label, error=error.message)
+            if error.message != self._told:
+                self._told = error.message
+                _log.warning("cluster_files_unusable", config=self.endpoint.label, error=error.message)
             return old
+        self._told = ""
         if old is not None:
             _log.info("cluster_files_changed", config=self.endpoint.label)
             await old.retire()
@@ -260,5 +269,5 @@ class Connection:
                 verb, self.endpoint.host + path, headers, content, _request_timeout=self._timeout
             )
             return Answer(response.status, response.headers, await _read(response.response))
-        except (aiohttp.ClientError, TimeoutError, UnicodeError) as error:
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise failures.from_exception(error, attempt) from error

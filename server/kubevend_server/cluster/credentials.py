@@ -119,6 +119,8 @@ class TokenFile:
             token = self._file.read().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise self._unusable(f"cannot be read ({why_unreadable(error)})") from error
+        if not token.isprintable() or " " in token:
+            raise self._unusable("holds more than one line, or no token")
         if token and token != self._presented.token:
             self._presented = Presented(token)
         if not self._presented.token:
@@ -143,7 +145,8 @@ class ClientCertificateFiles:
     def __init__(self, certificate: Path, private_key: Path) -> None:
         self._certificate = WatchedFile(certificate)
         self._private_key = WatchedFile(private_key)
-        self._found = self._usable = NOTHING
+        self._seen = ("", "")
+        self._usable = NOTHING
 
     def __repr__(self) -> str:
         return f"ClientCertificateFiles({str(self._certificate.path)!r}, {str(self._private_key.path)!r})"
@@ -169,13 +172,12 @@ class ClientCertificateFiles:
                 "its key there, or give the config another credential.",
                 path,
             ) from error
-        if (certificate, private_key) != (self._found.certificate, self._found.private_key):
-            self._found = Presented(certificate=certificate, private_key=private_key)
+        if self._usable is NOTHING or (certificate, private_key) != self._seen:
+            self._seen = (certificate, private_key)
             fault = pair_fault(certificate, private_key)
             if not fault:
-                self._usable = self._found
+                self._usable = Presented(certificate=certificate, private_key=private_key)
             elif self._usable is NOTHING:
-                self._found = NOTHING  # so that the next call says so again
                 path = str(self._certificate.path)
                 raise unusable(f"{path} and {self._private_key.path} cannot be used: {fault}.", path)
         return self._usable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ from kubevend_server.errors import (
 )
 
 _LONGEST_MESSAGE = 600
+_LONGEST_IDENTITY = 300
 _DEFAULT_RETRY = timedelta(seconds=1)
 _SECONDS = re.compile("[0-9]{1,5}")
-_IDENTITY = re.compile(r'User "([^"]*)" cannot')
+# Go writes the name as %q does, with a backslash before a quote.
+_IDENTITY = re.compile(r'User "((?:[^"\\]|\\.)*)" cannot')
 _SERVICE_ACCOUNT = "system:serviceaccount:"
 
 # OpenSSL's X509_V_ERR_…, https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/.
@@ -218,8 +221,8 @@ def not_covered(refusal: Forbidden, attempt: Attempt, covered: Sequence[str]) ->
 def subject_flag(identity: str) -> str:
     """The flag by which `kubectl create rolebinding` names an identity."""
     if identity.startswith(_SERVICE_ACCOUNT):
-        return f"--serviceaccount={identity.removeprefix(_SERVICE_ACCOUNT)}"
-    return f"--user={identity!r}"
+        return shlex.quote(f"--serviceaccount={identity.removeprefix(_SERVICE_ACCOUNT)}")
+    return shlex.quote(f"--user={identity}")
 
 
 def _unauthorized(attempt: Attempt, presented: Presented, facts: dict[str, str]) -> KubevendError:
@@ -254,7 +257,7 @@ def _forbidden(answer: _Status, attempt: Attempt, facts: dict[str, str]) -> Kube
             f"{facts['kubernetes_message']}",
             metadata=facts,
         )
-    identity = found.group(1)
+    identity = found.group(1).replace('\\"', '"').replace("\\\\", "\\")[:_LONGEST_IDENTITY]
     return Forbidden(
         "KUBERNETES_FORBIDDEN",
         f"RBAC of {attempt.host} does not let {identity} have {attempt.what}. "

@@ -16,6 +16,8 @@ from kubevend_server.cluster.failures import unreadable
 _CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
 
 
+_LONGEST_USERNAME = 1000
+
 REVIEW_NEEDS = (
     "It needs the verb create on tokenreviews.authentication.k8s.io: kubectl create clusterrolebinding "
     "kubevend-reviews-tokens --clusterrole=system:auth-delegator {identity}."
@@ -79,9 +81,12 @@ async def review_self(connection: Connection) -> str:
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
     answer = await connection.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", body, attempt)
     try:
-        return msgspec.json.decode(answer.body, type=_SelfReview).status.userInfo.username
+        found = msgspec.json.decode(answer.body, type=_SelfReview).status.userInfo.username
     except msgspec.DecodeError as error:
         raise unreadable(attempt) from error
+    if not 0 < len(found) <= _LONGEST_USERNAME:
+        raise unreadable(attempt)
+    return found
 
 
 class _User(msgspec.Struct):

@@ -17,6 +17,8 @@ from kubevend_server.errors import KubevendError
 
 _API = "authorization.k8s.io/v1"
 
+_LONGEST_REASON = 500
+
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
 
@@ -68,7 +70,7 @@ async def has_right(connection: Connection, right: Right) -> tuple[bool, str]:
     }
     spec = {"resourceAttributes": {key: value for key, value in attributes.items() if value}}
     status = await _ask(connection, "SelfSubjectAccessReview", spec, _AccessReview)
-    return status.status.allowed, status.status.reason
+    return status.status.allowed, status.status.reason[:_LONGEST_REASON]
 
 
 async def covered_service_accounts(connection: Connection, namespace: str) -> tuple[str, ...]:

@@ -42,17 +42,20 @@ class Endpoint:
         """The certificates to trust as they are now, PEM; empty for the system's.
 
         Raises:
-            FailedPrecondition: the CA file cannot be read.
+            FailedPrecondition: the CA file cannot be read, or is empty, which would stand for the system's.
         """
         if self.ca_data or self.ca_file is None:
             return self.ca_data
+        path = str(self.ca_file.path)
         try:
-            return self.ca_file.read()
+            found = self.ca_file.read()
         except (OSError, UnicodeDecodeError) as error:
-            path = str(self.ca_file.path)
             raise unusable(
                 f"The CA file {path} of {self.label} cannot be read ({why_unreadable(error)}).", path
             ) from error
+        if not found.strip():
+            raise unusable(f"The CA file {path} of {self.label} is empty.", path)
+        return found
 
 
 def load_certificate(context: ssl.SSLContext, presented: Presented) -> None:

@@ -48,7 +48,7 @@ async def read_version(connection: Connection) -> Said:
 def _date(header: str) -> datetime | None:
     try:
         return parsedate_to_datetime(header).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -135,7 +135,7 @@ class AccessPolicy:
             "principal": {"type": caller.kind, "id": caller.name},
             "action": {"type": "Action", "id": action},
             "resource": {"type": type(resource).__name__, "id": resource.name},
-            "context": _context(caller, circumstances),
+            "context": _context(caller, resource, circumstances),
         }
         entities = self._parse_entities(caller, resource, circumstances.proposed)
         result = cedarpy.is_authorized(request, self._policies, entities, self._schema)
@@ -174,7 +174,7 @@ def _check_ids(policies: str) -> None:
         seen.add(name)
 
 
-def _context(caller: Caller, circumstances: Circumstances) -> dict[str, Any]:
+def _context(caller: Caller, resource: Resource, circumstances: Circumstances) -> dict[str, Any]:
     context: dict[str, Any] = {"mechanism": caller.mechanism}
     if circumstances.source_ip:
         context["source"] = {"__extn": {"fn": "ip", "arg": circumstances.source_ip}}
@@ -190,6 +190,9 @@ def _context(caller: Caller, circumstances: Circumstances) -> dict[str, Any]:
         context["kubernetes_host"] = proposed.kubernetes_host
         context["credential"] = proposed.credential.kind
         context["credential_files"] = sorted(proposed.credential.files.values())
+        # A config that is only proposed has no version yet.
+        if isinstance(resource, Config) and resource is not proposed:
+            context["current_kubernetes_host"] = resource.kubernetes_host
     return context
 
 
