@@ -162,11 +162,12 @@ async def test_a_broken_file_is_told_once(rotated: Rotated, broken: str) -> None
 
 
 async def test_a_missing_file_is_told_once(rotated: Rotated) -> None:
-    """A file that is gone, or no text, leaves the keys as they were, and is not made anew."""
+    """A file that is gone, or no text, leaves the keys as they were, is not made anew, and each fault is told once."""
     rotated.remove()
     assert [line["event"] for line in await rotated.look()] == ["store_key_unusable"]
     assert await rotated.look() == []
     rotated.write_bytes(b"\xff")
+    assert [line["event"] for line in await rotated.look()] == ["store_key_unusable"]
     assert await rotated.look() == []
     rotated.write(NEW)
     assert await rotated.look() == _told("k2")

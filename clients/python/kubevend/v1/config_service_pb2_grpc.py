@@ -28,8 +28,9 @@ if _version_not_supported:
 class ConfigServiceStub:
     """Configs: named connections to Kubernetes clusters.
 
-    To write one is power: whoever may create or update any config may have every token file in the folders that the
-    settings allow sent to a host of their own choice. Grant it to operators only.
+    To write one is power: it decides where a credential is sent, and which cluster the roles of a config issue from. Grant it
+    to operators only. Credentials in files go to the hosts alone that the server's settings name for their folder
+    (`kubernetes.credential_folders`), and access policies see which host a config would have.
 
     Who may call: whom the access policy permits the action that has the method's name, on the config.
     A config that the caller may not get answers like one that does not exist. Every error carries
@@ -86,8 +87,9 @@ class ConfigServiceStub:
 class ConfigServiceServicer:
     """Configs: named connections to Kubernetes clusters.
 
-    To write one is power: whoever may create or update any config may have every token file in the folders that the
-    settings allow sent to a host of their own choice. Grant it to operators only.
+    To write one is power: it decides where a credential is sent, and which cluster the roles of a config issue from. Grant it
+    to operators only. Credentials in files go to the hosts alone that the server's settings name for their folder
+    (`kubernetes.credential_folders`), and access policies see which host a config would have.
 
     Who may call: whom the access policy permits the action that has the method's name, on the config.
     A config that the caller may not get answers like one that does not exist. Every error carries
@@ -125,8 +127,9 @@ class ConfigServiceServicer:
         """Makes a config.
 
         Errors: PERMISSION_DENIED (ACCESS_DENIED), ALREADY_EXISTS (CONFIG_EXISTS), INVALID_ARGUMENT
-        (CONFIG_INVALID: a host that is no https URL, a token file outside the folders that the settings
-        allow, the pod's own credential for another host than the pod's own API server).
+        (CONFIG_INVALID: a host that is no https URL, a file outside the folders that the settings allow, or that they do
+        not let go to this host, a certificate without its key, the pod's own credential for another host than the
+        pod's own API server).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -211,8 +214,9 @@ def add_ConfigServiceServicer_to_server(servicer, server):
 class ConfigService:
     """Configs: named connections to Kubernetes clusters.
 
-    To write one is power: whoever may create or update any config may have every token file in the folders that the
-    settings allow sent to a host of their own choice. Grant it to operators only.
+    To write one is power: it decides where a credential is sent, and which cluster the roles of a config issue from. Grant it
+    to operators only. Credentials in files go to the hosts alone that the server's settings name for their folder
+    (`kubernetes.credential_folders`), and access policies see which host a config would have.
 
     Who may call: whom the access policy permits the action that has the method's name, on the config.
     A config that the caller may not get answers like one that does not exist. Every error carries

@@ -29,8 +29,9 @@ GRPC_VERSION: str
 class ConfigServiceStub:
     """Configs: named connections to Kubernetes clusters.
 
-    To write one is power: whoever may create or update any config may have every token file in the folders that the
-    settings allow sent to a host of their own choice. Grant it to operators only.
+    To write one is power: it decides where a credential is sent, and which cluster the roles of a config issue from. Grant it
+    to operators only. Credentials in files go to the hosts alone that the server's settings name for their folder
+    (`kubernetes.credential_folders`), and access policies see which host a config would have.
 
     Who may call: whom the access policy permits the action that has the method's name, on the config.
     A config that the caller may not get answers like one that does not exist. Every error carries
@@ -64,8 +65,9 @@ class ConfigServiceStub:
     """Makes a config.
 
     Errors: PERMISSION_DENIED (ACCESS_DENIED), ALREADY_EXISTS (CONFIG_EXISTS), INVALID_ARGUMENT
-    (CONFIG_INVALID: a host that is no https URL, a token file outside the folders that the settings
-    allow, the pod's own credential for another host than the pod's own API server).
+    (CONFIG_INVALID: a host that is no https URL, a file outside the folders that the settings allow, or that they do
+    not let go to this host, a certificate without its key, the pod's own credential for another host than the
+    pod's own API server).
     """
     UpdateConfig: _grpc.UnaryUnaryMultiCallable[_config_service_pb2.UpdateConfigRequest, _config_service_pb2.UpdateConfigResponse]
     """Changes a config. Whoever changes the host or the CA must give the credential again, since the
@@ -95,8 +97,9 @@ class ConfigServiceStub:
 class ConfigServiceAsyncStub(ConfigServiceStub):
     """Configs: named connections to Kubernetes clusters.
 
-    To write one is power: whoever may create or update any config may have every token file in the folders that the
-    settings allow sent to a host of their own choice. Grant it to operators only.
+    To write one is power: it decides where a credential is sent, and which cluster the roles of a config issue from. Grant it
+    to operators only. Credentials in files go to the hosts alone that the server's settings name for their folder
+    (`kubernetes.credential_folders`), and access policies see which host a config would have.
 
     Who may call: whom the access policy permits the action that has the method's name, on the config.
     A config that the caller may not get answers like one that does not exist. Every error carries
@@ -127,8 +130,9 @@ class ConfigServiceAsyncStub(ConfigServiceStub):
     """Makes a config.
 
     Errors: PERMISSION_DENIED (ACCESS_DENIED), ALREADY_EXISTS (CONFIG_EXISTS), INVALID_ARGUMENT
-    (CONFIG_INVALID: a host that is no https URL, a token file outside the folders that the settings
-    allow, the pod's own credential for another host than the pod's own API server).
+    (CONFIG_INVALID: a host that is no https URL, a file outside the folders that the settings allow, or that they do
+    not let go to this host, a certificate without its key, the pod's own credential for another host than the
+    pod's own API server).
     """
     UpdateConfig: _aio.UnaryUnaryMultiCallable[_config_service_pb2.UpdateConfigRequest, _config_service_pb2.UpdateConfigResponse]  # type: ignore[assignment]
     """Changes a config. Whoever changes the host or the CA must give the credential again, since the
@@ -157,8 +161,9 @@ class ConfigServiceAsyncStub(ConfigServiceStub):
 class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
     """Configs: named connections to Kubernetes clusters.
 
-    To write one is power: whoever may create or update any config may have every token file in the folders that the
-    settings allow sent to a host of their own choice. Grant it to operators only.
+    To write one is power: it decides where a credential is sent, and which cluster the roles of a config issue from. Grant it
+    to operators only. Credentials in files go to the hosts alone that the server's settings name for their folder
+    (`kubernetes.credential_folders`), and access policies see which host a config would have.
 
     Who may call: whom the access policy permits the action that has the method's name, on the config.
     A config that the caller may not get answers like one that does not exist. Every error carries
@@ -205,8 +210,9 @@ class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a config.
 
         Errors: PERMISSION_DENIED (ACCESS_DENIED), ALREADY_EXISTS (CONFIG_EXISTS), INVALID_ARGUMENT
-        (CONFIG_INVALID: a host that is no https URL, a token file outside the folders that the settings
-        allow, the pod's own credential for another host than the pod's own API server).
+        (CONFIG_INVALID: a host that is no https URL, a file outside the folders that the settings allow, or that they do
+        not let go to this host, a certificate without its key, the pod's own credential for another host than the
+        pod's own API server).
         """
 
     @_abc_1.abstractmethod

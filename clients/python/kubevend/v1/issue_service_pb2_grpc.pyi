@@ -59,18 +59,22 @@ class IssueServiceStub:
       - NOT_FOUND (ROLE_NOT_FOUND): no such role, or none that the caller may see.
       - PERMISSION_DENIED: the access policy (ACCESS_DENIED) or the role (NAMESPACE_NOT_ALLOWED,
         SERVICE_ACCOUNT_NOT_ALLOWED, AUDIENCE_NOT_ALLOWED) does not allow it.
-      - FAILED_PRECONDITION: `min_ttl` cannot be had (MIN_TTL_NOT_MET); the role's config is missing
-        (CONFIG_NOT_FOUND) or its credential cannot be used (CREDENTIAL_UNUSABLE); the cluster refuses
-        kubevend's own credential (KUBERNETES_UNAUTHORIZED), its rights (KUBERNETES_FORBIDDEN), the
-        ServiceAccount does not exist (KUBERNETES_NOT_FOUND) or the request itself
-        (KUBERNETES_REJECTED); or it minted something wider than the grant (TOKEN_NOT_AS_GRANTED).
+      - FAILED_PRECONDITION: `min_ttl` cannot be had (MIN_TTL_NOT_MET); the role's config is missing (CONFIG_NOT_FOUND) or its
+        credential cannot be shown (CREDENTIAL_UNUSABLE); the cluster's certificate is not trusted (KUBERNETES_UNTRUSTED), it
+        does not speak TLS (KUBERNETES_TLS_FAILED) or is no API server (NOT_KUBERNETES); it does not accept kubevend's own
+        credential (KUBERNETES_UNAUTHORIZED), RBAC does not let kubevend (KUBERNETES_FORBIDDEN), or not for this
+        ServiceAccount (KUBERNETES_RESOURCE_NAMES), or an admission policy does not (KUBERNETES_DENIED); there is no such
+        namespace (KUBERNETES_NAMESPACE_NOT_FOUND, where kubevend's rights are wide enough to know), it is being deleted
+        (KUBERNETES_NAMESPACE_TERMINATING), or there is no such ServiceAccount
+        (KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND); the cluster refuses the request itself (KUBERNETES_REJECTED), or minted
+        something wider than the grant (TOKEN_NOT_AS_GRANTED).
       - ABORTED (KUBERNETES_CONFLICT): the cluster answers with a conflict; try again.
-      - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE), is failing
-        (KUBERNETES_UNAVAILABLE), its certificate is not trusted (KUBERNETES_UNTRUSTED), the lease or the
-        audit event could not be written (NOT_RECORDED), or the server is stopping.
-      - RESOURCE_EXHAUSTED (KUBERNETES_THROTTLED): the cluster throttles; google.rpc.RetryInfo says how long.
-      - UNKNOWN (OUTCOME_UNKNOWN): the request was sent and no answer came; a token may exist, but
-        nobody has it.
+      - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE) or is failing (KUBERNETES_UNAVAILABLE); the
+        lease or the audit event could not be written (NOT_RECORDED); or the server is stopping.
+      - RESOURCE_EXHAUSTED: the cluster throttles (KUBERNETES_THROTTLED), or kubevend's connections to it are all busy
+        (CLUSTER_BUSY); google.rpc.RetryInfo says how long to wait.
+      - UNKNOWN: the request was sent, and no answer came in time (KUBERNETES_TIMED_OUT), before the connection was lost
+        (KUBERNETES_CONNECTION_LOST) or none that can be read (KUBERNETES_UNREADABLE); a token may exist, but nobody has it.
       - DEADLINE_EXCEEDED, CANCELLED: the caller gave up.
     """
 
@@ -105,18 +109,22 @@ class IssueServiceAsyncStub(IssueServiceStub):
       - NOT_FOUND (ROLE_NOT_FOUND): no such role, or none that the caller may see.
       - PERMISSION_DENIED: the access policy (ACCESS_DENIED) or the role (NAMESPACE_NOT_ALLOWED,
         SERVICE_ACCOUNT_NOT_ALLOWED, AUDIENCE_NOT_ALLOWED) does not allow it.
-      - FAILED_PRECONDITION: `min_ttl` cannot be had (MIN_TTL_NOT_MET); the role's config is missing
-        (CONFIG_NOT_FOUND) or its credential cannot be used (CREDENTIAL_UNUSABLE); the cluster refuses
-        kubevend's own credential (KUBERNETES_UNAUTHORIZED), its rights (KUBERNETES_FORBIDDEN), the
-        ServiceAccount does not exist (KUBERNETES_NOT_FOUND) or the request itself
-        (KUBERNETES_REJECTED); or it minted something wider than the grant (TOKEN_NOT_AS_GRANTED).
+      - FAILED_PRECONDITION: `min_ttl` cannot be had (MIN_TTL_NOT_MET); the role's config is missing (CONFIG_NOT_FOUND) or its
+        credential cannot be shown (CREDENTIAL_UNUSABLE); the cluster's certificate is not trusted (KUBERNETES_UNTRUSTED), it
+        does not speak TLS (KUBERNETES_TLS_FAILED) or is no API server (NOT_KUBERNETES); it does not accept kubevend's own
+        credential (KUBERNETES_UNAUTHORIZED), RBAC does not let kubevend (KUBERNETES_FORBIDDEN), or not for this
+        ServiceAccount (KUBERNETES_RESOURCE_NAMES), or an admission policy does not (KUBERNETES_DENIED); there is no such
+        namespace (KUBERNETES_NAMESPACE_NOT_FOUND, where kubevend's rights are wide enough to know), it is being deleted
+        (KUBERNETES_NAMESPACE_TERMINATING), or there is no such ServiceAccount
+        (KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND); the cluster refuses the request itself (KUBERNETES_REJECTED), or minted
+        something wider than the grant (TOKEN_NOT_AS_GRANTED).
       - ABORTED (KUBERNETES_CONFLICT): the cluster answers with a conflict; try again.
-      - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE), is failing
-        (KUBERNETES_UNAVAILABLE), its certificate is not trusted (KUBERNETES_UNTRUSTED), the lease or the
-        audit event could not be written (NOT_RECORDED), or the server is stopping.
-      - RESOURCE_EXHAUSTED (KUBERNETES_THROTTLED): the cluster throttles; google.rpc.RetryInfo says how long.
-      - UNKNOWN (OUTCOME_UNKNOWN): the request was sent and no answer came; a token may exist, but
-        nobody has it.
+      - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE) or is failing (KUBERNETES_UNAVAILABLE); the
+        lease or the audit event could not be written (NOT_RECORDED); or the server is stopping.
+      - RESOURCE_EXHAUSTED: the cluster throttles (KUBERNETES_THROTTLED), or kubevend's connections to it are all busy
+        (CLUSTER_BUSY); google.rpc.RetryInfo says how long to wait.
+      - UNKNOWN: the request was sent, and no answer came in time (KUBERNETES_TIMED_OUT), before the connection was lost
+        (KUBERNETES_CONNECTION_LOST) or none that can be read (KUBERNETES_UNREADABLE); a token may exist, but nobody has it.
       - DEADLINE_EXCEEDED, CANCELLED: the caller gave up.
     """
 
@@ -154,18 +162,22 @@ class IssueServiceServicer(metaclass=_abc_1.ABCMeta):
           - NOT_FOUND (ROLE_NOT_FOUND): no such role, or none that the caller may see.
           - PERMISSION_DENIED: the access policy (ACCESS_DENIED) or the role (NAMESPACE_NOT_ALLOWED,
             SERVICE_ACCOUNT_NOT_ALLOWED, AUDIENCE_NOT_ALLOWED) does not allow it.
-          - FAILED_PRECONDITION: `min_ttl` cannot be had (MIN_TTL_NOT_MET); the role's config is missing
-            (CONFIG_NOT_FOUND) or its credential cannot be used (CREDENTIAL_UNUSABLE); the cluster refuses
-            kubevend's own credential (KUBERNETES_UNAUTHORIZED), its rights (KUBERNETES_FORBIDDEN), the
-            ServiceAccount does not exist (KUBERNETES_NOT_FOUND) or the request itself
-            (KUBERNETES_REJECTED); or it minted something wider than the grant (TOKEN_NOT_AS_GRANTED).
+          - FAILED_PRECONDITION: `min_ttl` cannot be had (MIN_TTL_NOT_MET); the role's config is missing (CONFIG_NOT_FOUND) or its
+            credential cannot be shown (CREDENTIAL_UNUSABLE); the cluster's certificate is not trusted (KUBERNETES_UNTRUSTED), it
+            does not speak TLS (KUBERNETES_TLS_FAILED) or is no API server (NOT_KUBERNETES); it does not accept kubevend's own
+            credential (KUBERNETES_UNAUTHORIZED), RBAC does not let kubevend (KUBERNETES_FORBIDDEN), or not for this
+            ServiceAccount (KUBERNETES_RESOURCE_NAMES), or an admission policy does not (KUBERNETES_DENIED); there is no such
+            namespace (KUBERNETES_NAMESPACE_NOT_FOUND, where kubevend's rights are wide enough to know), it is being deleted
+            (KUBERNETES_NAMESPACE_TERMINATING), or there is no such ServiceAccount
+            (KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND); the cluster refuses the request itself (KUBERNETES_REJECTED), or minted
+            something wider than the grant (TOKEN_NOT_AS_GRANTED).
           - ABORTED (KUBERNETES_CONFLICT): the cluster answers with a conflict; try again.
-          - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE), is failing
-            (KUBERNETES_UNAVAILABLE), its certificate is not trusted (KUBERNETES_UNTRUSTED), the lease or the
-            audit event could not be written (NOT_RECORDED), or the server is stopping.
-          - RESOURCE_EXHAUSTED (KUBERNETES_THROTTLED): the cluster throttles; google.rpc.RetryInfo says how long.
-          - UNKNOWN (OUTCOME_UNKNOWN): the request was sent and no answer came; a token may exist, but
-            nobody has it.
+          - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE) or is failing (KUBERNETES_UNAVAILABLE); the
+            lease or the audit event could not be written (NOT_RECORDED); or the server is stopping.
+          - RESOURCE_EXHAUSTED: the cluster throttles (KUBERNETES_THROTTLED), or kubevend's connections to it are all busy
+            (CLUSTER_BUSY); google.rpc.RetryInfo says how long to wait.
+          - UNKNOWN: the request was sent, and no answer came in time (KUBERNETES_TIMED_OUT), before the connection was lost
+            (KUBERNETES_CONNECTION_LOST) or none that can be read (KUBERNETES_UNREADABLE); a token may exist, but nobody has it.
           - DEADLINE_EXCEEDED, CANCELLED: the caller gave up.
         """
 
