@@ -283,7 +283,7 @@ def test_rights_before_there_is_a_way_in(vending: Vending, cluster: DevCluster, 
     assert unknown.returncode == 1
     assert "cannot be reached" in unknown.stderr
     assert "--identity" in unknown.stderr
-    assert "name: vendor\n    namespace: vend" in printed.stdout
+    assert 'name: "vendor"\n    namespace: "vend"' in printed.stdout
     cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=printed.stdout)
 
 

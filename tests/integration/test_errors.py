@@ -248,15 +248,37 @@ def test_service_account_missing(vending: Vending, namespace: str) -> None:
     check(refusal, "FAILED_PRECONDITION", "KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND", PRECONDITION, *words)
 
 
-def test_throttled(vending: Vending, cluster: DevCluster, namespace: str) -> None:
+def admission(handler: Any, **response: Any) -> None:
+    """Answer as an admission webhook."""
+    said = {"uid": json.loads(handler.body)["request"]["uid"], **response}
+    answer = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": said}
+    reply(handler, 200, json.dumps(answer).encode(), Content_Type="application/json")
+
+
+def test_throttled(vending: Vending, cluster: DevCluster, namespace: str, tmp_path: Path) -> None:
     """A 429 of the API server's own priority and fairness is passed on with its delay."""
     grant_everywhere(cluster, "throttled")
-    token = cluster.token("kubevend", "throttled")
-    vending.add_config(cluster, "throttled", service_account_jwt=token)
-    vending.admin.create_role("throttled", config="configs/throttled", allowed_namespaces=[namespace])
     throttle(cluster, "throttled")
+    vending.add_config(cluster, "throttled", service_account_jwt=cluster.token("kubevend", "throttled"))
+    vending.admin.create_role("throttled", config="configs/throttled", allowed_namespaces=[namespace])
+    holding, entered, may_leave = threading.Event(), threading.Event(), threading.Event()
 
-    refusal = until(lambda: refusal_of(vending, "roles/throttled"), "the flow schema to come into force")
+    def hold(handler: Any) -> None:
+        if holding.is_set():
+            entered.set()
+            assert may_leave.wait(30)
+        admission(handler, allowed=True)
+
+    with impostor(tmp_path, hold) as (url, ca, visits), ThreadPoolExecutor() as pool:
+        admit_tokens_by(cluster, namespace, url, ca)
+        until(lambda: cluster.token(namespace, "demo") and visits, "the webhook to come into force")
+        holding.set()
+        held = pool.submit(vending.admin.issue, "roles/throttled")
+        assert entered.wait(30)
+        refusal = vending.admin.issue_refused("roles/throttled")
+        may_leave.set()
+        held.result()
+        admit_tokens_alone(cluster, namespace)
 
     words = ("throttles kubevend", "RetryInfo", "FlowSchemas")
     check(refusal, "RESOURCE_EXHAUSTED", "KUBERNETES_THROTTLED", RETRY, *words)
@@ -294,11 +316,7 @@ def test_what_admission_says(
     """What an admission webhook of the real API server answers is told apart, in the webhook's own words."""
 
     def admit(handler: Any) -> None:
-        uid = json.loads(handler.body)["request"]["uid"]
-        said = {"code": code, "message": "not on a Friday"}
-        review = {"uid": uid, "allowed": False, "status": said}
-        answer = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": review}
-        reply(handler, 200, json.dumps(answer).encode(), Content_Type="application/json")
+        admission(handler, allowed=False, status={"code": code, "message": "not on a Friday"})
 
     with impostor(tmp_path, admit) as (url, ca, _):
         admit_tokens_by(cluster, namespace, url, ca)

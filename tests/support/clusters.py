@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 from devcluster import DevCluster
+from tests.support.waiting import until
 
 VENDOR = "system:serviceaccount:kubevend:kubevend"
 """Kubevend's own identity in the clusters."""
@@ -87,7 +90,7 @@ subjects: [{{kind: ServiceAccount, name: {service_account}, namespace: kubevend}
 
 
 def throttle(cluster: DevCluster, service_account: str) -> None:
-    """Have the API server turn every request of a ServiceAccount in namespace kubevend away (429)."""
+    """Have the API server turn a ServiceAccount of namespace kubevend away (429) while a request of its runs."""
     cluster.apply(
         f"""
 apiVersion: flowcontrol.apiserver.k8s.io/v1
@@ -108,6 +111,20 @@ spec:
     resourceRules: [{{verbs: ["*"], apiGroups: ["*"], resources: ["*"], namespaces: ["*"], clusterScope: true}}]
 """
     )
+    uid = cluster.kubectl("get", "flowschema", service_account, "--output=jsonpath={.metadata.uid}")
+    token = cluster.token("kubevend", service_account)
+    until(lambda: _flow_schema(cluster, token) == uid, "the flow schema to come into force")
+
+
+def _flow_schema(cluster: DevCluster, token: str) -> str:
+    """By which flow schema the API server classifies the bearer of a token, as each of its answers says."""
+    url = f"{cluster.server}/apis/authentication.k8s.io/v1/selfsubjectreviews"
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    review = b'{"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}'
+    request = urllib.request.Request(url, review, headers)  # noqa: S310 - the devcluster's https URL
+    trust = ssl.create_default_context(cafile=str(cluster.ca_file))
+    with urllib.request.urlopen(request, context=trust) as answer:  # noqa: S310
+        return str(answer.headers["X-Kubernetes-PF-FlowSchema-UID"])
 
 
 def admit_tokens_by(cluster: DevCluster, namespace: str, url: str, ca: str) -> None:
@@ -122,7 +139,7 @@ webhooks:
 - name: tokens.{namespace}.example
   admissionReviewVersions: [v1]
   sideEffects: None
-  timeoutSeconds: 5
+  timeoutSeconds: 30
   namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {namespace}}}}}
   rules: [{{operations: [CREATE], apiGroups: [""], apiVersions: [v1], resources: [serviceaccounts/token]}}]
   clientConfig: {{url: "{url}", caBundle: {bundle}}}

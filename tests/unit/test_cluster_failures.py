@@ -99,7 +99,7 @@ def test_every_status_is_one_of_our_errors(status: int, attempt: Attempt) -> Non
     said, where, and under which id the outcome can be found where nobody knows it.
     """
     error = _status(status, attempt=attempt)
-    assert "said" in error.message or status == 401
+    assert "said" in error.message or status in (401, 429)
     assert HOST in error.message
     if status == 504:
         assert (type(error), error.reason, error.metadata) == _no_answer("KUBERNETES_TIMED_OUT", attempt)
@@ -111,11 +111,17 @@ def test_every_status_is_one_of_our_errors(status: int, attempt: Attempt) -> Non
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>login</html>", b'{"message":"said"}', b'{"kind":"Pod"}', b"[]"])
-@pytest.mark.parametrize("status", range(300, 500))
+@pytest.mark.parametrize("status", sorted(set(range(300, 500)) - {429}))
 def test_a_refusal_without_a_status_is_not_kubernetes(status: int, body: bytes) -> None:
     """What refuses without a Status object is no API server, and no right or credential is blamed for it."""
     error = _status(status, body)
     assert (type(error), error.reason, error.metadata) == (*NOT_KUBERNETES, FACTS)
+
+
+def test_priority_and_fairness_turns_away_in_plain_text() -> None:
+    """A 429 without a Status object is still one: that is how the API server writes it."""
+    error = _status(429, b"Too many requests, please try again later.\n")
+    assert (type(error), error.reason) == (ResourceExhausted, "KUBERNETES_THROTTLED")
 
 
 def test_a_missing_right_names_identity_and_remedy() -> None:

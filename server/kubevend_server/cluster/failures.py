@@ -104,7 +104,8 @@ def from_status(  # noqa: PLR0911 - one return for each status that means someth
         presented: the credential that was shown.
     """
     answer = _parse(body)
-    if answer is None and status < HTTPStatus.INTERNAL_SERVER_ERROR:
+    # Priority and fairness turns away in plain text, unlike all else that an API server says.
+    if answer is None and status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
         return _not_kubernetes(attempt, f"it answers {status} with something that is not Kubernetes' own")
     said = answer.message[:_LONGEST_MESSAGE] if answer else "an answer that is not Kubernetes' own"
     facts = attempt.facts(http_status=str(status), kubernetes_message=said)
@@ -125,9 +126,8 @@ def from_status(  # noqa: PLR0911 - one return for each status that means someth
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return ResourceExhausted(
             "KUBERNETES_THROTTLED",
-            f"{attempt.host} throttles kubevend ({said}). Try again after the delay in RetryInfo. kubevend "
-            "itself holds "
-            "nothing back; the cluster's FlowSchemas and PriorityLevelConfigurations decide how much it may ask.",
+            f"{attempt.host} throttles kubevend. Try again after the delay in RetryInfo. kubevend itself holds nothing "
+            "back; the cluster's FlowSchemas and PriorityLevelConfigurations decide how much it may ask.",
             metadata=facts,
             retry_after=_retry_after(headers),
         )
