@@ -26,9 +26,8 @@ def assert_shown(block: Block, printed: str) -> None:
     """
     if block.shown_as == "json":
         wanted = json.loads(block.shown)
-        found = list(_documents(printed))
-        differences = [_difference(wanted, document, "") for document in found]
-        assert found and "" in differences, f"line {block.line}: {differences}\nIt printed:\n{printed}"
+        differences = [_difference(wanted, document, "") for document in _documents(printed)]
+        assert "" in differences, f"line {block.line}: {differences}\nIt printed:\n{printed}"
     elif block.shown_as == "text":
         lines = iter(map(_steady, printed.splitlines()))
         for shown in block.shown.splitlines():
@@ -50,22 +49,20 @@ def _documents(text: str) -> Iterator[Any]:
 def _difference(wanted: Any, found: Any, path: str) -> str:
     """Where the two differ first; empty where they do not."""
     if isinstance(wanted, dict) and isinstance(found, dict):
-        for key, value in wanted.items():
-            if key not in found:
-                return f"{path}.{key} is not there"
-            if difference := _difference(value, found[key], f"{path}.{key}"):
-                return difference
-        return ""
+        missing = [f"{path}.{key} is not there" for key in wanted if key not in found]
+        inner = [_difference(wanted[key], found[key], f"{path}.{key}") for key in wanted if key in found]
+        return next(filter(None, [*missing, *inner]), "")
     if isinstance(wanted, list) and isinstance(found, list):
-        more = bool(wanted) and wanted[-1] == _LEFT_OUT
+        more = _LEFT_OUT in wanted[-1:]
         items = wanted[:-1] if more else wanted
         if len(found) < len(items) or (len(found) > len(items) and not more):
             return f"{path} has {len(found)} items"
         pairs = enumerate(zip(items, found, strict=False))
-        return next((d for i, (w, f) in pairs if (d := _difference(w, f, f"{path}[{i}]"))), "")
-    if isinstance(wanted, str) and isinstance(found, str) and _like(wanted, _steady(found)):
-        return ""
-    return "" if wanted == found and type(wanted) is type(found) else f"{path} is {found!r}, not {wanted!r}"
+        return next(filter(None, (_difference(w, f, f"{path}[{place}]") for place, (w, f) in pairs)), "")
+    same = type(wanted) is type(found) and (
+        wanted == found or (isinstance(wanted, str) and _like(wanted, _steady(found)))
+    )
+    return "" if same else f"{path} is {found!r}, not {wanted!r}"
 
 
 def _steady(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -121,8 +122,6 @@ def run_blocks(
 
 def _end_group(shell: subprocess.Popen[bytes]) -> None:
     """End whatever the shell started and left."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(shell.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # nothing was left
     shell.wait()
