@@ -51,7 +51,8 @@ MINTING = Attempt(
     what="a token for ServiceAccount apps/deployer",
     namespace="apps",
     name="deployer",
-    needs="Bind it: {identity}.",
+    right="the right to do so",
+    grant="bind {identity}",
     audit_id="audit-1",
     mints=True,
 )
@@ -135,8 +136,9 @@ def test_a_missing_right_names_identity_and_remedy() -> None:
     assert (error.reason, error.message) == (
         "KUBERNETES_FORBIDDEN",
         (
-            f"RBAC of {HOST} does not let {IDENTITY} have a token for ServiceAccount apps/deployer. "
-            f"Bind it: --serviceaccount=kubevend:kubevend. Kubernetes said: {said}"
+            f"RBAC of {HOST} does not let {IDENTITY} have a token for ServiceAccount apps/deployer: that takes the "
+            "right to do so. To grant it: bind --serviceaccount=kubevend:kubevend. CheckConfig on configs/default prints all "
+            "that is missing."
         ),
     )
     assert error.metadata == {**FACTS, "http_status": "403", "kubernetes_message": said, "identity": IDENTITY}
@@ -153,7 +155,7 @@ def test_a_right_without_the_name_says_for_whom_it_is() -> None:
         (
             f"{IDENTITY} may request tokens in namespace 'apps' of {HOST}, but only for the ServiceAccounts in the "
             f"resourceNames of its Role: {told}. 'deployer' is not among them: add it there, or grant it by itself: "
-            "Bind it: --serviceaccount=kubevend:kubevend."
+            "bind --serviceaccount=kubevend:kubevend. CheckConfig on configs/default prints all that is missing."
         ),
     )
     assert error.metadata == {**FACTS, "identity": IDENTITY, "resource_names": told}

@@ -327,7 +327,7 @@ def test_an_unmet_min_ttl_names_who_shortened() -> None:
         terms(role(), asked(ttl=4 * HOUR, min_ttl=3 * HOUR), limits())
     assert refusal.value.message == (
         "min_ttl is 10800s, but the token would live 7200s only. The TTL was shortened from 14400s to 7200s by "
-        "max_ttl of roles/ci."
+        "max_ttl of roles/ci. Ask for a min_ttl of 7200s or less, or have that raised."
     )
     assert refusal.value.metadata == {"min_ttl": "10800s", "ttl": "7200s", "subject": "min_ttl"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import jwt
 from cryptography import x509
@@ -34,10 +34,19 @@ class Presented:
         if self.certificate:
             return x509.load_pem_x509_certificate(self.certificate.encode()).not_valid_after_utc
         try:
-            claims = jwt.decode(self.token, options={"verify_signature": False})
-            return datetime.fromtimestamp(float(claims["exp"]), UTC)
-        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, OverflowError, OSError):
+            return datetime.fromtimestamp(float(self._claims()["exp"]), UTC)
+        except (KeyError, TypeError, ValueError, OverflowError, OSError):
             return None
+
+    def subject(self) -> str:
+        """Whose it is, as a token says itself; empty where it does not say."""
+        return str(self._claims().get("sub", ""))
+
+    def _claims(self) -> dict[str, Any]:
+        try:
+            return jwt.decode(self.token, options={"verify_signature": False})
+        except jwt.InvalidTokenError:
+            return {}
 
 
 NOTHING = Presented()

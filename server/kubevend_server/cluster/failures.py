@@ -32,6 +32,9 @@ _SECONDS = re.compile("[0-9]{1,5}")
 # Go writes the name as %q does, with a backslash before a quote.
 _IDENTITY = re.compile(r'User "((?:[^"\\]|\\.)*)" cannot')
 _SERVICE_ACCOUNT = "system:serviceaccount:"
+_SERVICE_ACCOUNT_SUBJECT = re.compile(
+    "system:serviceaccount:(?P<namespace>[a-z0-9-]{1,63}):(?P<name>[a-z0-9.-]{1,253})"
+)
 
 # OpenSSL's X509_V_ERR_…, https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/.
 _NOT_YET_VALID, _EXPIRED = 9, 10
@@ -69,7 +72,8 @@ class Attempt:
         what: the request in words, as `a token for ServiceAccount ns/name`.
         namespace: the namespace that it is in, or empty.
         name: the object's name, or empty.
-        needs: what grants the right where it is forbidden, for people; `{identity}` stands for who must have it.
+        right: which right it takes, in words.
+        grant: the command that grants that right, or empty; `{identity}` stands for the flag that says to whom.
         audit_id: under which id Kubernetes' audit log has the request, or empty.
         mints: whether it has an effect, so that nobody can tell what became of it when no answer comes.
     """
@@ -81,7 +85,8 @@ class Attempt:
     what: str
     namespace: str = ""
     name: str = ""
-    needs: str = ""
+    right: str = ""
+    grant: str = ""
     audit_id: str = ""
     mints: bool = False
 
@@ -213,7 +218,7 @@ def not_covered(refusal: Forbidden, attempt: Attempt, covered: Sequence[str]) ->
         "KUBERNETES_RESOURCE_NAMES",
         f"{identity} may request tokens in namespace {attempt.namespace!r} of {attempt.host}, but only for the "
         f"ServiceAccounts in the resourceNames of its Role: {names}. {attempt.name!r} is not among them: add it there, "
-        f"or grant it by itself: {attempt.needs.format(identity=subject_flag(identity))}",
+        f"or grant it by itself: {_grant(attempt, identity)}",
         metadata={**refusal.metadata, "resource_names": names},
     )
 
@@ -225,17 +230,26 @@ def subject_flag(identity: str) -> str:
     return shlex.quote(f"--user={identity}")
 
 
+def _grant(attempt: Attempt, identity: str) -> str:
+    command = attempt.grant.format(identity=subject_flag(identity))
+    more = f" CheckConfig on {attempt.label} prints all that is missing." if attempt.namespace else ""
+    return f"{command}.{more}"
+
+
 def _unauthorized(attempt: Attempt, presented: Presented, facts: dict[str, str]) -> KubevendError:
-    expiry = presented.expiry() if presented != NOTHING else None
+    expiry, command = presented.expiry(), "kubectl create token NAME --namespace=NAMESPACE"
     if expiry is not None and expiry <= datetime.now(UTC):
         why = f"it expired at {expiry.isoformat(timespec='seconds')}"
         facts = {**facts, "expired": expiry.isoformat(timespec="seconds")}
     else:
         why = "it is of another cluster, was revoked, or is for another audience than the API server's"
+    owner = _SERVICE_ACCOUNT_SUBJECT.fullmatch(presented.subject())
+    if owner:
+        command = f"kubectl create token {owner['name']} --namespace={owner['namespace']}"
     return Unauthorized(
         "KUBERNETES_UNAUTHORIZED",
         f"{attempt.host} does not accept {attempt.credential} ({attempt.label}): {why}. Put a fresh one in its place; "
-        "`kubectl create token NAME --namespace=NAMESPACE` makes one for a ServiceAccount.",
+        f"`{command}` makes one for a ServiceAccount.",
         metadata=facts,
     )
 
@@ -260,8 +274,8 @@ def _forbidden(answer: _Status, attempt: Attempt, facts: dict[str, str]) -> Kube
     identity = found.group(1).replace('\\"', '"').replace("\\\\", "\\")[:_LONGEST_IDENTITY]
     return Forbidden(
         "KUBERNETES_FORBIDDEN",
-        f"RBAC of {attempt.host} does not let {identity} have {attempt.what}. "
-        f"{attempt.needs.format(identity=subject_flag(identity))} Kubernetes said: {facts['kubernetes_message']}",
+        f"RBAC of {attempt.host} does not let {identity} have {attempt.what}: that takes {attempt.right}. To grant it: "
+        f"{_grant(attempt, identity)}",
         metadata={**facts, "identity": identity},
     )
 

@@ -18,11 +18,9 @@ _CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
 
 _LONGEST_USERNAME = 1000
 
-REVIEW_NEEDS = (
-    "It needs the verb create on tokenreviews.authentication.k8s.io: kubectl create clusterrolebinding "
-    "kubevend-reviews-tokens --clusterrole=system:auth-delegator {identity}."
-)
-"""What grants the right to review tokens, in words."""
+BASIC_RIGHT = "what the ClusterRoleBinding system:basic-user gives to everybody, where nobody took it away"
+BASIC_GRANT = "kubectl create clusterrolebinding kubevend-basic-user --clusterrole=system:basic-user {identity}"
+"""What it takes to ask a cluster about oneself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,14 @@ async def review_token(connection: Connection, token: str, audience: str) -> Rev
     Raises:
         KubevendError: the cluster could not be asked, or kubevend may not ask it.
     """
-    attempt = connection.attempt("a TokenReview of the caller's token", needs=REVIEW_NEEDS, audit_id=str(uuid.uuid4()))
+    attempt = connection.attempt(
+        "a TokenReview of the caller's token",
+        right="the verb create on tokenreviews.authentication.k8s.io",
+        grant=(
+            "kubectl create clusterrolebinding kubevend-reviews-tokens --clusterrole=system:auth-delegator {identity}"
+        ),
+        audit_id=str(uuid.uuid4()),
+    )
     body = {
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenReview",
@@ -76,7 +81,8 @@ async def review_self(connection: Connection) -> str:
     """
     attempt = connection.attempt(
         "a SelfSubjectReview",
-        needs="Every authenticated identity may usually have it, by the ClusterRoleBinding system:basic-user.",
+        right=BASIC_RIGHT,
+        grant=BASIC_GRANT,
     )
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
     answer = await connection.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", body, attempt)

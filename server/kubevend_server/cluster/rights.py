@@ -13,6 +13,7 @@ import msgspec
 
 from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.failures import Attempt, Forbidden, not_covered, unreadable
+from kubevend_server.cluster.reviews import BASIC_GRANT, BASIC_RIGHT
 from kubevend_server.errors import KubevendError
 
 _API = "authorization.k8s.io/v1"
@@ -103,7 +104,8 @@ async def explain(connection: Connection, refusal: Forbidden, attempt: Attempt) 
 async def _ask(connection: Connection, kind: str, spec: Mapping[str, Any], answer_type: type[_Answer]) -> _Answer:
     attempt = connection.attempt(
         f"a {kind}",
-        needs="Every authenticated identity may usually have it, by the ClusterRoleBinding system:basic-user.",
+        right=BASIC_RIGHT,
+        grant=BASIC_GRANT,
     )
     body = {"apiVersion": _API, "kind": kind, "spec": spec}
     answer = await connection.post(f"/apis/{_API}/{kind.lower()}s", body, attempt)

@@ -79,13 +79,14 @@ def token_attempt(connection: Connection, namespace: str, name: str, audit_id: s
         f"a token for ServiceAccount {namespace}/{name}",
         namespace=namespace,
         name=name,
-        needs=(
-            f"It needs the verb create on serviceaccounts/token in namespace {namespace!r}, which may also "
-            "not exist: a "
-            "cluster does not tell the two apart to whoever has no rights there. To grant it: kubectl create role "
-            f"{role} --namespace={namespace} --verb=create --resource=serviceaccounts/token --resource-name={name} && "
-            f"kubectl create rolebinding {role} --namespace={namespace} --role={role} {{identity}}. CheckConfig on "
-            f"{connection.endpoint.label} prints all that is missing."
+        right=(
+            f"the verb create on serviceaccounts/token in namespace {namespace!r} (which may also not exist: a cluster "
+            "does not tell that to whoever has no rights there)"
+        ),
+        grant=(
+            f"kubectl create role {role} --namespace={namespace} --verb=create --resource=serviceaccounts/token "
+            f"--resource-name={name} && kubectl create rolebinding {role} --namespace={namespace} --role={role} "
+            "{identity}"
         ),
         audit_id=audit_id,
         mints=True,

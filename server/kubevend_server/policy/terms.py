@@ -110,10 +110,13 @@ def check_min_ttl(got: timedelta, asked: Asked | Terms, shortened_by: Iterable[W
     """
     if asked.min_ttl is None or got >= asked.min_ttl:
         return
-    because = " ".join(w.message for w in shortened_by) or "Ask for a longer ttl."
+    because = [warning.message for warning in shortened_by]
+    todo = f"Ask for a min_ttl of {seconds(got)} or less, or have that raised." if because else "Ask for a longer ttl."
     raise FailedPrecondition(
         "MIN_TTL_NOT_MET",
-        f"min_ttl is {seconds(asked.min_ttl)}, but the token would live {seconds(got)} only. {because}",
+        " ".join(
+            [f"min_ttl is {seconds(asked.min_ttl)}, but the token would live {seconds(got)} only.", *because, todo]
+        ),
         metadata={"min_ttl": seconds(asked.min_ttl), "ttl": seconds(got), "subject": "min_ttl"},
     )
 
