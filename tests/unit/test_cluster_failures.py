@@ -137,8 +137,9 @@ def test_a_missing_right_names_identity_and_remedy() -> None:
         "KUBERNETES_FORBIDDEN",
         (
             f"RBAC of {HOST} does not let {IDENTITY} have a token for ServiceAccount apps/deployer: that takes the "
-            "right to do so. To grant it: bind --serviceaccount=kubevend:kubevend. CheckConfig on configs/default prints all "
-            "that is missing."
+            "right to do so. To grant it: bind --serviceaccount=kubevend:kubevend. CheckConfig on "
+            "configs/default prints "
+            "all that is missing."
         ),
     )
     assert error.metadata == {**FACTS, "http_status": "403", "kubernetes_message": said, "identity": IDENTITY}
