@@ -14,6 +14,7 @@ from kubevend.v1 import lease_service_pb2, role_service_pb2
 from tests.integration.conftest import Start, Vending
 from tests.support.client import KUBERNETES_AUDIENCE, claims
 from tests.support.clusters import issued_jti, make_namespace, token_requests
+from tests.support.events import steady
 
 
 def seconds(count: int) -> Duration:
@@ -109,15 +110,6 @@ def test_the_event_tells_everything(vending: Vending, namespace: str) -> None:
         "outcome": "OUTCOME_SUCCEEDED",
         "status": "OK",
     }
-
-
-def steady(event: dict[str, Any]) -> dict[str, Any]:
-    """An event without what differs from run to run; each of those must be there."""
-    varying = ["sequence", "time", "requestId", "source", "userAgent", "previousHash", "hash"]
-    if event["stage"] == "STAGE_COMPLETE":
-        varying.append("duration")
-    assert all(event.get(key) for key in varying)
-    return {key: value for key, value in event.items() if key not in varying}
 
 
 def test_the_lease_is_there(vending: Vending, namespace: str) -> None:

@@ -149,7 +149,9 @@ class AuditEvent(_message.Message):
     outcome: Global___AuditEvent.Outcome.ValueType
     """What became of the call. Unspecified in an INTENT line."""
     status: _builtins.str
-    """The gRPC status of the answer, as `PERMISSION_DENIED`. `OK` where it succeeded."""
+    """The gRPC status of the answer, as `PERMISSION_DENIED`. `OK` where it succeeded; `CANCELLED` where the caller gave up
+    before anything was done, by its deadline too.
+    """
     reason: _builtins.str
     """The reason of the error, as in google.rpc.ErrorInfo. Empty where it succeeded."""
     message: _builtins.str
