@@ -10,34 +10,25 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
-import protovalidate
 import structlog
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
 from grpc_status import rpc_status
 
-from kubevend.v1 import rules_pb2
 from kubevend_server.audit import event
 from kubevend_server.audit.log import Event
 from kubevend_server.authentication import Authenticator
 from kubevend_server.calls import Call, Method
-from kubevend_server.errors import Internal, InvalidArgument, KubevendError, Violation, to_status
+from kubevend_server.errors import Internal, InvalidArgument, KubevendError, to_status
+from kubevend_server.field_rules import check_rules
 from kubevend_server.journal import Entry, Journal
 from kubevend_server.metrics import Metrics
 
 Handler = Callable[[Call], Awaitable[Message]]
 Interceptor = Callable[[Call, Handler], Awaitable[Message]]
 Behavior = Callable[[bytes, "aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
-
-# A message of 256 KiB can break a rule 100,000 times, and to tell each would take seconds.
-_SMALL_REQUEST = 8192
-# So many fit into an error, which can hold 8 KiB, each with a path, what was given, and the words of a rule.
-_MOST_VIOLATIONS = 5
-_LONGEST_SHOWN = 64
 
 _log = structlog.get_logger()
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -195,68 +186,6 @@ async def parse_request(call: Call, proceed: Handler) -> Message:
     check_rules(request)
     call.request = request
     return await proceed(call)
-
-
-def check_rules(message: Message, prefix: str = "") -> None:
-    """Hold a message against the rules in its proto.
-
-    Args:
-        message: the message.
-        prefix: what to put before the paths of its fields, as `role.`.
-
-    Raises:
-        InvalidArgument: with the fields that break their rules; of a large message, with the first one.
-    """
-    found = protovalidate.collect_violations(message, fail_fast=True)
-    if not found:
-        return
-    if message.ByteSize() <= _SMALL_REQUEST:
-        found = protovalidate.collect_violations(message)
-    # One field can break several rules that are told in the same words.
-    violations = list(dict.fromkeys(_violation(message, v, prefix) for v in found))[:_MOST_VIOLATIONS]
-    what = "; ".join(f"{v.field} {v.description}" for v in violations)
-    raise InvalidArgument("FIELD_INVALID", f"The request breaks rules of its fields: {what}.", violations=violations)
-
-
-def _violation(message: Message, found: protovalidate.Violation, prefix: str) -> Violation:
-    """Which field it is, what was given, and what it must be, in the words of the proto."""
-    elements = list(found.proto.field.elements) if found.proto.field is not None else []
-    fields = list(_fields(message, [element.field_name for element in elements]))
-    names = [e.field_name + (f"[{_cut(str(e.subscript.value))}]" if e.subscript is not None else "") for e in elements]
-    description = found.proto.message
-    if fields and elements[-1].subscript is None:
-        description = fields[-1].GetOptions().Extensions[rules_pb2.rule_message] or description
-    # A map's key stands in the path.
-    if not found.proto.for_key and not any(map(_may_be_secret, fields)):
-        description = _given(found.field_value) + description
-    return Violation(prefix + ".".join(names), description)
-
-
-def _fields(message: Message, path: Sequence[str]) -> Iterator[FieldDescriptor]:
-    inside: Any = message.DESCRIPTOR  # the stubs have two kinds
-    for name in path:
-        field = inside.fields_by_name[name]
-        yield field
-        inside = field.message_type
-        if inside is not None and inside.GetOptions().map_entry:
-            inside = inside.fields_by_name["value"].message_type
-
-
-def _may_be_secret(field: FieldDescriptor) -> bool:
-    """Whether a field holds a secret, or could by mistake: it stands in a oneof beside one that does."""
-    choices = field.containing_oneof.fields if field.containing_oneof is not None else [field]
-    return any(choice.GetOptions().debug_redact for choice in choices)
-
-
-def _given(value: object) -> str:
-    if value == "":
-        return "is empty: "
-    # What is longer tells a person nothing new.
-    return f"is {value!a}: " if isinstance(value, str) and len(ascii(value)) <= _LONGEST_SHOWN else ""
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "…"
 
 
 def _inside(interceptor: Interceptor, handler: Handler) -> Handler:

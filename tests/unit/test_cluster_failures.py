@@ -26,11 +26,11 @@ from kubevend_server.cluster.failures import (
     busy,
     from_exception,
     from_status,
-    is_status,
     not_covered,
     subject_flag,
     unreadable,
 )
+from kubevend_server.cluster.status import parse_status
 from kubevend_server.cluster.trust import Endpoint
 from kubevend_server.errors import (
     Aborted,
@@ -255,13 +255,13 @@ def test_a_body_that_is_not_kubernetes_own_is_told(body: bytes) -> None:
     """A failure whose body is no Status says so."""
     said = _status(502, body).metadata["kubernetes_message"]
     assert said == "an answer that is not Kubernetes' own"
-    assert not is_status(body)
+    assert not parse_status(body)
 
 
 def test_a_long_message_is_cut() -> None:
     """What a cluster says is cut, so that the error still fits into gRPC's trailers."""
     assert _status(500, _body("x" * 10_000)).metadata["kubernetes_message"] == "x" * 600
-    assert is_status(_body("x" * 10_000))
+    assert parse_status(_body("x" * 10_000))
 
 
 KEY = ConnectionKey("10.0.0.1", 6443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None)

@@ -20,7 +20,7 @@ from kubevend.v1 import issue_service_pb2 as iss
 from kubevend.v1 import lease_service_pb2 as ls
 from kubevend.v1 import role_service_pb2 as rs
 from kubevend_server.errors import InvalidArgument, Violation, to_status
-from kubevend_server.interceptors import check_rules
+from kubevend_server.field_rules import check_rules
 from kubevend_server.services import convert
 
 SERVICES = (cs, iss, ls, rs)

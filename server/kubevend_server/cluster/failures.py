@@ -13,9 +13,9 @@ from http import HTTPStatus
 from typing import Any
 
 import aiohttp
-import msgspec
 
 from kubevend_server.cluster.credentials import NOTHING, Presented
+from kubevend_server.cluster.status import Status, parse_status
 from kubevend_server.errors import (
     Aborted,
     FailedPrecondition,
@@ -108,7 +108,7 @@ def from_status(  # noqa: PLR0911 - one return for each status that means someth
         attempt: what was asked.
         presented: the credential that was shown.
     """
-    answer = _parse(body)
+    answer = parse_status(body)
     # Priority and fairness turns away in plain text, unlike all else that an API server says.
     if answer is None and status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
         return _not_kubernetes(attempt, f"it answers {status} with something that is not Kubernetes' own")
@@ -187,11 +187,6 @@ def from_exception(  # noqa: PLR0911 - one return for each kind of failure
     return _no_answer("KUBERNETES_CONNECTION_LOST", attempt, f"the connection was lost ({type(error).__name__})")
 
 
-def is_status(body: bytes) -> bool:
-    """Whether this is a Status object, as Kubernetes answers where it refuses."""
-    return _parse(body) is not None
-
-
 def unreadable(attempt: Attempt) -> KubevendError:
     """The error for a success whose body is not what Kubernetes answers."""
     if not attempt.mints:
@@ -254,7 +249,7 @@ def _unauthorized(attempt: Attempt, presented: Presented, facts: dict[str, str])
     )
 
 
-def _forbidden(answer: _Status, attempt: Attempt, facts: dict[str, str]) -> KubevendError:
+def _forbidden(answer: Status, attempt: Attempt, facts: dict[str, str]) -> KubevendError:
     if any(cause.reason == "NamespaceTerminating" for cause in answer.details.causes):
         return FailedPrecondition(
             "KUBERNETES_NAMESPACE_TERMINATING",
@@ -280,7 +275,7 @@ def _forbidden(answer: _Status, attempt: Attempt, facts: dict[str, str]) -> Kube
     )
 
 
-def _not_found(answer: _Status, attempt: Attempt, facts: dict[str, str]) -> KubevendError:
+def _not_found(answer: Status, attempt: Attempt, facts: dict[str, str]) -> KubevendError:
     if answer.details.kind == "namespaces":
         return FailedPrecondition(
             "KUBERNETES_NAMESPACE_NOT_FOUND",
@@ -359,29 +354,6 @@ def _system(error: aiohttp.ClientConnectorError) -> str:
 def _openssl(error: aiohttp.ClientConnectorSSLError) -> str:
     found = error.os_error
     return (getattr(found, "reason", None) or str(found)).replace("_", " ").lower()
-
-
-class _Cause(msgspec.Struct):
-    reason: str = ""
-
-
-class _Details(msgspec.Struct):
-    kind: str = ""
-    causes: list[_Cause] = []
-
-
-class _Status(msgspec.Struct):
-    kind: str
-    message: str = ""
-    details: _Details = msgspec.field(default_factory=_Details)
-
-
-def _parse(body: bytes) -> _Status | None:
-    try:
-        found = msgspec.json.decode(body, type=_Status)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    return found if found.kind == "Status" else None
 
 
 def _retry_after(headers: Any) -> timedelta:

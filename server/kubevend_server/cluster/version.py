@@ -11,6 +11,7 @@ import msgspec
 
 from kubevend_server.cluster import failures
 from kubevend_server.cluster.connection import Connection
+from kubevend_server.cluster.status import parse_status
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ async def read_version(connection: Connection) -> Said:
     attempt = connection.attempt("its version")
     answer = await connection.get("/version", attempt)
     time = _date(answer.headers.get("Date", ""))
-    if answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) and failures.is_status(answer.body):
+    if answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) and parse_status(answer.body):
         return Said("", time)
     if answer.status != HTTPStatus.OK:
         raise failures.from_status(answer.status, answer.headers, answer.body, attempt)

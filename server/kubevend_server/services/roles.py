@@ -16,7 +16,8 @@ from kubevend_server.calls import Call
 from kubevend_server.catalog import Catalog
 from kubevend_server.clock import Clock
 from kubevend_server.configs import Config
-from kubevend_server.interceptors import Handler, check_rules
+from kubevend_server.field_rules import check_rules
+from kubevend_server.interceptors import Handler
 from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import Server
 from kubevend_server.policy.role_rules import check_role

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from kubevend.v1 import config_service_pb2, role_service_pb2
 from kubevend_server.errors import InvalidArgument, Violation
-from kubevend_server.interceptors import check_rules
+from kubevend_server.field_rules import check_rules
 from kubevend_server.store.configs import etag_mismatch
 
 M = TypeVar("M", bound=Message)

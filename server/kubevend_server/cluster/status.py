@@ -1,0 +1,38 @@
+"""The Status object, in which an API server says why it refuses.
+
+See https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/status/.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Cause(msgspec.Struct):
+    """Why, for programs: `NamespaceTerminating`."""
+
+    reason: str = ""
+
+
+class Details(msgspec.Struct):
+    """What it is about: the kind in the plural, `serviceaccounts`."""
+
+    kind: str = ""
+    causes: list[Cause] = []
+
+
+class Status(msgspec.Struct):
+    """What an API server says where it refuses; the parts that kubevend reads."""
+
+    kind: str
+    message: str = ""
+    details: Details = msgspec.field(default_factory=Details)
+
+
+def parse_status(body: bytes) -> Status | None:
+    """What an answer says, or None where it is no Status object."""
+    try:
+        found = msgspec.json.decode(body, type=Status)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return found if found.kind == "Status" else None
