@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Ask kubevend on this machine whether it serves (grpc.health.v1); for the probes of a pod.
 
-Kubernetes' own gRPC probes speak no TLS, and kubevend speaks nothing else.
+kubevend speaks TLS only. Kubernetes' own gRPC probes do so with the feature gate GRPCContainerProbeTLS, which is alpha
+and off in 1.37 (KEP-4939).
 
     health.py [PORT [SERVICE]]
 

@@ -26,7 +26,8 @@ from tests.support.shell_blocks import Block, read_blocks, run_blocks
 from tests.support.waiting import until
 
 IN_CLUSTER = "In the cluster"
-BLOCKS = read_blocks((ROOT / "docs" / "operators.md").read_text())
+PAGE = (ROOT / "docs" / "operators.md").read_text()
+BLOCKS = read_blocks(PAGE)
 DEPLOY = ROOT / "deploy"
 ADMIT = ("create", "--dry-run=server", "-f", "-")
 
@@ -204,6 +205,18 @@ def test_the_image_has_what_it_copies() -> None:
 
     assert copied == sent
     assert [path for path in copied if not (ROOT / path).exists()] == []
+
+
+def test_every_event_of_the_log_is_explained() -> None:
+    """The page's table has every event that the server can log, and no other."""
+    code = "".join(file.read_text() for file in (ROOT / "server" / "kubevend_server").rglob("*.py"))
+    logged = set(re.findall(r'_log\.\w+\(\s*"(\w+)"', code))
+    table = PAGE.partition("## The log")[2]
+    explained = {
+        event for row in re.findall(r"^\| (`\w+`.*?) \|", table, re.MULTILINE) for event in re.findall(r"`(\w+)`", row)
+    }
+
+    assert explained - {"event"} == logged
 
 
 def test_what_is_not_run_says_why() -> None:
