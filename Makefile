@@ -4,6 +4,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+# A file's tests stay together, with the cluster that they share; each process starts clusters of its own.
+PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 STUBS := clients/python
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's#^\./##' | sort)
 BUF := tools/buf/node_modules/.bin/buf
@@ -19,16 +21,16 @@ run: .venv/.installed ## a development cluster, a server, a first token; Ctrl-C 
 	@exec $(BIN)/python -m devcluster.quickstart
 
 test: .venv/.installed ## all tests: unit, on the real API server, and the first run itself
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-unit: .venv/.installed ## the tests without network, in seconds
-	$(BIN)/python -m pytest tests/unit
+	$(PYTEST) tests/unit
 
 test-integration: .venv/.installed ## the tests on the real API server
-	$(BIN)/python -m pytest tests/integration
+	$(PYTEST) tests/integration
 
 test-e2e: .venv/.installed ## the tests of `make run`
-	$(BIN)/python -m pytest tests/e2e
+	$(PYTEST) tests/e2e
 
 lint: .venv/.installed proto-lint ## style, imports, protos
 	$(BIN)/ruff check .

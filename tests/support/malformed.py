@@ -282,14 +282,14 @@ class Malformed:
     ) -> st.SearchStrategy[Any]:
         if field.type == FieldDescriptor.TYPE_BYTES:
             return st.binary(max_size=20)
-        longest = rules.max_len or 100
-        if not rules.pattern:
+        pattern, longest = _form(rules)
+        if not pattern:
             texts = st.sampled_from(["x", "team", "y" * longest, *self._texts]).filter(
                 lambda text: len(text) <= longest
             )
             return st.sampled_from(seen) if seen else texts
-        fitting = list(seen) or [text for text in self._texts if re.fullmatch(rules.pattern, text)]
-        fresh = st.from_regex(rules.pattern, fullmatch=True).filter(lambda text: len(text) <= longest)
+        fitting = list(seen) or [text for text in self._texts if re.fullmatch(pattern, text)]
+        fresh = st.from_regex(pattern, fullmatch=True).filter(lambda text: len(text) <= longest)
         # What exists is worth more than what has only the form of a name, where there is such.
         return st.one_of(*[st.sampled_from(fitting)] * 3, fresh) if fitting else fresh
 
@@ -402,6 +402,18 @@ def _rules(field: FieldDescriptor) -> validate_pb2.FieldRules:
     return field.GetOptions().Extensions[_VALIDATION]
 
 
+def _form(rules: validate_pb2.StringRules) -> tuple[str, int]:
+    """The pattern that a text must fit, or empty, and how long it may be; predefined rules tell both in CEL."""
+    pattern, longest = rules.pattern, rules.max_len or 100
+    for rule, _ in rules.ListFields():
+        for predefined in rule.GetOptions().Extensions[validate_pb2.predefined].cel if rule.is_extension else ():
+            matches = re.search(r"this\.matches\('([^']*)'\)", predefined.expression)
+            most = re.search(r"this\.size\(\) <= ([0-9]+)", predefined.expression)
+            pattern = matches.group(1).replace("\\\\", "\\") if matches else pattern
+            longest = int(most.group(1)) if most else longest
+    return pattern, longest
+
+
 def _message(field: FieldDescriptor) -> Descriptor:
     """The descriptor of a field that holds messages."""
     if field.message_type is None:
@@ -420,7 +432,7 @@ def _is_nested(field: FieldDescriptor) -> bool:
 
 def _is_needed(field: FieldDescriptor) -> bool:
     rules = _rules(field)
-    is_pattern = bool(rules.string.pattern) and rules.ignore != validate_pb2.IGNORE_IF_ZERO_VALUE
+    is_pattern = bool(_form(rules.string)[0]) and rules.ignore != validate_pb2.IGNORE_IF_ZERO_VALUE
     is_part = _is_nested(field) and not field.is_repeated and not _is_map(field)
     return is_part or is_pattern or rules.required or bool(rules.repeated.min_items) or field.name == "name"
 
