@@ -96,7 +96,7 @@ async def serve(settings: Settings, clock: Clock = utc_now) -> None:
     clusters = Clusters(own, rules, transport)
     caller_clusters = connect_caller_clusters(settings, own, transport)
     authenticator = Authenticator(
-        admin_digest=read_admin_digest(Path(settings.callers.admin_token_file)),
+        admin_digest=read_admin_digest(Path(admin_file)) if (admin_file := settings.callers.admin_token_file) else b"",
         clusters=caller_clusters,
         audience=settings.callers.audience,
         remember=settings.callers.remember_seconds,

@@ -49,7 +49,7 @@ class Authenticator:
     """Tells who calls from the `authorization` metadata.
 
     Attributes:
-        admin_digest: the SHA-256 of the bootstrap admin's token.
+        admin_digest: the SHA-256 of the bootstrap admin's token; empty for no such admin.
         clusters: those whose ServiceAccounts may call.
         audience: which their tokens must have.
         remember: seconds for which an answer of a cluster, a refusal too, is used again.

@@ -202,7 +202,7 @@ class Checker:
                     "FAILED",
                     f"{identity} may not review callers' tokens, so no ServiceAccount of {cluster.name} "
                     "can call kubevend "
-                    "(create on tokenreviews.authentication.k8s.io). missing_rbac grants it.",
+                    "(create on tokenreviews.authentication.k8s.io).",
                     "KUBERNETES_FORBIDDEN",
                     metadata={"identity": identity, "cluster": cluster.name},
                 )
@@ -255,11 +255,7 @@ async def _permission(connection: Connection, identity: str, pair: Pair, roles: 
         because = f", only of {', '.join(covered[:20])}, which are in the resourceNames of its Role"
     elif namespace:
         because = ", or the namespace does not exist"
-    message = (
-        f"{identity} may not request tokens of {whom} in {where}{because} (create on "
-        "serviceaccounts/token). missing_rbac "
-        "grants it."
-    )
+    message = f"{identity} may not request tokens of {whom} in {where}{because} (create on serviceaccounts/token)."
     return replace(about, state="FAILED", reason=reason, message=message)
 
 

@@ -58,10 +58,10 @@ def check(settings_file: Path, configs: Sequence[str]) -> None:
         raise click.ClickException(str(error)) from error
     for one in inspected:
         inspection.show(one)
-    if any(one.report.missing_rbac for one in inspected):
-        click.echo(
-            f"RBAC is missing. This prints what grants it: kubevend-server rbac --settings {settings_file} CONFIG"
-        )
+    for one in inspected:
+        if one.report.missing_rbac:
+            command = f"kubevend-server rbac --settings {settings_file} {one.config.name}"
+            click.echo(f"RBAC is missing for {one.config.name}. This prints what grants it: {command}")
     sys.exit(0 if all(one.report.passed for one in inspected) else 1)
 
 

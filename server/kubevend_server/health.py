@@ -50,10 +50,23 @@ def _described() -> DescriptorPool:
     return pool
 
 
+class Reflection(ReflectionServicer):
+    """The reflection service of grpcio, which finds methods too: by the file of their service."""
+
+    def _file_containing_symbol(
+        self, request: reflection_pb2.ServerReflectionRequest, fully_qualified_name: str
+    ) -> reflection_pb2.ServerReflectionResponse:
+        found = super()._file_containing_symbol(request, fully_qualified_name)
+        service = fully_qualified_name.rpartition(".")[0]
+        if not found.HasField("error_response") or not service:
+            return found
+        return super()._file_containing_symbol(request, service)
+
+
 def add_reflection(server: aio.Server, services: Sequence[str]) -> None:
     """Serve reflection under both of its names: grpcio knows v1alpha only (grpc issue 38576); the two are alike."""
     shown = [*services, "grpc.health.v1.Health", _REFLECTION_V1, _REFLECTION_V1ALPHA]
-    servicer = ReflectionServicer(shown, _described())
+    servicer = Reflection(shown, _described())
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,

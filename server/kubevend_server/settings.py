@@ -92,13 +92,13 @@ class Callers:
     """Who may call at all.
 
     Attributes:
-        admin_token_file: the bootstrap admin's token; made on the first start.
+        admin_token_file: the bootstrap admin's token; made on the first start. Empty for no such admin.
         audience: which ServiceAccount tokens must have.
         remember_seconds: for how long a cluster's answer about a token is used again.
         clusters: by the name that becomes part of the callers' names.
     """
 
-    admin_token_file: str
+    admin_token_file: str = ""
     audience: str = AUDIENCE
     remember_seconds: float = 10.0
     clusters: dict[str, CallerClusterSettings] = field(default_factory=dict)

@@ -428,3 +428,14 @@ def test_a_log_without_the_line_that_the_store_knows_is_a_fault(file: Path) -> N
     committed = _write(file, 5)
     _write(file, 1, committed)
     assert verify(_lines(file)[-1:], AUDIT_KEY, committed).faults
+
+
+def test_an_audit_file_has_one_writer(tmp_path: Path) -> None:
+    """A second server on the same audit file does not start: two would break each other's chain."""
+    file = tmp_path / "audit.jsonl"
+    first = AuditLog(file, AUDIT_KEY, Head(), clock)
+    with pytest.raises(OSError, match="is written by another kubevend-server"):
+        AuditLog(file, AUDIT_KEY, Head(), clock)
+    first.reopen()
+    first.close()
+    AuditLog(file, AUDIT_KEY, Head(), clock).close()

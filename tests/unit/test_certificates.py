@@ -71,6 +71,7 @@ def test_the_key_is_that_of_the_first_certificate() -> None:
         (PAIR.certificate, pem(KEYS["EC"], passphrase=b"secret"), NO_KEY),
         (PAIR.certificate, "ключ\ud800", NO_KEY),
     ],
+    ids=lambda _: "",
 )
 def test_what_is_no_pair_says_why(certificate: str, key: str, fault: str) -> None:
     """A certificate or a key that is missing, cut, encrypted or something else is told as such, without the key."""

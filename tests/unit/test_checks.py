@@ -308,7 +308,7 @@ async def test_a_cluster_that_knows_nobody_does_not_pass() -> None:
 def _failed_permission(identity: str = OWN, **changes: Any) -> Finding:
     message = (
         f"{identity} may not request tokens of deployer in namespace apps, or the namespace does not exist (create on "
-        "serviceaccounts/token). missing_rbac grants it."
+        "serviceaccounts/token)."
     )
     return replace(PERMISSION, state="FAILED", reason="KUBERNETES_FORBIDDEN", message=message, **changes)
 
@@ -334,7 +334,7 @@ async def test_names_that_leave_one_out_are_told() -> None:
             reason="KUBERNETES_RESOURCE_NAMES",
             message=(
                 f"{OWN} may not request tokens of deployer in namespace apps, only of builder, web, which are in the "
-                "resourceNames of its Role (create on serviceaccounts/token). missing_rbac grants it."
+                "resourceNames of its Role (create on serviceaccounts/token)."
             ),
         )
     ]
@@ -465,7 +465,7 @@ async def test_a_missing_right_to_review_comes_with_its_rbac() -> None:
         "TOKEN_REVIEW",
         "FAILED",
         "reviewer may not review callers' tokens, so no ServiceAccount of prod can call kubevend "
-        "(create on tokenreviews.authentication.k8s.io). missing_rbac grants it.",
+        "(create on tokenreviews.authentication.k8s.io).",
         "KUBERNETES_FORBIDDEN",
         metadata={"identity": "reviewer", "cluster": "prod"},
     )

@@ -162,7 +162,11 @@ def test_a_pair_is_exchanged_one_file_after_the_other(tmp_path: Path, first: str
 
 
 @pytest.mark.parametrize("name", ["tls.crt", "tls.key"])
-@pytest.mark.parametrize("content", ["", "garbage", PAIR.certificate[:100], PAIR.private_key[:100]])
+@pytest.mark.parametrize(
+    "content",
+    ["", "garbage", PAIR.certificate[:100], PAIR.private_key[:100]],
+    ids=["empty", "garbage", "half a certificate", "half a key"],
+)
 def test_a_pair_that_is_being_written_leaves_the_last_one(tmp_path: Path, name: str, content: str) -> None:
     """A file that is empty or half written leaves the last pair, also when it comes back as it was."""
     files = PAIR.write(tmp_path)

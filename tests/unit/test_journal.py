@@ -451,6 +451,7 @@ async def test_a_change_of_the_servers_own_waits_its_turn(database: Database, tm
     for _ in range(10):
         await asyncio.sleep(0)
     held = (change.done(), reopened.done())
+    (tmp_path / "turns.jsonl").rename(tmp_path / "moved.jsonl")
 
     disk.may_end.set()
     await asyncio.gather(first, change, reopened)

@@ -360,7 +360,7 @@ async def test_a_check_that_fails_is_an_answer(tmp_path: Path) -> None:
     reply = await world.call(cs.CheckConfigRequest(name="configs/default"))
     message = (
         f"{OWN} may not request tokens of deployer in namespace apps, or the namespace does not exist (create on "
-        "serviceaccounts/token). missing_rbac grants it."
+        "serviceaccounts/token)."
     )
     failed = _check("PERMISSION", "FAILED", message, reason="KUBERNETES_FORBIDDEN", **PERMISSION)
     assert (reply.passed, reply.identity, list(reply.checks)) == (False, OWN, [*WAY, failed])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Mapping, MutableMapping
 from datetime import datetime
@@ -20,6 +21,10 @@ Event = Mapping[str, Any]
 
 _LAST_LINES = 1 << 20
 _PRIVATE = 0o600
+
+
+class InUseError(OSError):
+    """Another process writes to the audit file; two would break each other's chain."""
 
 
 class AuditLog:
@@ -87,6 +92,8 @@ class AuditLog:
     def reopen(self) -> None:
         """Open the file by its name again, after it was moved away; the chain goes on in the new one."""
         self.sync()
+        if _is_at(self._descriptor, self._path):
+            return
         fresh = _open(self._path)
         os.close(self._descriptor)
         self._descriptor = fresh
@@ -126,12 +133,27 @@ def rfc3339(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def _open(path: Path) -> int:
     # Readable too: the end is read once at the start.
     is_new = not path.exists()
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
     if is_new:
         sync_folder(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise InUseError(
+            f"{path} is written by another kubevend-server: each needs an audit file of its own."
+        ) from error
     return descriptor
 
 

@@ -20,8 +20,15 @@ def migrate(engine: sa.Engine) -> None:
     Raises:
         ValueError: a migration failed; the message has its last words.
     """
-    if _revision(engine) == LATEST:
+    found = _revision(engine)
+    if found == LATEST:
         return
+    if found is not None and found > LATEST:
+        raise ValueError(
+            f"The database {engine.url.database} was written by a newer version of kubevend-server "
+            f"(revision {found}, and "
+            f"this one knows {LATEST}): start that version, or put a backup back."
+        )
     url = engine.url.render_as_string(hide_password=False)
     command = [sys.executable, "-m", "kubevend_server.store.migrations", url]
     done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - our own module
