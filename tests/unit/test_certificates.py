@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,7 +24,10 @@ KEYS: dict[str, Key] = {
 PAIR = client_certificate(key=KEYS["EC"])
 NO_CERTIFICATE = "the certificate is not PEM (-----BEGIN CERTIFICATE-----)"
 NO_KEY = "the private key is not PEM without a passphrase (-----BEGIN PRIVATE KEY-----)"
+NO_AUTHORITIES = "it is not PEM certificates (-----BEGIN CERTIFICATE-----)"
 OTHER_KEY = "the private key is not that of the certificate"
+HOLDS_KEY = "it holds a PRIVATE KEY: put that into private_key, and certificates only here"
+HOLDS_MORE = "it must hold certificates only (-----BEGIN CERTIFICATE-----)"
 TORN = "-----BEGIN {0}-----\nAAAA\n-----END {0}-----\n"
 
 
@@ -62,7 +66,7 @@ def test_the_key_is_that_of_the_first_certificate() -> None:
         (TORN.format("CERTIFICATE"), PAIR.private_key, NO_CERTIFICATE),
         (PAIR.certificate[:200], PAIR.private_key, NO_CERTIFICATE),
         (PAIR.certificate + TORN.format("CERTIFICATE"), PAIR.private_key, NO_CERTIFICATE),
-        (PAIR.private_key, PAIR.certificate, NO_CERTIFICATE),
+        (PAIR.private_key, PAIR.certificate, f"the certificate cannot be used: {HOLDS_KEY}"),
         (PAIR.certificate, "", NO_KEY),
         (PAIR.certificate, SECRET, NO_KEY),
         (PAIR.certificate, PAIR.certificate, NO_KEY),
@@ -94,20 +98,67 @@ def test_no_pair_is_too_odd(certificate: str, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "good"),
+    ("text", "fault"),
     [
-        (ca_certificate(), True),
-        (ca_certificate() + ca_certificate(), True),
-        ("# a comment\n" + ca_certificate(), True),
-        ("", False),
-        ("garbage", False),
-        (TORN.format("CERTIFICATE"), False),
-        (PAIR.private_key, False),
+        (ca_certificate(), ""),
+        (ca_certificate() + ca_certificate(), ""),
+        ("# a comment\n" + ca_certificate(), ""),
+        ("", NO_AUTHORITIES),
+        ("garbage", NO_AUTHORITIES),
+        (TORN.format("CERTIFICATE"), NO_AUTHORITIES),
+        (PAIR.private_key, HOLDS_KEY),
     ],
 )
-def test_authorities_are_certificates(text: str, good: bool) -> None:
+def test_authorities_are_certificates(text: str, fault: str) -> None:
     """One certificate or several are authorities, and anything else is told as what it is not."""
-    assert authorities_fault(text) == ("" if good else "it is not PEM certificates (-----BEGIN CERTIFICATE-----)")
+    assert authorities_fault(text) == fault
+
+
+@pytest.mark.parametrize(
+    ("block", "fault"),
+    [
+        (PAIR.private_key, HOLDS_KEY),
+        (TORN.format("RSA PRIVATE KEY"), HOLDS_KEY),
+        (TORN.format("ENCRYPTED PRIVATE KEY"), HOLDS_KEY),
+        (TORN.format("PUBLIC KEY"), HOLDS_MORE),
+        (TORN.format("X509 CRL"), HOLDS_MORE),
+    ],
+    ids=lambda _: "",
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_combined_text_is_refused(block: str, fault: str, first: bool) -> None:
+    """A key beside the certificates would be stored in clear and shown: it is refused, with where to put it, and not
+    a line of it is told.
+    """
+    text = block + PAIR.certificate if first else PAIR.certificate + block
+    assert authorities_fault(text) == fault
+    assert pair_fault(text, PAIR.private_key) == f"the certificate cannot be used: {fault}"
+
+
+def _huge() -> rsa.RSAPrivateKey:
+    """A key of 8676 bits, of two Mersenne primes."""
+    p, q, e = 2**4423 - 1, 2**4253 - 1, 65537
+    d = pow(e, -1, (p - 1) * (q - 1))
+    public = rsa.RSAPublicNumbers(e, p * q)
+    numbers = rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public)
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)
+
+
+def test_a_huge_key_takes_no_time() -> None:
+    """An RSA key whose primes would take many seconds to prove is refused at once, by its certificate's size or as
+    another's, so that whoever sends it stops nobody else.
+    """
+    key = _huge()
+    own = client_certificate(key=key)
+    began = time.process_time()
+    assert pair_fault(own.certificate, own.private_key) == (
+        "the certificate is for an RSA key of 8676 bits: make one of 4096 at the most"
+    )
+    assert pair_fault(PAIR.certificate, own.private_key) == OTHER_KEY
+    assert pair_fault(PAIR.certificate, PAIR.private_key + " " * (16 << 10)) == (
+        "the private key is longer than 16384 characters, which none is that can be used"
+    )
+    assert time.process_time() - began < 2
 
 
 def _descriptors() -> set[str]:
