@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +37,13 @@ def _do(database: Database, *changes: Callable[[sa.Connection], None]) -> None:
     with database.writer.begin() as connection:
         for change in changes:
             change(connection)
+
+
+def _sql(statement: str) -> Callable[[sa.Connection], None]:
+    def change(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(statement)
+
+    return change
 
 
 def _refusal(database: Database, change: Callable[[sa.Connection], None]) -> tuple[type[KubevendError], str]:
@@ -97,6 +105,85 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
     _do(database, CONFIGS.insert(config()))
     database.migrate()
     assert _all(database) == ([config()], [])
+
+
+def _of_the_first_revision(file: Path) -> Database:
+    database = Database(f"sqlite:///{file}")
+    script = alembic.config.Config()
+    script.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    with database.writer.begin() as connection:
+        script.attributes["connection"] = connection
+        alembic.command.upgrade(script, "0001")
+    return database
+
+
+def _columns(database: Database) -> set[str]:
+    return {column["name"] for column in sa.inspect(database.writer).get_columns("configs")}
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A migration that breaks off between two statements leaves the tables as they were and says why, and the next
+    start makes it whole.
+    """
+    database = _of_the_first_revision(tmp_path / "old.sqlite")
+    before = _columns(database)
+    # Columns can be added beside a view of nothing, and not be renamed.
+    _do(database, _sql("CREATE VIEW broken AS SELECT * FROM missing"))
+    with pytest.raises(ValueError, match="cannot be brought up to date") as refusal:
+        database.migrate()
+    assert str(refusal.value) == (
+        f"The database {tmp_path / 'old.sqlite'} cannot be brought up to date, and stays as it was: "
+        "sqlalchemy.exc.OperationalError: (sqlite3.OperationalError) error in view broken: no such table: "
+        "main.missing. Put that right and start again."
+    )
+    assert _columns(database) == before
+    _do(database, _sql("DROP VIEW broken"))
+    database.migrate()
+    assert _columns(database) == {column.name for column in metadata.tables["configs"].columns}
+    database.close()
+
+
+def test_two_servers_may_migrate_at_once(tmp_path: Path) -> None:
+    """Of two that bring one store up to date together both succeed."""
+    _of_the_first_revision(tmp_path / "old.sqlite").close()
+    databases = [Database(f"sqlite:///{tmp_path / 'old.sqlite'}") for _ in range(2)]
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(Database.migrate, databases))
+    for database in databases:
+        assert _columns(database) == {column.name for column in metadata.tables["configs"].columns}
+        database.close()
+
+
+def test_a_store_of_a_newer_version_is_refused(database: Database) -> None:
+    """A store whose revision this version does not know is left alone, and the message says what to do."""
+    _do(database, _sql("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ValueError, match="newer") as refusal:
+        database.migrate()
+    assert str(refusal.value) == (
+        f"The database {database.writer.url.database} was written by a newer version of kubevend-server (revision "
+        f"9999, and this one knows {migrations.LATEST}): start that version, or put a backup back."
+    )
+
+
+def test_what_is_no_database_is_told_in_a_line(tmp_path: Path) -> None:
+    """A file that holds something else is refused without SQLAlchemy's statement and link."""
+    file = tmp_path / "text"
+    file.write_text("no database " * 100)
+    database = Database(f"sqlite:///{file}")
+    with pytest.raises(ValueError, match="cannot be used") as refusal:
+        database.migrate()
+    told = "(sqlite3.DatabaseError) file is not a database"
+    assert str(refusal.value) == f"The database {file} cannot be used: {told}"
+
+
+def test_an_error_of_the_store_shows_no_values(database: Database) -> None:
+    """What goes to the log when a statement fails has the statement, and never its parameters."""
+    statement = sa.text("INSERT INTO nothing VALUES (:secret)").bindparams(secret=SECRET)
+    for run in (lambda c: _do(database, c), database.read_now):
+        with pytest.raises(sa.exc.OperationalError) as failure:
+            run(lambda connection: connection.execute(statement) and None)
+        assert "INSERT INTO nothing" in str(failure.value)
+        assert SECRET not in str(failure.value)
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "postgresql://localhost/x", "sqlite:///"])
@@ -215,15 +302,11 @@ def test_resealing_leaves_the_old_key_nothing(database: Database) -> None:
 
 def test_a_token_that_was_sealed_before_client_certificates_is_still_read(tmp_path: Path) -> None:
     """A database of the first revision comes up to date with its configs as they were, and the sealed token opens."""
-    database = Database(f"sqlite:///{tmp_path / 'old.sqlite'}")
-    script = alembic.config.Config()
-    script.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    database = _of_the_first_revision(tmp_path / "old.sqlite")
     sealed = Keyring({"k1": b"1" * 32}).seal(SECRET.encode(), "service_account_jwt of configs/default")
     in_cluster = config(name="configs/own", kubernetes_host="", credential=Credential("in_cluster"))
     before = [(config(), sealed), (in_cluster, b"")]
     with database.writer.begin() as connection:
-        script.attributes["connection"] = connection
-        alembic.command.upgrade(script, "0001")
         old = sa.Table("configs", sa.MetaData(), autoload_with=connection)
         for each, secret in before:
             moment = Moment().process_bind_param(NOW, connection.dialect)

@@ -39,11 +39,11 @@ class Database:
             raise ValueError(f"store.url is {url!r}; it must be sqlite:////absolute/path of a file")
         # For its owner only; SQLite gives the files beside it the same mode.
         os.close(os.open(parsed.database, os.O_RDWR | (os.O_CREAT if make else 0), 0o600))
-        self.writer = sa.create_engine(parsed, poolclass=sa.StaticPool, connect_args=_CONNECT)
+        self.writer = sa.create_engine(parsed, poolclass=sa.StaticPool, **_ENGINE)
         sa.event.listen(self.writer, "connect", _configure)
         # Taking the write lock at once, so that what a transaction has read is still true when it writes.
         sa.event.listen(self.writer, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-        self._reader = sa.create_engine(parsed, pool_size=4, max_overflow=0, connect_args=_CONNECT)
+        self._reader = sa.create_engine(parsed, pool_size=4, max_overflow=0, **_ENGINE)
         sa.event.listen(self._reader, "connect", _configure)
         sa.event.listen(self._reader, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
 
@@ -56,7 +56,7 @@ class Database:
         try:
             migrations.migrate(self.writer)
         except sa.exc.SQLAlchemyError as error:
-            raise ValueError(f"The database {self.writer.url.database} cannot be used: {error}") from error
+            raise ValueError(f"The database {self.writer.url.database} cannot be used: {_first_line(error)}") from error
 
     async def read(self, query: Callable[[sa.Connection], T]) -> T:
         """Run a query in a thread, on a connection that only reads."""
@@ -85,7 +85,16 @@ def is_locked(error: Exception) -> bool:
     return isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode == sqlite3.SQLITE_BUSY
 
 
-_CONNECT: dict[str, Any] = {"check_same_thread": False, "timeout": _BUSY_SECONDS}
+def _first_line(error: sa.exc.SQLAlchemyError) -> str:
+    # The rest is the statement, and a link to SQLAlchemy's own pages.
+    return str(error).partition("\n")[0]
+
+
+_ENGINE: dict[str, Any] = {
+    "connect_args": {"check_same_thread": False, "timeout": _BUSY_SECONDS},
+    # An error goes to the log, and the parameters of a statement may be a CA or a sealed secret.
+    "hide_parameters": True,
+}
 
 
 def _configure(connection: sqlite3.Connection, _record: object) -> None:

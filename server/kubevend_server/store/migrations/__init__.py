@@ -15,10 +15,10 @@ def migrate(engine: sa.Engine) -> None:
     """Bring the tables up to date.
 
     Args:
-        engine: the database. Nothing else may use it meanwhile.
+        engine: the database. It must have no transaction open.
 
     Raises:
-        ValueError: a migration failed; the message has its last words.
+        ValueError: a migration failed, and the tables are as they were; the message says why.
     """
     found = _revision(engine)
     if found == LATEST:
@@ -33,8 +33,17 @@ def migrate(engine: sa.Engine) -> None:
     command = [sys.executable, "-m", "kubevend_server.store.migrations", url]
     done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - our own module
     if done.returncode != 0:
-        last = done.stderr.strip().rpartition("\n")[2]
-        raise ValueError(f"The database {engine.url.database} cannot be brought up to date: {last}")
+        why = _fault(done.stderr) or f"the migration ended with {done.returncode} and said nothing"
+        raise ValueError(
+            f"The database {engine.url.database} cannot be brought up to date, and stays as it was: {why}. Put that "
+            "right and start again."
+        )
+
+
+def _fault(stderr: str) -> str:
+    """The first line of the last error in a traceback: what follows it are the statement, and a link to read on."""
+    told = stderr.rpartition("Traceback (most recent call last):")[2]
+    return next((line for line in told.splitlines() if line.strip() and not line[0].isspace()), "").rstrip(".")
 
 
 def _revision(engine: sa.Engine) -> str | None:
