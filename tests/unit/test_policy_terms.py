@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from kubevend_server.errors import FailedPrecondition, InvalidArgument, KubevendError, PermissionDenied, Violation
 from kubevend_server.policy.role_rules import check_role
-from kubevend_server.policy.terms import MINIMUM_TTL, Asked, Limits, Terms, Warning, check_min_ttl, seconds, terms
+from kubevend_server.policy.terms import (
+    MINIMUM_TTL,
+    Asked,
+    Limits,
+    Terms,
+    Warning,
+    check_min_ttl,
+    seconds,
+    shortened,
+    terms,
+)
 from kubevend_server.roles import Role
 from tests.unit.builders import asked, limits, role
 
@@ -327,9 +337,69 @@ def test_an_unmet_min_ttl_names_who_shortened() -> None:
         terms(role(), asked(ttl=4 * HOUR, min_ttl=3 * HOUR), limits())
     assert refusal.value.message == (
         "min_ttl is 10800s, but the token would live 7200s only. The TTL was shortened from 14400s to 7200s by "
-        "max_ttl of roles/ci. Ask for a min_ttl of 7200s or less, or have that raised."
+        "max_ttl of roles/ci. Ask for a min_ttl of 7200s or less, or have max_ttl of roles/ci raised."
     )
     assert refusal.value.metadata == {"min_ttl": "10800s", "ttl": "7200s", "subject": "min_ttl"}
+
+
+@pytest.mark.parametrize(
+    ("caps", "todo"),
+    [
+        ([("TTL_CAPPED_BY_ROLE", "max_ttl of roles/ci", 2)], "or have max_ttl of roles/ci raised."),
+        (
+            [("TTL_CAPPED_BY_SERVER", "the server's max_ttl", 2)],
+            "or have the server's issuance.max_ttl_seconds raised.",
+        ),
+        (
+            [("TTL_CAPPED_BY_ROLE", "max_ttl of roles/ci", 4), ("TTL_CAPPED_BY_SERVER", "the server's max_ttl", 2)],
+            "or have the server's issuance.max_ttl_seconds raised.",
+        ),
+        (
+            [
+                ("TTL_CAPPED_BY_ROLE", "max_ttl of roles/ci", 2),
+                ("TTL_CAPPED_BY_CLUSTER", "the cluster's maximum", 1),
+            ],
+            (
+                "or have max_ttl of roles/ci and the cluster's maximum (--service-account-max-token-expiration of its "
+                "API server) raised."
+            ),
+        ),
+    ],
+)
+def test_an_unmet_min_ttl_says_what_to_raise(caps: list[tuple[str, str, int]], todo: str) -> None:
+    """Every cap below min_ttl is named as it is set, and none that would have left enough."""
+    warnings = [shortened(reason, by, 5 * HOUR, hours * HOUR) for reason, by, hours in caps]
+    said = Warning("CLUSTER_WARNING", "The cluster warned: x")
+    with pytest.raises(FailedPrecondition) as refusal:
+        check_min_ttl(caps[-1][2] * HOUR, asked(min_ttl=3 * HOUR), [*warnings, said])
+    assert refusal.value.message.endswith(f" or less, {todo}")
+
+
+def test_an_unmet_min_ttl_that_nobody_shortened() -> None:
+    """A life that is too short of itself is mended by asking for more, whatever else the cluster warns of."""
+    with pytest.raises(FailedPrecondition, match=r"warned: x Ask for a longer ttl\.$"):
+        check_min_ttl(HOUR, asked(min_ttl=2 * HOUR), [Warning("CLUSTER_WARNING", "The cluster warned: x")])
+
+
+ALONE = " (and set default_audiences, or requests without audiences will have to name theirs)"
+
+
+@pytest.mark.parametrize(
+    ("of", "wanted", "todo"),
+    [
+        ({}, "x", f", or have allowed_audiences of roles/ci extended{ALONE}."),
+        ({"default_audiences": ("https://api",)}, "x", ", or have allowed_audiences of roles/ci extended."),
+        ({"allowed_audiences": ("a", "b")}, "x", ", or have allowed_audiences of roles/ci extended."),
+        ({}, "kubevend", "."),
+    ],
+)
+def test_a_refused_audience_says_what_extending_takes(of: dict[str, Any], wanted: str, todo: str) -> None:
+    """Whoever extends a role's only audience is told what that takes from requests without any; kubevend's own
+    audience is not to be had by extending.
+    """
+    with pytest.raises(PermissionDenied) as refusal:
+        terms(role(**of), asked(audiences=(wanted,)), limits())
+    assert refusal.value.message.endswith(f"Ask for one of those{todo}")
 
 
 def test_min_ttl_is_met_by_exactly_itself() -> None:

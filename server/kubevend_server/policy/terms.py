@@ -110,8 +110,12 @@ def check_min_ttl(got: timedelta, asked: Asked | Terms, shortened_by: Iterable[W
     """
     if asked.min_ttl is None or got >= asked.min_ttl:
         return
-    because = [warning.message for warning in shortened_by]
-    todo = f"Ask for a min_ttl of {seconds(got)} or less, or have that raised." if because else "Ask for a longer ttl."
+    warnings = list(shortened_by)
+    because = [warning.message for warning in warnings]
+    lifted = " and ".join(_who_shortens(warning) for warning in warnings if _is_below(warning, asked.min_ttl))
+    todo = (
+        f"Ask for a min_ttl of {seconds(got)} or less, or have {lifted} raised." if lifted else "Ask for a longer ttl."
+    )
     raise FailedPrecondition(
         "MIN_TTL_NOT_MET",
         " ".join(
@@ -119,6 +123,22 @@ def check_min_ttl(got: timedelta, asked: Asked | Terms, shortened_by: Iterable[W
         ),
         metadata={"min_ttl": seconds(asked.min_ttl), "ttl": seconds(got), "subject": "min_ttl"},
     )
+
+
+def _is_below(warning: Warning, min_ttl: timedelta) -> bool:
+    """Whether it was this that shortened a TTL to less than `min_ttl`."""
+    to = dict(warning.metadata).get("to")
+    return to is not None and timedelta(seconds=float(to.removesuffix("s"))) < min_ttl
+
+
+def _who_shortens(warning: Warning) -> str:
+    """What would have to be raised, by the name under which it is set."""
+    by = dict(warning.metadata)["by"]
+    if warning.reason == "TTL_CAPPED_BY_SERVER":
+        return "the server's issuance.max_ttl_seconds"
+    if warning.reason == "TTL_CAPPED_BY_CLUSTER":
+        return f"{by} (--service-account-max-token-expiration of its API server)"
+    return by
 
 
 def seconds(duration: timedelta) -> str:
@@ -182,12 +202,13 @@ def _audiences(role: Role, asked: tuple[str, ...], reserved: frozenset[str]) -> 
 
 def _audience_not_allowed(role: Role, audience: str, reserved: frozenset[str]) -> PermissionDenied:
     allowed = _listed(a for a in role.allowed_audiences if a not in reserved)
+    extend = "" if audience in reserved else f", or have allowed_audiences of {role.name} extended"
+    if extend and len(role.allowed_audiences) == 1 and not role.default_audiences:
+        extend += " (and set default_audiences, or requests without audiences will have to name theirs)"
     why = "is kubevend's own and never issued through" if audience in reserved else "is not allowed by"
     return PermissionDenied(
         "AUDIENCE_NOT_ALLOWED",
-        f"Audience {audience!r} {why} {role.name}; it allows {allowed}. Ask for one of those, or have "
-        "allowed_audiences of "
-        f"{role.name} extended.",
+        f"Audience {audience!r} {why} {role.name}; it allows {allowed}. Ask for one of those{extend}.",
         metadata={"role": role.name, "audience": audience, "allowed": allowed},
     )
 
