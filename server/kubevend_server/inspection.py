@@ -15,6 +15,7 @@ from kubevend_server.catalog import Catalog
 from kubevend_server.checks import Checker, Finding, Report, State
 from kubevend_server.clock import utc_now
 from kubevend_server.cluster.clusters import Clusters, OwnCluster
+from kubevend_server.cluster.text import shown
 from kubevend_server.config_rules import ConfigRules
 from kubevend_server.configs import Config
 from kubevend_server.encryption import Keyring, read_keys
@@ -31,6 +32,7 @@ _MARKS: dict[State, tuple[str, str]] = {
     "SKIPPED": ("-", "bright_black"),
 }
 _ITEM_WIDTH = 16
+_LONGEST_LINE = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ def manifests(settings: Settings, name: str, identity: str, *, everything: bool)
         if not identity:
             failed = next(finding for finding in inspected.report.findings if finding.state == "FAILED")
             raise ValueError(
-                f"{failed.message}\nUntil that is mended, --identity says for whom the rights are to be: "
+                f"{shown(failed.message, _LONGEST_LINE)}\n"
+                "Until that is mended, --identity says for whom the rights are to be: "
                 "system:serviceaccount:NAMESPACE:NAME, or a user's name."
             )
         if not everything:
@@ -158,4 +161,6 @@ def _show_finding(finding: Finding) -> None:
     where = (
         f"{finding.namespace}/{finding.service_account}: " if finding.state == "SKIPPED" and finding.namespace else ""
     )
-    click.echo(f"  {click.style(mark, fg=color)} {item} {where}{finding.message}{reason}")
+    # What a cluster says is cleaned where it comes in; a terminal would obey what was forgotten there.
+    said = shown(f"{item} {where}{finding.message}{reason}", _LONGEST_LINE)
+    click.echo(f"  {click.style(mark, fg=color)} {said}")

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import ssl
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -137,29 +138,26 @@ def test_a_missing_right_names_identity_and_remedy() -> None:
         "KUBERNETES_FORBIDDEN",
         (
             f"RBAC of {HOST} does not let {IDENTITY} have a token for ServiceAccount apps/deployer: that takes the "
-            "right to do so. To grant it: bind --serviceaccount=kubevend:kubevend. CheckConfig on "
-            "configs/default prints "
-            "all that is missing."
+            "right to do so. If 'apps' is a slip, correct the request or allowed_namespaces of the role. To grant it: "
+            "`bind --serviceaccount=kubevend:kubevend` (CheckConfig on configs/default prints all that is missing)"
         ),
     )
     assert error.metadata == {**FACTS, "http_status": "403", "kubernetes_message": said, "identity": IDENTITY}
 
 
 def test_a_right_without_the_name_says_for_whom_it_is() -> None:
-    """Where resourceNames leave the ServiceAccount out, the error says which they have, twenty at the most."""
+    """Where resourceNames leave the ServiceAccount out, the error says so, and not which others they have."""
     refusal = Forbidden("KUBERNETES_FORBIDDEN", "No.", metadata={**FACTS, "identity": IDENTITY})
-    names = [f"n{number:02d}" for number in range(30)]
-    error = not_covered(refusal, MINTING, names)
-    told = ", ".join(names[:20])
+    error = not_covered(refusal, MINTING)
     assert (error.reason, error.message) == (
         "KUBERNETES_RESOURCE_NAMES",
         (
-            f"{IDENTITY} may request tokens in namespace 'apps' of {HOST}, but only for the ServiceAccounts in the "
-            f"resourceNames of its Role: {told}. 'deployer' is not among them: add it there, or grant it by itself: "
-            "bind --serviceaccount=kubevend:kubevend. CheckConfig on configs/default prints all that is missing."
+            f"{IDENTITY} may request tokens in namespace 'apps' of {HOST} for some ServiceAccounts only (resourceNames "
+            "of its Kubernetes Role), and 'deployer' is not among them. Add it there, or grant it by itself: "
+            "`bind --serviceaccount=kubevend:kubevend` (CheckConfig on configs/default prints all that is missing)"
         ),
     )
-    assert error.metadata == {**FACTS, "identity": IDENTITY, "resource_names": told}
+    assert error.metadata == {**FACTS, "identity": IDENTITY}
 
 
 @pytest.mark.parametrize(
@@ -269,6 +267,107 @@ REFUSED = OSError(111, "refused")
 REQUEST = RequestInfo(URL(HOST), "POST", CIMultiDictProxy(CIMultiDict()), URL(HOST))
 
 
+def test_a_forbidden_request_without_a_namespace_has_no_slip() -> None:
+    """What is in no namespace is told with its command alone."""
+    error = _status(403, _body(f'User "{IDENTITY}" cannot create'), replace(ASKING, right="that", grant="x {identity}"))
+    assert error.message == (
+        f"RBAC of {HOST} does not let {IDENTITY} have a TokenReview: that takes that. To grant it: "
+        "`x --serviceaccount=kubevend:kubevend`"
+    )
+
+
+def test_a_command_that_would_be_cut_is_left_out() -> None:
+    """A command of names so long that the message would not reach the caller whole is not begun."""
+    name = "a" * 253
+    long = replace(MINTING, name=name, what=f"a token for ServiceAccount {'n' * 63}/{name}", namespace="n" * 63)
+    long = replace(long, grant=f"kubectl {name} {name} {name} {{identity}}", right="x" * 200)
+    message = _status(403, _body(f'User "{IDENTITY}" cannot create')).message
+    assert "`bind" in message
+    message = _status(403, _body(f'User "{IDENTITY}" cannot create'), long).message
+    assert "kubectl" not in message
+    assert message.endswith("To grant it: CheckConfig on configs/default prints all that is missing.")
+    assert len(message.encode()) < 1500
+
+
+@pytest.mark.parametrize(
+    ("token", "told"),
+    [
+        (bearer(sub=IDENTITY), "`kubectl create token kubevend --namespace=kubevend` makes one for the same"),
+        (
+            bearer(sub="system:serviceaccount:a:--x"),
+            "`kubectl create token NAME --namespace=NAMESPACE` makes one for a",
+        ),
+        ("no JWT", "`kubectl create token NAME --namespace=NAMESPACE` makes one for a"),
+    ],
+    ids=["ours", "an option", "nobody's"],
+)
+def test_a_401_says_how_to_make_a_fresh_token(token: str, told: str) -> None:
+    """Where a token says whose it is, the command makes one for the same ServiceAccount, and for how long."""
+    message = _status(401, presented=Presented(token)).message
+    assert message.endswith(f"{told} ServiceAccount, for an hour (--duration for more).")
+
+
+@pytest.mark.parametrize(
+    ("host", "where"),
+    [
+        (HOST, "10.0.0.1:6443"),
+        ("https://api.example.com", "api.example.com:443"),
+        ("https://[::1]:6443", "'[::1]:6443'"),
+        ("https://a;id:1", "'a;id:1'"),
+    ],
+)
+def test_another_name_says_how_to_see_the_right_ones(host: str, where: str) -> None:
+    """Where a certificate is for other names, a command shows which, with the host as one word to a shell."""
+    message = from_exception(_refused_certificate(62, "Hostname mismatch"), replace(MINTING, host=host)).message
+    assert message.endswith(
+        "for which the certificate was made, in UpdateConfig together with the credential, which is asked for again. "
+        f"`kubectl cluster-info` shows an address that fits; `openssl s_client -connect {where} </dev/null | openssl "
+        "x509 -noout -ext subjectAltName` shows what it was made for."
+    )
+
+
+@pytest.mark.parametrize("host", ["https://[::1", "https://", "https://a`id`", "https://a:99999"])
+def test_a_host_that_is_none_has_no_command(host: str) -> None:
+    """What cannot be written into a command is not."""
+    message = from_exception(_refused_certificate(62, "Hostname mismatch"), replace(MINTING, host=host)).message
+    assert "openssl s_client" not in message
+
+
+BY_UPDATE = "in UpdateConfig together with the credential, which is asked for again"
+
+
+@pytest.mark.parametrize(
+    ("trusts", "label", "told"),
+    [
+        ("kubernetes_ca_cert of configs/default", "configs/default", True),
+        ("the CA file /ca.crt", "configs/default", False),
+        ("the CA file /ca.crt", "callers.clusters.prod", False),
+    ],
+)
+def test_a_ca_is_changed_where_it_stands(trusts: str, label: str, told: bool) -> None:
+    """Only what stands in a config is changed with UpdateConfig."""
+    error = from_exception(_refused_certificate(18, "x"), replace(MINTING, trusts=trusts, label=label))
+    assert (BY_UPDATE in error.message) == told
+
+
+@pytest.mark.parametrize("label", ["configs/default", "callers.clusters.prod"])
+@pytest.mark.parametrize(
+    "error", [TimeoutError(), Redirected(), aiohttp.ClientConnectorSSLError(KEY, REFUSED), UnicodeError()]
+)
+def test_a_host_is_changed_with_its_credential(error: Exception, label: str) -> None:
+    """Who is told to change the host of a config is told that the credential is asked for again."""
+    message = from_exception(error, replace(MINTING, label=label)).message
+    assert (BY_UPDATE in message) == ("kubernetes_host" in message and label.startswith("configs/"))
+
+
+def test_a_missing_service_account_may_be_another_one() -> None:
+    """A ServiceAccount that is not there is made, or another one is named, and the message says where."""
+    assert _status(404, _body(kind="serviceaccounts")).message.endswith(
+        "create it (`kubectl create serviceaccount deployer --namespace=apps`), or name another one in the request or "
+        "the role."
+    )
+
+
 def _refused_certificate(code: int, message: str) -> Exception:
     """As OpenSSL refuses a server's certificate."""
     error = ssl.SSLCertVerificationError(1, "verify failed")
@@ -307,9 +406,9 @@ EXCEPTIONS: list[tuple[Exception, tuple[type[KubevendError], str]]] = [
     (aiohttp.ClientHttpProxyError(REQUEST, ()), LOST),
     (aiohttp.WSServerHandshakeError(REQUEST, ()), LOST),
     (aiohttp.TooManyRedirects(REQUEST, ()), LOST),
-    (aiohttp.InvalidURL("x"), LOST),
-    (aiohttp.NonHttpUrlClientError("x"), LOST),
-    (aiohttp.InvalidUrlClientError("x"), LOST),
+    (aiohttp.InvalidURL("x"), UNREACHABLE),
+    (aiohttp.NonHttpUrlClientError("x"), UNREACHABLE),
+    (aiohttp.InvalidUrlClientError("x"), UNREACHABLE),
     (aiohttp.RedirectClientError("x"), LOST),
     (aiohttp.NonHttpUrlRedirectClientError("x"), LOST),
     (aiohttp.InvalidUrlRedirectClientError("x"), LOST),

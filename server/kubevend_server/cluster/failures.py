@@ -6,16 +6,17 @@ import os
 import re
 import shlex
 import ssl
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from kubevend_server.cluster.credentials import NOTHING, Presented
 from kubevend_server.cluster.status import Status, parse_status
+from kubevend_server.cluster.text import shown
 from kubevend_server.errors import (
     Aborted,
     FailedPrecondition,
@@ -31,9 +32,11 @@ _DEFAULT_RETRY = timedelta(seconds=1)
 _SECONDS = re.compile("[0-9]{1,5}")
 # Go writes the name as %q does, with a backslash before a quote.
 _IDENTITY = re.compile(r'User "((?:[^"\\]|\\.)*)" cannot')
+_SEARCHED = 4000
+_LONGEST_COMMAND = 700
 _SERVICE_ACCOUNT = "system:serviceaccount:"
 _SERVICE_ACCOUNT_SUBJECT = re.compile(
-    "system:serviceaccount:(?P<namespace>[a-z0-9-]{1,63}):(?P<name>[a-z0-9.-]{1,253})"
+    "system:serviceaccount:(?P<namespace>[a-z0-9][a-z0-9-]{0,62}):(?P<name>[a-z0-9][a-z0-9.-]{0,252})"
 )
 
 # OpenSSL's X509_V_ERR_…, https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/.
@@ -46,6 +49,8 @@ _SHOW_CA = (
     "cluster that kubectl "
     "reaches"
 )
+
+_NO_URL = (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)
 
 
 class Redirected(aiohttp.ClientError):
@@ -112,7 +117,7 @@ def from_status(  # noqa: PLR0911 - one return for each status that means someth
     # Priority and fairness turns away in plain text, unlike all else that an API server says.
     if answer is None and status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
         return _not_kubernetes(attempt, f"it answers {status} with something that is not Kubernetes' own")
-    said = answer.message[:_LONGEST_MESSAGE] if answer else "an answer that is not Kubernetes' own"
+    said = shown(answer.message, _LONGEST_MESSAGE) if answer else "an answer that is not Kubernetes' own"
     facts = attempt.facts(http_status=str(status), kubernetes_message=said)
     if status == HTTPStatus.UNAUTHORIZED:
         return _unauthorized(attempt, presented, facts)
@@ -167,13 +172,17 @@ def from_exception(  # noqa: PLR0911 - one return for each kind of failure
         return FailedPrecondition(
             "KUBERNETES_TLS_FAILED",
             f"{attempt.host} does not speak TLS as an API server does ({_openssl(error)}). Set kubernetes_host of "
-            f"{attempt.label} to the API server's https address and port; `kubectl cluster-info` shows it.",
+            f"{attempt.label} to the API server's https address and port, which `kubectl cluster-info` "
+            f"shows{_by_update(attempt)}.",
             metadata=attempt.facts(),
         )
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return _unreachable(attempt, "its name cannot be looked up")
     if isinstance(error, aiohttp.ClientConnectorError):
         return _unreachable(attempt, _system(error))
+    # A redirect's URL comes after something was sent.
+    if isinstance(error, _NO_URL) and not isinstance(error, aiohttp.RedirectClientError):
+        return _unreachable(attempt, "it is not a URL that can be called")
     if isinstance(error, UnicodeError):
         return _unreachable(attempt, "it is not a name that can be looked up")
     if isinstance(error, aiohttp.ConnectionTimeoutError):
@@ -205,16 +214,18 @@ def busy(attempt: Attempt, most: int) -> KubevendError:
     )
 
 
-def not_covered(refusal: Forbidden, attempt: Attempt, covered: Sequence[str]) -> Forbidden:
-    """The error where the right is there, and its resourceNames leave this one out."""
+def not_covered(refusal: Forbidden, attempt: Attempt) -> Forbidden:
+    """The error where the right is there, and its resourceNames leave this one out.
+
+    It does not tell which are in them: whoever may have a token issued need not know what else there is.
+    """
     identity = refusal.metadata["identity"]
-    names = ", ".join(sorted(covered)[:20])
     return Forbidden(
         "KUBERNETES_RESOURCE_NAMES",
-        f"{identity} may request tokens in namespace {attempt.namespace!r} of {attempt.host}, but only for the "
-        f"ServiceAccounts in the resourceNames of its Role: {names}. {attempt.name!r} is not among them: add it there, "
-        f"or grant it by itself: {_grant(attempt, identity)}",
-        metadata={**refusal.metadata, "resource_names": names},
+        f"{identity} may request tokens in namespace {attempt.namespace!r} of {attempt.host} for some ServiceAccounts "
+        f"only (resourceNames of its Kubernetes Role), and {attempt.name!r} is not among them. "
+        f"Add it there, or grant it by itself: {_grant(attempt, identity)}",
+        metadata=refusal.metadata,
     )
 
 
@@ -226,13 +237,23 @@ def subject_flag(identity: str) -> str:
 
 
 def _grant(attempt: Attempt, identity: str) -> str:
+    """The command that grants what lacks, where it can be written for this identity, and what else helps."""
     command = attempt.grant.format(identity=subject_flag(identity))
-    more = f" CheckConfig on {attempt.label} prints all that is missing." if attempt.namespace else ""
-    return f"{command}.{more}"
+    all_of_it = f"CheckConfig on {attempt.label} prints all that is missing." if attempt.namespace else ""
+    if not _is_nameable(identity) or len(command) > _LONGEST_COMMAND:
+        return all_of_it or "its name does not stand in a command, so write the binding by hand."
+    return f"`{command}`" + (f" ({all_of_it.rstrip('.')})" if all_of_it else "")
+
+
+def _is_nameable(identity: str) -> bool:
+    """Whether this is somebody's name as it is: neither cut nor escaped, nor by a cluster that makes names up."""
+    if identity.startswith(_SERVICE_ACCOUNT):
+        return _SERVICE_ACCOUNT_SUBJECT.fullmatch(identity) is not None
+    return 0 < len(identity) < _LONGEST_IDENTITY and identity.isprintable() and not set("\\`") & set(identity)
 
 
 def _unauthorized(attempt: Attempt, presented: Presented, facts: dict[str, str]) -> KubevendError:
-    expiry, command = presented.expiry(), "kubectl create token NAME --namespace=NAMESPACE"
+    expiry, command, whose = presented.expiry(), "kubectl create token NAME --namespace=NAMESPACE", "a ServiceAccount"
     if expiry is not None and expiry <= datetime.now(UTC):
         why = f"it expired at {expiry.isoformat(timespec='seconds')}"
         facts = {**facts, "expired": expiry.isoformat(timespec="seconds")}
@@ -241,10 +262,11 @@ def _unauthorized(attempt: Attempt, presented: Presented, facts: dict[str, str])
     owner = _SERVICE_ACCOUNT_SUBJECT.fullmatch(presented.subject())
     if owner:
         command = f"kubectl create token {owner['name']} --namespace={owner['namespace']}"
+        whose = "the same ServiceAccount"
     return Unauthorized(
         "KUBERNETES_UNAUTHORIZED",
         f"{attempt.host} does not accept {attempt.credential} ({attempt.label}): {why}. Put a fresh one in its place; "
-        f"`{command}` makes one for a ServiceAccount.",
+        f"`{command}` makes one for {whose}, for an hour (--duration for more).",
         metadata=facts,
     )
 
@@ -257,7 +279,7 @@ def _forbidden(answer: Status, attempt: Attempt, facts: dict[str, str]) -> Kubev
             "until it is gone and make it anew, or name another one.",
             metadata=facts,
         )
-    found = _IDENTITY.search(answer.message)
+    found = _IDENTITY.search(answer.message[:_SEARCHED])
     if not found:
         # RBAC always says who; whatever else forbids is an admission policy or webhook, or another authorizer.
         return FailedPrecondition(
@@ -266,11 +288,13 @@ def _forbidden(answer: Status, attempt: Attempt, facts: dict[str, str]) -> Kubev
             f"{facts['kubernetes_message']}",
             metadata=facts,
         )
-    identity = found.group(1).replace('\\"', '"').replace("\\\\", "\\")[:_LONGEST_IDENTITY]
+    identity = shown(found.group(1).replace('\\"', '"').replace("\\\\", "\\"), _LONGEST_IDENTITY)
+    # Before the command, which is wrong advice where the namespace does not exist.
+    slip = f" If {attempt.namespace!r} is a slip, correct the request or allowed_namespaces of the role."
     return Forbidden(
         "KUBERNETES_FORBIDDEN",
-        f"RBAC of {attempt.host} does not let {identity} have {attempt.what}: that takes {attempt.right}. To grant it: "
-        f"{_grant(attempt, identity)}",
+        f"RBAC of {attempt.host} does not let {identity} have {attempt.what}: that takes {attempt.right}."
+        f"{slip if attempt.namespace else ''} To grant it: {_grant(attempt, identity)}",
         metadata={**facts, "identity": identity},
     )
 
@@ -287,7 +311,8 @@ def _not_found(answer: Status, attempt: Attempt, facts: dict[str, str]) -> Kubev
         return FailedPrecondition(
             "KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND",
             f"{attempt.host} has no ServiceAccount {attempt.name!r} in namespace {attempt.namespace!r}: create it "
-            f"(`kubectl create serviceaccount {attempt.name} --namespace={attempt.namespace}`), or name another one.",
+            f"(`kubectl create serviceaccount {attempt.name} --namespace={attempt.namespace}`), or name another one "
+            "in the request or the role.",
             metadata=facts,
         )
     return _not_kubernetes(attempt, f"it does not know {attempt.what}: {facts['kubernetes_message']}")
@@ -297,25 +322,28 @@ def _untrusted(error: Exception, attempt: Attempt) -> KubevendError:
     code = error.verify_code if isinstance(error, ssl.SSLCertVerificationError) else 0
     why = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else str(error)
     if code in _OTHER_NAME:
-        todo = f"Set kubernetes_host of {attempt.label} to a name or address for which the certificate was made."
+        todo = (
+            f"Set kubernetes_host of {attempt.label} to a name or address for which the certificate was made"
+            f"{_by_update(attempt)}. `kubectl cluster-info` shows an address that fits{_show_names(attempt.host)}."
+        )
     elif code in (_EXPIRED, _NOT_YET_VALID):
         now = datetime.now(UTC).isoformat(timespec="seconds")
         todo = f"Renew the API server's certificate, or set kubevend's clock, which says {now}."
     else:
-        todo = f"It was not signed by {attempt.trusts}: put there the CA that signed it. {_SHOW_CA}."
+        how = _by_update(attempt, ca=True)
+        todo = f"It was not signed by {attempt.trusts}: put there the CA that signed it{how}. {_SHOW_CA}."
     return FailedPrecondition(
         "KUBERNETES_UNTRUSTED",
-        f"The certificate of {attempt.host} is not trusted: {why.rstrip('.')}. {todo}",
-        metadata=attempt.facts(tls_error=why),
+        f"The certificate of {attempt.host} is not trusted: {shown(why, _LONGEST_IDENTITY).rstrip('.')}. {todo}",
+        metadata=attempt.facts(tls_error=shown(why, _LONGEST_IDENTITY)),
     )
 
 
 def _unreachable(attempt: Attempt, why: str) -> KubevendError:
     return Unavailable(
         "KUBERNETES_UNREACHABLE",
-        f"{attempt.host} cannot be reached: {why}. Check kubernetes_host of {attempt.label} (`kubectl "
-        "cluster-info` shows "
-        "the right one), the network, and whether the API server runs.",
+        f"{attempt.host} cannot be reached: {why}. Check the network, whether the API server runs, and kubernetes_host "
+        f"of {attempt.label}: `kubectl cluster-info` shows the right one, to be set{_by_update(attempt)}.",
         metadata=attempt.facts(),
     )
 
@@ -324,8 +352,31 @@ def _not_kubernetes(attempt: Attempt, why: str) -> KubevendError:
     return FailedPrecondition(
         "NOT_KUBERNETES",
         f"{attempt.host} is not a Kubernetes API server, or something stands before it: {why}. Set kubernetes_host of "
-        f"{attempt.label} to the API server's own address; `kubectl cluster-info` shows it.",
+        f"{attempt.label} to the API server's own address, which `kubectl cluster-info` shows{_by_update(attempt)}.",
         metadata=attempt.facts(),
+    )
+
+
+def _by_update(attempt: Attempt, *, ca: bool = False) -> str:
+    """How a config's host or CA is changed; empty where they stand in the settings or in a file."""
+    if not attempt.label.startswith("configs/") or (ca and not attempt.trusts.startswith("kubernetes_ca_cert")):
+        return ""
+    return ", in UpdateConfig together with the credential, which is asked for again"
+
+
+def _show_names(host: str) -> str:
+    """The command that prints for which names a server's certificate was made."""
+    try:
+        found = urlsplit(host)
+        name, port = found.hostname, found.port or 443
+    except ValueError:
+        return ""
+    if not name or not name.isprintable() or "`" in name:
+        return ""
+    where = shlex.quote(f"[{name}]:{port}" if ":" in name else f"{name}:{port}")
+    return (
+        f"; `openssl s_client -connect {where} </dev/null | openssl x509 -noout -ext subjectAltName` shows what it was "
+        "made for"
     )
 
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import msgspec
 
+from kubevend_server.cluster.answers import decode
 from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.failures import unreadable
+from kubevend_server.cluster.text import LONGEST_ID, is_plain, shown
 
 _CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
-
-
 _LONGEST_USERNAME = 1000
+_LONGEST_ERROR = 500
 
 BASIC_RIGHT = "what the ClusterRoleBinding system:basic-user gives to everybody, where nobody took it away"
 BASIC_GRANT = "kubectl create clusterrolebinding kubevend-basic-user --clusterrole=system:basic-user {identity}"
@@ -60,14 +61,14 @@ async def review_token(connection: Connection, token: str, audience: str) -> Rev
         "spec": {"token": token, "audiences": [audience]},
     }
     answer = await connection.post("/apis/authentication.k8s.io/v1/tokenreviews", body, attempt)
-    try:
-        status = msgspec.json.decode(answer.body, type=_TokenReview).status
-    except msgspec.DecodeError as error:
-        raise unreadable(attempt) from error
+    status = decode(answer.body, _TokenReview, attempt).status
     jti = next(iter(status.user.extra.get(_CREDENTIAL_ID, ())), "").removeprefix("JTI=")
+    # A name or an id that was cut or escaped would be another one.
+    if not is_plain(jti, LONGEST_ID) or not is_plain(status.user.username, _LONGEST_USERNAME):
+        raise unreadable(attempt)
     # An authenticator that knows no audiences answers without any; such a token was not meant for us.
     authenticated = status.authenticated and audience in status.audiences
-    return Reviewed(authenticated, status.user.username, jti, status.error)
+    return Reviewed(authenticated, status.user.username, jti, shown(status.error, _LONGEST_ERROR))
 
 
 async def review_self(connection: Connection) -> str:
@@ -86,11 +87,8 @@ async def review_self(connection: Connection) -> str:
     )
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
     answer = await connection.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", body, attempt)
-    try:
-        found = msgspec.json.decode(answer.body, type=_SelfReview).status.userInfo.username
-    except msgspec.DecodeError as error:
-        raise unreadable(attempt) from error
-    if not 0 < len(found) <= _LONGEST_USERNAME:
+    found = decode(answer.body, _SelfReview, attempt).status.userInfo.username
+    if not found or not is_plain(found, _LONGEST_USERNAME):
         raise unreadable(attempt)
     return found
 

@@ -5,20 +5,28 @@ See https://kubernetes.io/docs/reference/kubernetes-api/authorization-resources/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
 
+from kubevend_server.cluster.answers import decode
 from kubevend_server.cluster.connection import Connection
-from kubevend_server.cluster.failures import Attempt, Forbidden, not_covered, unreadable
+from kubevend_server.cluster.failures import Attempt, Forbidden, not_covered
 from kubevend_server.cluster.reviews import BASIC_GRANT, BASIC_RIGHT
+from kubevend_server.cluster.text import shown
 from kubevend_server.errors import KubevendError
 
 _API = "authorization.k8s.io/v1"
 
 _LONGEST_REASON = 500
+_MOST_NAMES = 20
+_LONGEST_NAME = 253
+# A DNS subdomain (RFC 1123), as Kubernetes wants the name of a ServiceAccount.
+_LABEL = "[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
+_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
@@ -71,21 +79,26 @@ async def has_right(connection: Connection, right: Right) -> tuple[bool, str]:
     }
     spec = {"resourceAttributes": {key: value for key, value in attributes.items() if value}}
     status = await _ask(connection, "SelfSubjectAccessReview", spec, _AccessReview)
-    return status.status.allowed, status.status.reason[:_LONGEST_REASON]
+    return status.status.allowed, shown(status.status.reason, _LONGEST_REASON)
 
 
 async def covered_service_accounts(connection: Connection, namespace: str) -> tuple[str, ...]:
     """Ask a cluster for which ServiceAccounts of a namespace kubevend may request tokens (SelfSubjectRulesReview).
 
     Returns:
-        The resourceNames of all rules that grant it; empty where there is none.
+        For people, the resourceNames of all rules that grant it; empty where there is none. Of more than 20, how many
+        more there are stands in place of the twentieth and those after it.
 
     Raises:
         KubevendError: the cluster could not be asked.
     """
     review = await _ask(connection, "SelfSubjectRulesReview", {"namespace": namespace}, _RulesReview)
     granting = (rule for rule in review.status.resourceRules or () if _grants_tokens(rule))
-    return tuple(sorted({name for rule in granting for name in rule.resourceNames}))
+    names = sorted({name for rule in granting for name in rule.resourceNames if _is_name(name)})
+    if len(names) <= _MOST_NAMES:
+        return tuple(names)
+    kept = _MOST_NAMES - 1
+    return (*names[:kept], f"{len(names) - kept} more")
 
 
 async def explain(connection: Connection, refusal: Forbidden, attempt: Attempt) -> KubevendError:
@@ -98,7 +111,7 @@ async def explain(connection: Connection, refusal: Forbidden, attempt: Attempt) 
         covered = await covered_service_accounts(connection, attempt.namespace)
     except KubevendError:
         return refusal
-    return not_covered(refusal, attempt, covered) if covered else refusal
+    return not_covered(refusal, attempt) if covered else refusal
 
 
 async def _ask(connection: Connection, kind: str, spec: Mapping[str, Any], answer_type: type[_Answer]) -> _Answer:
@@ -109,10 +122,11 @@ async def _ask(connection: Connection, kind: str, spec: Mapping[str, Any], answe
     )
     body = {"apiVersion": _API, "kind": kind, "spec": spec}
     answer = await connection.post(f"/apis/{_API}/{kind.lower()}s", body, attempt)
-    try:
-        return msgspec.json.decode(answer.body, type=answer_type)
-    except msgspec.DecodeError as error:
-        raise unreadable(attempt) from error
+    return decode(answer.body, answer_type, attempt)
+
+
+def _is_name(text: str) -> bool:
+    return len(text) <= _LONGEST_NAME and _NAME.fullmatch(text) is not None
 
 
 def _grants_tokens(rule: _Rule) -> bool:

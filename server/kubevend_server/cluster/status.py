@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What comes of JSON that is none, is of another type, or nests deeply."""
+
 
 class Cause(msgspec.Struct):
     """Why, for programs: `NamespaceTerminating`."""
@@ -33,6 +36,6 @@ def parse_status(body: bytes) -> Status | None:
     """What an answer says, or None where it is no Status object."""
     try:
         found = msgspec.json.decode(body, type=Status)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
     return found if found.kind == "Status" else None

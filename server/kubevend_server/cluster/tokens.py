@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
+import uuid
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -14,14 +15,17 @@ from typing import Any
 
 import msgspec
 
+from kubevend_server.cluster.answers import decode
 from kubevend_server.cluster.connection import Answer, Connection
 from kubevend_server.cluster.failures import Attempt, Forbidden, unreadable
 from kubevend_server.cluster.rights import explain
+from kubevend_server.cluster.text import LONGEST_ID, is_plain, shown
 from kubevend_server.errors import FailedPrecondition
 from kubevend_server.policy.grant import Grant
 
 _API = "authentication.k8s.io/v1"
 _LONGEST_WARNING = 500
+_MOST_WARNINGS = 20
 _WARNING = re.compile(r'^299 \S+ "((?:[^"\\]|\\.)*)"')
 
 
@@ -67,8 +71,8 @@ async def request_token(connection: Connection, grant: Grant, audit_id: str) -> 
     except Forbidden as refusal:
         raise await explain(connection, refusal, attempt) from refusal
     try:
-        return _read(answer, audit_id)
-    except (msgspec.DecodeError, ValueError, OverflowError, OSError) as error:
+        return _read(answer, attempt)
+    except (ValueError, OverflowError, OSError) as error:
         raise unreadable(attempt) from error
 
 
@@ -105,7 +109,7 @@ async def probe_service_account(connection: Connection, namespace: str, name: st
     Raises:
         KubevendError: it is not there, or this could not be found out.
     """
-    attempt = replace(token_attempt(connection, namespace, name), mints=False)
+    attempt = replace(token_attempt(connection, namespace, name, str(uuid.uuid4())), mints=False)
     body = {
         "apiVersion": _API,
         "kind": "TokenRequest",
@@ -155,9 +159,12 @@ class _Claims(msgspec.Struct):
     exp: int
 
 
-def _read(answer: Answer, audit_id: str) -> IssuedToken:
-    reply = msgspec.json.decode(answer.body, type=_TokenRequest)
-    claims = msgspec.json.decode(_payload(reply.status.token), type=_Claims)
+def _read(answer: Answer, attempt: Attempt) -> IssuedToken:
+    reply = decode(answer.body, _TokenRequest, attempt)
+    claims = decode(_payload(reply.status.token), _Claims, attempt)
+    # What was cut or escaped would be another id, or another audience.
+    if not claims.jti or not is_plain(claims.jti, LONGEST_ID) or not all(map(str.isprintable, claims.aud)):
+        raise unreadable(attempt)
     matches = (_WARNING.match(header) for header in answer.headers.getall("Warning", ()))
     return IssuedToken(
         token=reply.status.token,
@@ -166,14 +173,14 @@ def _read(answer: Answer, audit_id: str) -> IssuedToken:
         issue_time=datetime.fromtimestamp(claims.iat, UTC),
         expire_time=datetime.fromtimestamp(claims.exp, UTC),
         ttl=timedelta(seconds=reply.spec.expirationSeconds),
-        kubernetes_audit_id=audit_id,
-        warnings=tuple(_text(match.group(1)) for match in matches if match),
+        kubernetes_audit_id=attempt.audit_id,
+        warnings=tuple(_text(match.group(1)) for match in matches if match)[:_MOST_WARNINGS],
     )
 
 
 def _text(quoted: str) -> str:
     # A header may hold any bytes; what is no text must not reach an event, which could then not be written.
-    return quoted.replace('\\"', '"').encode("utf-8", "replace").decode()[:_LONGEST_WARNING]
+    return shown(quoted.replace('\\"', '"'), _LONGEST_WARNING)
 
 
 def _payload(jwt: str) -> bytes:

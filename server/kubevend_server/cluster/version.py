@@ -10,8 +10,12 @@ from http import HTTPStatus
 import msgspec
 
 from kubevend_server.cluster import failures
+from kubevend_server.cluster.answers import decode
 from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.status import parse_status
+from kubevend_server.cluster.text import shown
+
+_LONGEST_VERSION = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +44,7 @@ async def read_version(connection: Connection) -> Said:
         return Said("", time)
     if answer.status != HTTPStatus.OK:
         raise failures.from_status(answer.status, answer.headers, answer.body, attempt)
-    try:
-        return Said(msgspec.json.decode(answer.body, type=_Version).gitVersion, time)
-    except msgspec.DecodeError as error:
-        raise failures.unreadable(attempt) from error
+    return Said(shown(decode(answer.body, _Version, attempt).gitVersion, _LONGEST_VERSION), time)
 
 
 def _date(header: str) -> datetime | None:
