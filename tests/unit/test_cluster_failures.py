@@ -280,7 +280,7 @@ def test_a_command_that_would_be_cut_is_left_out() -> None:
     """A command of names so long that the message would not reach the caller whole is not begun."""
     name = "a" * 253
     long = replace(MINTING, name=name, what=f"a token for ServiceAccount {'n' * 63}/{name}", namespace="n" * 63)
-    long = replace(long, grant=f"kubectl {name} {name} {name} {{identity}}", right="x" * 200)
+    long = replace(long, grant=f"kubectl {name} {name} {name} {{identity}}", right="x" * 300)
     message = _status(403, _body(f'User "{IDENTITY}" cannot create')).message
     assert "`bind" in message
     message = _status(403, _body(f'User "{IDENTITY}" cannot create'), long).message

@@ -33,7 +33,8 @@ _SECONDS = re.compile("[0-9]{1,5}")
 # Go writes the name as %q does, with a backslash before a quote.
 _IDENTITY = re.compile(r'User "((?:[^"\\]|\\.)*)" cannot')
 _SEARCHED = 4000
-_LONGEST_COMMAND = 700
+# In bytes, of 1,500 that reach a caller: half a command would be worse than none.
+_LONGEST_WITH_COMMAND = 1490
 _SERVICE_ACCOUNT = "system:serviceaccount:"
 _SERVICE_ACCOUNT_SUBJECT = re.compile(
     "system:serviceaccount:(?P<namespace>[a-z0-9][a-z0-9-]{0,62}):(?P<name>[a-z0-9][a-z0-9.-]{0,252})"
@@ -220,13 +221,12 @@ def not_covered(refusal: Forbidden, attempt: Attempt) -> Forbidden:
     It does not tell which are in them: whoever may have a token issued need not know what else there is.
     """
     identity = refusal.metadata["identity"]
-    return Forbidden(
-        "KUBERNETES_RESOURCE_NAMES",
+    why = (
         f"{identity} may request tokens in namespace {attempt.namespace!r} of {attempt.host} for some ServiceAccounts "
         f"only (resourceNames of its Kubernetes Role), and {attempt.name!r} is not among them. "
-        f"Add it there, or grant it by itself: {_grant(attempt, identity)}",
-        metadata=refusal.metadata,
+        "Add it there, or grant it by itself:"
     )
+    return Forbidden("KUBERNETES_RESOURCE_NAMES", _with_grant(why, attempt, identity), metadata=refusal.metadata)
 
 
 def subject_flag(identity: str) -> str:
@@ -236,13 +236,14 @@ def subject_flag(identity: str) -> str:
     return shlex.quote(f"--user={identity}")
 
 
-def _grant(attempt: Attempt, identity: str) -> str:
-    """The command that grants what lacks, where it can be written for this identity, and what else helps."""
+def _with_grant(why: str, attempt: Attempt, identity: str) -> str:
+    """A message with the command that grants what lacks, where it can be written for this identity."""
     command = attempt.grant.format(identity=subject_flag(identity))
-    all_of_it = f"CheckConfig on {attempt.label} prints all that is missing." if attempt.namespace else ""
-    if not _is_nameable(identity) or len(command) > _LONGEST_COMMAND:
-        return all_of_it or "its name does not stand in a command, so write the binding by hand."
-    return f"`{command}`" + (f" ({all_of_it.rstrip('.')})" if all_of_it else "")
+    everything = f"CheckConfig on {attempt.label} prints all that is missing" if attempt.namespace else ""
+    whole = f"{why} `{command}`" + (f" ({everything})" if everything else "")
+    if _is_nameable(identity) and len(whole.encode()) <= _LONGEST_WITH_COMMAND:
+        return whole
+    return f"{why} {everything or 'no command can name it, so write the binding by hand'}."
 
 
 def _is_nameable(identity: str) -> bool:
@@ -291,11 +292,12 @@ def _forbidden(answer: Status, attempt: Attempt, facts: dict[str, str]) -> Kubev
     identity = shown(found.group(1).replace('\\"', '"').replace("\\\\", "\\"), _LONGEST_IDENTITY)
     # Before the command, which is wrong advice where the namespace does not exist.
     slip = f" If {attempt.namespace!r} is a slip, correct the request or allowed_namespaces of the role."
-    return Forbidden(
-        "KUBERNETES_FORBIDDEN",
+    why = (
         f"RBAC of {attempt.host} does not let {identity} have {attempt.what}: that takes {attempt.right}."
-        f"{slip if attempt.namespace else ''} To grant it: {_grant(attempt, identity)}",
-        metadata={**facts, "identity": identity},
+        f"{slip if attempt.namespace else ''} To grant it:"
+    )
+    return Forbidden(
+        "KUBERNETES_FORBIDDEN", _with_grant(why, attempt, identity), metadata={**facts, "identity": identity}
     )
 
 
@@ -315,7 +317,9 @@ def _not_found(answer: Status, attempt: Attempt, facts: dict[str, str]) -> Kubev
             "in the request or the role.",
             metadata=facts,
         )
-    return _not_kubernetes(attempt, f"it does not know {attempt.what}: {facts['kubernetes_message']}")
+    return _not_kubernetes(
+        attempt, f"it does not know {attempt.what}: {facts['kubernetes_message'][:_LONGEST_IDENTITY]}"
+    )
 
 
 def _untrusted(error: Exception, attempt: Attempt) -> KubevendError:
