@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kubevend_server.config_rules import ConfigRules
+from kubevend_server.config_rules import ConfigRules, normalized
 from kubevend_server.configs import Config, Credential
 from kubevend_server.errors import InvalidArgument, Violation
 from tests.unit.builders import SECRET, ca_certificate, client_certificate, config
@@ -31,7 +31,14 @@ def _faults(rules: ConfigRules, of: Config) -> list[str]:
 
 @pytest.mark.parametrize(
     "host",
-    ["https://10.0.0.1:6443", "https://api.example.com", "https://[2001:db8::1]:6443", "https://a-b.c1"],
+    [
+        "https://10.0.0.1:6443",
+        "https://api.example.com",
+        "https://[2001:db8::1]:6443",
+        "https://a-b.c1",
+        "https://0x7f.example.com",
+        "https://1.example",
+    ],
 )
 def test_an_https_host_is_accepted(host: str) -> None:
     """A host is an https URL of a name or an address, with or without a port."""
@@ -88,10 +95,56 @@ def test_a_host_that_no_resolver_takes_is_refused(host: str) -> None:
     assert _faults(RULES, config(kubernetes_host=host)) == ["config.kubernetes_host"]
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "https://[.]",
+        "https://[:]",
+        "https://[::1::]",
+        "https://[1.2.3.4]",
+        "https://[2001:db8::1%eth0]",
+        "https://2130706433:1",
+        "https://127.1",
+        "https://10.0.0.256",
+        "https://010.0.0.1",
+        "https://1.2.3.4.5",
+        "https://0x7f000001",
+        "https://127.0.0.0x1",
+        "https://api.0x",
+        "https://api.1",
+    ],
+)
+def test_an_address_is_written_as_one(host: str) -> None:
+    """What a resolver takes for an address, and is none in four decimal numbers or in IPv6, is refused."""
+    assert _faults(RULES, config(kubernetes_host=host)) == ["config.kubernetes_host"]
+
+
+@pytest.mark.parametrize(
+    ("host", "form"),
+    [
+        ("https://API.Example.com", "https://api.example.com"),
+        ("https://api:443", "https://api"),
+        ("https://api:0443", "https://api"),
+        ("https://api:06443", "https://api:6443"),
+        ("https://10.0.0.1:6443", "https://10.0.0.1:6443"),
+        ("https://[2001:DB8:0:0::0001]:443", "https://[2001:db8::1]"),
+        ("https://[::ffff:10.0.0.1]:6443", "https://10.0.0.1:6443"),
+        ("https://[::ffff:a00:1]", "https://10.0.0.1"),
+        ("", ""),
+        ("HTTPS://API", "HTTPS://API"),
+        ("https://API/", "https://API/"),
+        ("https://2130706433", "https://2130706433"),
+    ],
+)
+def test_a_host_has_one_form(host: str, form: str) -> None:
+    """However a host is written, there is one form of it, which stays as it is; what is no host is left alone."""
+    assert (normalized(host), normalized(form)) == (form, form)
+
+
 IN_CLUSTER = Credential("in_cluster")
 
 
-@pytest.mark.parametrize("host", ["", OWN])
+@pytest.mark.parametrize("host", ["", normalized(OWN)])
 def test_the_pods_own_credential_goes_to_the_pods_own_cluster(host: str) -> None:
     """In a pod the in-cluster credential needs no host, and takes the own one."""
     assert _faults(IN_POD, config(kubernetes_host=host, credential=IN_CLUSTER)) == []
@@ -99,7 +152,7 @@ def test_the_pods_own_credential_goes_to_the_pods_own_cluster(host: str) -> None
 
 @pytest.mark.parametrize(
     "host",
-    ["https://evil.com", OWN + "/", OWN.upper(), "https://10.96.0.1", OWN + "0", "https://10.96.0.1:443@evil.com"],
+    ["https://evil.com", OWN + "/", OWN.upper(), "https://10.96.0.1:6443", OWN + "0", "https://10.96.0.1:443@evil.com"],
 )
 def test_the_pods_own_credential_goes_nowhere_else(host: str) -> None:
     """With any other host, however alike, the in-cluster credential is refused."""
@@ -196,13 +249,30 @@ def test_a_credential_goes_to_the_hosts_of_its_folder(
     assert _file_faults({str(folder): hosts}, path, host) == ([] if allowed else [fault])
 
 
-def test_a_folder_within_a_folder_has_the_hosts_of_both(folder: Path) -> None:
-    """A file that is in several folders of the settings may go where any of them lets it go."""
-    folders = {str(folder.parent): ("https://outer",), str(folder): ("https://inner",)}
-    path = str(folder / "token")
-    assert _file_faults(folders, path, "https://outer") == _file_faults(folders, path, "https://inner") == []
-    assert len(_file_faults(folders, path, "https://third")) == 1
-    assert len(_file_faults(folders, str(folder.parent / "token"), "https://inner")) == 1
+def test_the_deepest_folder_decides(folder: Path) -> None:
+    """A file in a folder within another goes where the inner one lets it go, whatever the outer one says, and a file
+    beside the inner one where the outer one does.
+    """
+    inner, outer = str(folder / "token"), str(folder.parent / "token")
+    for hosts in (("*",), ("https://outer",)):
+        for folders in (
+            {str(folder.parent): hosts, str(folder): ("https://inner",)},
+            {str(folder): ("https://inner",), str(folder.parent): hosts},
+        ):
+            assert _file_faults(folders, inner, "https://inner") == []
+            assert _file_faults(folders, outer, "https://outer") == []
+            told = f"{inner!r} may not be shown to https://outer: the server's settings let what is in {folder} go to "
+            fault = Violation("config.token_file", f"{told}https://inner only")
+            assert _file_faults(folders, inner, "https://outer") == [fault]
+    assert len(_file_faults({str(folder.parent): ("*",), str(folder): ()}, inner, "https://outer")) == 1
+
+
+def test_two_names_of_a_folder_must_both_allow(folder: Path) -> None:
+    """A folder that the settings name twice, once through a link, is as narrow as both together."""
+    (folder.parent / "link").symlink_to(folder)
+    folders = {str(folder.parent / "link"): ("*",), str(folder): ("https://inner",)}
+    assert _file_faults(folders, str(folder / "token"), "https://inner") == []
+    assert len(_file_faults(folders, str(folder / "token"), "https://outer")) == 1
 
 
 def test_both_files_of_a_pair_are_held_to_the_folders(folder: Path) -> None:

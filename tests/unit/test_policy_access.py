@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -301,6 +302,13 @@ _PAIR = Credential("client_certificate_files", certificate_file="/run/a/tls.crt"
             config(credential=Credential("token_file", token_file="/run/t")),
             True,
         ),
+        ('context.kubernetes_ca_cert_sha256 == ""', config(), True),
+        (
+            f'context.kubernetes_ca_cert_sha256 == "{sha256(b"PEM").hexdigest()}"',
+            config(kubernetes_ca_cert="PEM"),
+            True,
+        ),
+        ('context.kubernetes_ca_cert_sha256 == ""', config(kubernetes_ca_cert="PEM"), False),
     ],
 )
 def test_a_policy_sees_a_config_as_it_would_be(action: str, condition: str, proposed: Config, allowed: bool) -> None:
@@ -314,6 +322,31 @@ def test_a_policy_sees_a_config_as_it_would_be(action: str, condition: str, prop
     resource = proposed if action == "CreateConfig" else config(kubernetes_host="https://before")
     decision = policy.authorize(RUNNER, action, resource, Circumstances(proposed=proposed))
     assert decision == (Decision(True, ("own",)) if allowed else DENIED)
+
+
+@pytest.mark.parametrize(
+    ("condition", "current", "allowed"),
+    [
+        ('context.current_kubernetes_host == "https://10.0.0.1:6443"', config(), True),
+        ('context.current_kubernetes_host == "https://10.0.0.1:6443"', config(kubernetes_host="https://b"), False),
+        ('context.current_credential == "service_account_jwt"', config(), True),
+        ('context.current_credential == "service_account_jwt"', config(credential=_PAIR), False),
+        ("context.current_credential_files.isEmpty()", config(), True),
+        ('context.current_credential_files == ["/run/a/tls.crt", "/run/a/tls.key"]', config(credential=_PAIR), True),
+        ("context.current_credential_files.isEmpty()", config(credential=_PAIR), False),
+    ],
+)
+def test_a_policy_sees_a_config_as_it_is(condition: str, current: Config, allowed: bool) -> None:
+    """A team can be held to configs that have its own host, kind of credential or files now; a new config has none."""
+    attribute = condition.split(".")[1].split(" ", maxsplit=1)[0]
+    policy = AccessPolicy(
+        '@id("own") permit(principal, action in [Action::"CreateConfig", Action::"UpdateConfig"], resource) when '
+        f"{{ context has {attribute} && {condition} }};"
+    )
+    asked_for = Circumstances(proposed=config(kubernetes_host="https://after"))
+    decision = policy.authorize(RUNNER, "UpdateConfig", current, asked_for)
+    assert decision == (Decision(True, ("own",)) if allowed else DENIED)
+    assert policy.authorize(RUNNER, "CreateConfig", current, Circumstances(proposed=current)) == DENIED
 
 
 def test_a_policy_can_keep_leases_to_their_callers() -> None:

@@ -16,6 +16,7 @@ from kubevend.v1 import config_service_pb2 as cs
 from kubevend.v1 import issue_service_pb2 as iss
 from kubevend.v1 import lease_service_pb2 as ls
 from kubevend.v1 import role_service_pb2 as rs
+from kubevend_server.config_rules import normalized
 from kubevend_server.configs import Credential
 from tests.unit.builders import NOW, SECRET, ca_certificate
 from tests.unit.world import Refused, World
@@ -157,7 +158,7 @@ async def test_another_kind_of_credential_takes_the_place_of_the_stored_one(toke
     request = _update("kubernetes_host", "in_cluster", kubernetes_host=OWN)
     request.config.in_cluster.SetInParent()
     await tokens.call(request)
-    assert _stored(tokens) == (OWN, "", Credential("in_cluster"))
+    assert _stored(tokens) == (normalized(OWN), "", Credential("in_cluster"))
 
 
 async def test_the_same_host_again_needs_no_credential(tokens: World) -> None:

@@ -276,6 +276,38 @@ async def test_a_config_is_held_to_the_host_of_the_policy(held: World) -> None:
     assert _stored(held) == before == (HOST, Credential("service_account_jwt", service_account_jwt=SECRET + "2"))
 
 
+SPELLINGS = ["https://Evil.com", "https://EVIL.COM:443", "https://evil.com:0443"]
+
+
+@pytest.mark.parametrize("host", SPELLINGS)
+async def test_no_spelling_of_a_host_dodges_a_forbid(tmp_path: Path, host: str) -> None:
+    """A policy that forbids a host forbids it however it is written, in a new config and in one that moves."""
+    forbid = (
+        '@id("not-evil") forbid(principal, action in [Action::"CreateConfig", Action::"UpdateConfig"], resource) '
+        f'when {{ context.kubernetes_host == "{OTHER}" }};'
+    )
+    world = World(tmp_path, policies=PERMIT_ALL + forbid)
+    await world.call(_create(service_account_jwt=SECRET))
+    for request in (
+        _create("other", host, service_account_jwt=SECRET),
+        _update(kubernetes_host=host, service_account_jwt=SECRET),
+    ):
+        assert (await _refusal(world, request))[1] == "ACCESS_DENIED"
+        assert _event(world)["decision"] == {"policies": ["not-evil"]}
+    assert _stored(world)[0] == HOST
+    world.close()
+
+
+@pytest.mark.parametrize("host", SPELLINGS)
+async def test_a_host_is_read_back_in_one_form(world: World, host: str) -> None:
+    """Replies, catalog and store have a config's host in one form, and giving it again as it was written is no move."""
+    created = await world.call(_create(host=host, service_account_jwt=SECRET))
+    updated = await world.call(_update(kubernetes_host=host))
+    assert created.config.kubernetes_host == updated.config.kubernetes_host == OTHER
+    assert _stored(world) == (OTHER, Credential("service_account_jwt", service_account_jwt=SECRET))
+    assert (await world.call(cs.GetConfigRequest(name="configs/default"))).config.kubernetes_host == OTHER
+
+
 async def test_a_config_is_held_to_the_files_of_the_policy(held: World) -> None:
     """A policy that forbids files forbids them in a new config and in a change, and the event names it."""
     file = str(held.folder / "token")
@@ -404,12 +436,19 @@ async def test_a_check_never_shows_a_credential(tmp_path: Path) -> None:
     world.close()
 
 
+def use(clusters: ApiClusters, world: World) -> None:
+    """Connect configs/default, as an issuance does."""
+    of = world.catalog.config("configs/default")
+    assert of is not None
+    clusters.of(of)
+
+
 async def test_a_deleted_config_is_disconnected(tmp_path: Path) -> None:
     """With a config its connections go, and not before it is gone."""
     clusters = ApiClusters(FakeApi())
     world = World(tmp_path, clusters=clusters)
     await world.call(_create(service_account_jwt=SECRET))
-    await world.call(cs.CheckConfigRequest(name="configs/default"))
+    use(clusters, world)
     await world.call(cs.DeleteConfigRequest(name="configs/default", validate_only=True))
     await asyncio.sleep(0)
     assert [made.retired for made in clusters.made] == [False]
@@ -425,10 +464,10 @@ async def test_a_changed_config_is_connected_anew(tmp_path: Path) -> None:
     world = World(tmp_path, clusters=clusters)
     await world.call(_create(service_account_jwt=SECRET))
     for expected in ([False], [False]):
-        await world.call(cs.CheckConfigRequest(name="configs/default"))
+        use(clusters, world)
         assert [made.retired for made in clusters.made] == expected
     await world.call(_update(service_account_jwt=SECRET + "2"))
-    await world.call(cs.CheckConfigRequest(name="configs/default"))
+    use(clusters, world)
     await asyncio.sleep(0)
     assert [made.retired for made in clusters.made] == [True, False]
     world.close()

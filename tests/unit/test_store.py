@@ -233,6 +233,12 @@ def test_a_config_comes_back_as_it_went_in(database: Database, of: Config) -> No
     assert _all(database) == ([of], [])
 
 
+def test_a_host_of_before_is_read_in_one_form(database: Database) -> None:
+    """A config that was stored before hosts had one form is read in it, so that its next version is no move."""
+    _do(database, CONFIGS.insert(config(kubernetes_host="https://API.example.com:0443")))
+    assert _all(database) == ([config(kubernetes_host="https://api.example.com")], [])
+
+
 SEALED = [
     Credential("service_account_jwt", service_account_jwt=SECRET),
     Credential("client_certificate", certificate="PEM", private_key=SECRET),

@@ -6,6 +6,7 @@ See https://docs.cedarpolicy.com.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -190,10 +191,17 @@ def _context(caller: Caller, resource: Resource, circumstances: Circumstances) -
         context["kubernetes_host"] = proposed.kubernetes_host
         context["credential"] = proposed.credential.kind
         context["credential_files"] = sorted(proposed.credential.files.values())
+        context["kubernetes_ca_cert_sha256"] = _sha256(proposed.kubernetes_ca_cert)
         # A config that is only proposed has no version yet.
         if isinstance(resource, Config) and resource is not proposed:
             context["current_kubernetes_host"] = resource.kubernetes_host
+            context["current_credential"] = resource.credential.kind
+            context["current_credential_files"] = sorted(resource.credential.files.values())
     return context
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest() if text else ""
 
 
 def _proposed_id(role: Role) -> str:

@@ -16,7 +16,7 @@ from kubevend_server.catalog import Catalog
 from kubevend_server.checks import Checker, Finding
 from kubevend_server.clock import Clock
 from kubevend_server.cluster.clusters import Clusters
-from kubevend_server.config_rules import ConfigRules
+from kubevend_server.config_rules import ConfigRules, normalized
 from kubevend_server.configs import Config, Credential
 from kubevend_server.errors import InvalidArgument, KubevendError, Violation
 from kubevend_server.interceptors import Handler
@@ -269,7 +269,8 @@ def _from_proto(proto: pb.Config) -> Config:
     kind = proto.WhichOneof("credential") or "in_cluster"
     return Config(
         name=proto.name,
-        kubernetes_host=proto.kubernetes_host,
+        # In one form from here on, so that no policy is dodged by another spelling.
+        kubernetes_host=normalized(proto.kubernetes_host),
         kubernetes_ca_cert=proto.kubernetes_ca_cert,
         credential=Credential(
             kind=kind,

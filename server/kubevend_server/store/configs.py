@@ -7,6 +7,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from kubevend_server.config_rules import normalized
 from kubevend_server.configs import Config, Credential
 from kubevend_server.encryption import Keyring
 from kubevend_server.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound
@@ -135,7 +136,8 @@ class ConfigStore:
         secret = self._keyring.open(sealed, _purpose(kind, row.name)).decode() if sealed else ""
         return Config(
             name=row.name,
-            kubernetes_host=row.kubernetes_host,
+            # Some may be from before hosts were written in one form; their next version must not look like a move.
+            kubernetes_host=normalized(row.kubernetes_host),
             kubernetes_ca_cert=row.kubernetes_ca_cert,
             credential=Credential(
                 kind=kind,
