@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2
@@ -13,7 +14,8 @@ from google.rpc import code_pb2, error_details_pb2
 from kubevend.v1 import config_service_pb2 as cs
 from kubevend.v1 import role_service_pb2 as rs
 from kubevend_server.configs import Credential
-from tests.unit.builders import ADMIN_TOKEN, PERMIT_ALL, SECRET, client_certificate
+from kubevend_server.store import leases
+from tests.unit.builders import ADMIN_TOKEN, PERMIT_ALL, SECRET, ca_certificate, client_certificate, lease
 from tests.unit.fake_cluster import HOST, OWN, ApiClusters, FakeApi, status
 from tests.unit.world import Refused, World
 
@@ -184,6 +186,80 @@ async def test_certificate_files_are_read_back(tmp_path: Path) -> None:
     await world.call(_update(kubernetes_host=OTHER, client_certificate_files=files))
     host, credential = _stored(world)
     assert (host, credential.kind, credential.secret) == (OTHER, "client_certificate_files", "")
+    world.close()
+
+
+NOT_MEANT = "The host or the CA changes, and the stored credential was not meant for the new one"
+
+
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        (
+            _update(kubernetes_host=OTHER),
+            (
+                f"{NOT_MEANT}: give configs/default its credential again, in the same UpdateConfig, as "
+                "service_account_jwt "
+                "and, where there is an update_mask, named in it."
+            ),
+        ),
+        (
+            _update("kubernetes_host", kubernetes_host=OTHER, service_account_jwt=SECRET),
+            (
+                f"{NOT_MEANT}; the request gives service_account_jwt, but update_mask does not name it: add "
+                "service_account_jwt to update_mask."
+            ),
+        ),
+        (
+            _update("kubernetes_host", "token_file", kubernetes_host=OTHER),
+            (
+                "update_mask names token_file, but the request holds no credential: give what update_mask names in the "
+                "same UpdateConfig, or name no credential in update_mask."
+            ),
+        ),
+    ],
+)
+async def test_a_credential_that_is_missing_is_asked_for(
+    world: World, request_: cs.UpdateConfigRequest, told: str
+) -> None:
+    """Whoever moves a config is told how to give its credential, and whoever gave it without effect, why."""
+    await world.call(_create(service_account_jwt=SECRET))
+    with pytest.raises(Refused) as refused:
+        await world.call(request_)
+    assert refused.value.status.message == told
+    assert refused.value.detail(error_details_pb2.ErrorInfo).reason == "CREDENTIAL_REQUIRED"
+    assert _stored(world) == (HOST, Credential("service_account_jwt", service_account_jwt=SECRET))
+
+
+async def test_live_leases_are_told_before_a_missing_credential(world: World) -> None:
+    """A move that must wait for leases is refused for them first, and with validate_only too."""
+    await world.call(_create(service_account_jwt=SECRET))
+    with world.database.writer.begin() as connection:
+        for table, row in leases.rows(lease()):
+            connection.execute(sa.insert(table).values(row))
+    move = _update(kubernetes_host=OTHER)
+    for move.validate_only in (False, True):
+        assert await _refusal(world, move) == (code_pb2.FAILED_PRECONDITION, "CONFIG_IN_USE", [])
+        assert _event(world)["reason"] == "CONFIG_IN_USE"
+
+
+async def test_the_pods_own_credential_is_given_again_for_another_ca(tmp_path: Path) -> None:
+    """Another CA for the pod's own API server would show the pod's token to whoever it vouches for: so the update
+    must say in_cluster, which its host, being the pod's own, need not.
+    """
+    own, ca = "https://10.96.0.1", ca_certificate()
+    world = World(tmp_path, own_host=f"{own}:443")
+    await world.call(_create(host=""))
+    for request in (_update(kubernetes_ca_cert=ca), _update("*", kubernetes_ca_cert=ca)):
+        assert await _refusal(world, request) == (
+            code_pb2.INVALID_ARGUMENT,
+            "CREDENTIAL_REQUIRED",
+            ["config.in_cluster"],
+        )
+    await world.call(_update(kubernetes_host=own))
+    await world.call(_update(kubernetes_ca_cert=ca, in_cluster=cs.InClusterCredential()))
+    (config,) = world.catalog.configs()
+    assert (config.kubernetes_host, config.kubernetes_ca_cert) == (own, ca)
     world.close()
 
 

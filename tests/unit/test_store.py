@@ -386,6 +386,39 @@ def test_a_config_with_live_leases_stays_where_it_is(database: Database, change:
     _do(database, CONFIGS.delete(moved, end))
 
 
+def test_live_leases_tell_when_the_last_of_them_ends(database: Database) -> None:
+    """Whoever waits for leases is told until when, and who wants to move a config, which other way there is; only
+    without leases does a move that lacks something tell that.
+    """
+    _do(database, CONFIGS.insert(config()))
+    otherwise = AlreadyExists("OTHERWISE", "Otherwise.")
+    assert _refusal(database, CONFIGS.refuse_move(config(), NOW, otherwise)) == (AlreadyExists, "OTHERWISE")
+    later = lease(3, config="configs/other", expire_time=NOW + 3 * HOUR)
+    _do(database, _add(lease(1), lease(2, expire_time=NOW + 2 * HOUR), later))
+    told = (
+        "configs/default has 2 live leases; the last of them ends at 2026-05-04T14:00:00.123456Z. Wait until then "
+        "(ListLeases with filter.config shows them)"
+    )
+    facts = {
+        "config": "configs/default",
+        "live_leases": "2",
+        "last_expire_time": "2026-05-04T14:00:00.123456Z",
+        "subject": "configs/default",
+    }
+    moved, way = (
+        config(kubernetes_host="https://other", etag="e2"),
+        ", or make another config and point the roles at it",
+    )
+    for change, instead in (
+        (CONFIGS.delete(config(), NOW), ""),
+        (CONFIGS.update(config(), moved, NOW), way),
+        (CONFIGS.refuse_move(config(), NOW, otherwise), way),
+    ):
+        with pytest.raises(FailedPrecondition) as refusal:
+            _do(database, change)
+        assert (refusal.value.message, refusal.value.metadata) == (f"{told}{instead}.", facts)
+
+
 # Roles.
 
 

@@ -118,7 +118,7 @@ class ConfigService:
         # A config that is not there takes the way of one that the caller may not see.
         old = found or Config(request.config.name)
         try:
-            merged = self._merge(old, request)
+            merged, missing = self._merge(old, request)
         except KubevendError:
             self._require_sight(call, old, not_found)
             if found is None:
@@ -129,8 +129,12 @@ class ConfigService:
             raise not_found
         check_etag(old.name, old.etag, request.config.etag)
         new = replace(merged, etag=names.new_etag(), create_time=old.create_time, update_time=self._clock())
-        self._rules.check(new)
-        change = self._store.update(old, new, self._clock())
+        if missing:
+            # Told in the journal's transaction, where the leases are: who must wait for them needs no credential yet.
+            change = self._store.refuse_move(old, self._clock(), missing)
+        else:
+            self._rules.check(new)
+            change = self._store.update(old, new, self._clock())
         call.record.stage(change, lambda: self._catalog.put(new), validate_only=request.validate_only)
         return pb.UpdateConfigResponse(config=_to_proto(new))
 
@@ -181,16 +185,19 @@ class ConfigService:
             call.record.denied = True
             raise not_found
 
-    def _merge(self, old: Config, request: pb.UpdateConfigRequest) -> Config:
+    def _merge(self, old: Config, request: pb.UpdateConfigRequest) -> tuple[Config, InvalidArgument | None]:
+        """The config as it would be, and the refusal where its credential must be given again for that."""
         merged = _from_proto(merge(_to_proto(old), request.config, request.update_mask, _FIELDS))
         if _gives_credential(old, request):
-            return replace(merged, credential=_from_proto(request.config).credential)
-        moved = (old.kubernetes_host, old.kubernetes_ca_cert) != (merged.kubernetes_host, merged.kubernetes_ca_cert)
-        if moved and old.credential.kind != "in_cluster":
-            raise _credential_required(
-                old, "The host or the CA changes, and the stored credential was not meant for the new one"
-            )
-        return replace(merged, credential=old.credential)
+            return replace(merged, credential=_from_proto(request.config).credential), None
+        merged = replace(merged, credential=old.credential)
+        return merged, _credential_missing(old, request) if _needs_credential(old, merged) else None
+
+
+def _needs_credential(old: Config, merged: Config) -> bool:
+    # The pod's own credential goes to the pod's own host whatever is given; but who vouches for that host may change.
+    moved = old.kubernetes_host != merged.kubernetes_host and old.credential.kind != "in_cluster"
+    return moved or old.kubernetes_ca_cert != merged.kubernetes_ca_cert
 
 
 def _gives_credential(old: Config, request: pb.UpdateConfigRequest) -> bool:
@@ -202,7 +209,12 @@ def _gives_credential(old: Config, request: pb.UpdateConfigRequest) -> bool:
     kind, masked = request.config.WhichOneof("credential"), set(request.update_mask.paths)
     named = masked & set(_CREDENTIALS)
     if named and kind not in named:
-        raise _credential_required(old, f"update_mask names {', '.join(sorted(named))}, but the request holds none")
+        named_kinds = ", ".join(sorted(named))
+        raise _credential_required(
+            old,
+            f"update_mask names {named_kinds}, but the request holds {kind or 'no credential'}: give what update_mask "
+            f"names in the same UpdateConfig, or name {kind or 'no credential'} in update_mask",
+        )
     if kind is None or (masked and not masked & {kind, "*"}):
         return False
     # A config that was read has an empty string in place of the secret; written back, it means the stored one.
@@ -216,10 +228,25 @@ def _gives_credential(old: Config, request: pb.UpdateConfigRequest) -> bool:
     return not read_back
 
 
-def _credential_required(old: Config, why: str) -> InvalidArgument:
+def _credential_missing(old: Config, request: pb.UpdateConfigRequest) -> InvalidArgument:
+    """The refusal of a host or a CA for which the stored credential was not meant."""
+    why = "The host or the CA changes, and the stored credential was not meant for the new one"
+    given, masked = request.config.WhichOneof("credential"), set(request.update_mask.paths)
+    if given and masked and not masked & {given, "*"}:
+        return _credential_required(
+            old, f"{why}; the request gives {given}, but update_mask does not name it: add {given} to update_mask"
+        )
+    return _credential_required(
+        old,
+        f"{why}: give {old.name} its credential again, in the same UpdateConfig, as {old.credential.kind} and, where "
+        "there is an update_mask, named in it",
+    )
+
+
+def _credential_required(old: Config, told: str) -> InvalidArgument:
     return InvalidArgument(
         "CREDENTIAL_REQUIRED",
-        f"{why}: give {old.name} its credential again ({old.credential.kind} now).",
+        f"{told}.",
         metadata={"config": old.name},
         violations=[Violation(f"config.{old.credential.kind}", "required here")],
     )

@@ -7,13 +7,16 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from kubevend_server.audit.log import rfc3339
 from kubevend_server.config_rules import normalized
 from kubevend_server.configs import Config, Credential
 from kubevend_server.encryption import Keyring
-from kubevend_server.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound
+from kubevend_server.errors import Aborted, AlreadyExists, FailedPrecondition, KubevendError, NotFound
 from kubevend_server.store import leases
 from kubevend_server.store.changes import Change
 from kubevend_server.store.schema import configs, roles
+
+_ANOTHER_CONFIG = ", or make another config and point the roles at it"
 
 
 class ConfigStore:
@@ -58,7 +61,7 @@ class ConfigStore:
                 new.kubernetes_ca_cert,
             )
             if moved:
-                _refuse_live_leases(connection, old.name, now)
+                _refuse_live_leases(connection, old.name, now, _ANOTHER_CONFIG)
             changed = connection.execute(
                 sa.update(configs)
                 .where(configs.c.name == old.name, configs.c.etag == old.etag)
@@ -66,6 +69,15 @@ class ConfigStore:
             )
             if changed.rowcount == 0:
                 raise etag_mismatch(old.name)
+
+        return change
+
+    def refuse_move(self, config: Config, now: datetime, otherwise: KubevendError) -> Change:
+        """The change that makes none: refused for the config's live leases where it has some, else as told."""
+
+        def change(connection: sa.Connection) -> None:
+            _refuse_live_leases(connection, config.name, now, _ANOTHER_CONFIG)
+            raise otherwise
 
         return change
 
@@ -191,15 +203,17 @@ def config_not_found(name: str) -> NotFound:
     )
 
 
-def _refuse_live_leases(connection: sa.Connection, name: str, now: datetime) -> None:
-    live = leases.count_live(connection, name, now)
-    if live:
-        raise FailedPrecondition(
-            "CONFIG_IN_USE",
-            f"{name} has {live} live leases. Wait until they end (ListLeases with filter.config shows them), or make "
-            "another config.",
-            metadata={"config": name, "live_leases": str(live), "subject": name},
-        )
+def _refuse_live_leases(connection: sa.Connection, name: str, now: datetime, instead: str = "") -> None:
+    end = leases.last_end(connection, name, now)
+    if end is None:
+        return
+    live, last = leases.count_live(connection, name, now), rfc3339(end)
+    raise FailedPrecondition(
+        "CONFIG_IN_USE",
+        f"{name} has {live} live leases; the last of them ends at {last}. Wait until then (ListLeases with "
+        f"filter.config shows them){instead}.",
+        metadata={"config": name, "live_leases": str(live), "last_expire_time": last, "subject": name},
+    )
 
 
 def _purpose(kind: str, name: str) -> str:

@@ -81,6 +81,13 @@ def count_live(connection: sa.Connection, config: str, now: datetime) -> int:
     return connection.scalar(query) or 0
 
 
+def last_end(connection: sa.Connection, config: str, now: datetime) -> datetime | None:
+    """When the last of the leases on a config ends; None where none lives."""
+    query = sa.select(sa.func.max(leases.c.expire_time)).where(leases.c.config == config, leases.c.expire_time > now)
+    end: datetime | None = connection.scalar(query)
+    return end
+
+
 def live(connection: sa.Connection, now: datetime) -> LiveLeases:
     """How many leases live, and when the next of them ends."""
     query = sa.select(sa.func.count(), sa.func.min(leases.c.expire_time)).where(leases.c.expire_time > now)
