@@ -236,6 +236,13 @@ def test_a_refusal_is_printable_and_short(text: str, status: int) -> None:
     assert all(is_plain(value, 600) for value in error.metadata.values())
 
 
+@pytest.mark.parametrize("status", [400, 403, 404, 409, 500, 504])
+def test_a_refusal_without_words_is_one(status: int) -> None:
+    """A Status whose message is empty is told as such."""
+    error = from_status(status, CIMultiDict(), b'{"kind":"Status"}', ATTEMPT)
+    assert "without a reason" in error.message
+
+
 def test_a_status_that_nests_deeply_is_none() -> None:
     """A refusal that nests deeply is no Status."""
     assert parse_status(b'{"kind":"Status","x":' + b"[" * 100_000) is None

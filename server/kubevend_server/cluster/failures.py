@@ -118,7 +118,9 @@ def from_status(  # noqa: PLR0911 - one return for each status that means someth
     # Priority and fairness turns away in plain text, unlike all else that an API server says.
     if answer is None and status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
         return _not_kubernetes(attempt, f"it answers {status} with something that is not Kubernetes' own")
-    said = shown(answer.message, _LONGEST_MESSAGE) if answer else "an answer that is not Kubernetes' own"
+    said = "an answer that is not Kubernetes' own"
+    if answer:
+        said = shown(answer.message, _LONGEST_MESSAGE) or "without a reason"
     facts = attempt.facts(http_status=str(status), kubernetes_message=said)
     if status == HTTPStatus.UNAUTHORIZED:
         return _unauthorized(attempt, presented, facts)
