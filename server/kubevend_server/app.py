@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from http.server import HTTPServer
 from pathlib import Path
@@ -22,7 +23,7 @@ from kubevend_server.authentication import Authenticator, CallerCluster, read_ad
 from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
-from kubevend_server.checks import Checker
+from kubevend_server.checks import AT_ONCE, Checker
 from kubevend_server.clock import Clock, utc_now
 from kubevend_server.cluster.clusters import Clusters, OwnCluster
 from kubevend_server.cluster.connection import Connection, Transport
@@ -105,7 +106,8 @@ async def serve(settings: Settings, clock: Clock = utc_now) -> None:
 
     # The services, and what every call passes through.
     page_tokens = PageTokens(keyring)
-    checker = Checker(clusters, caller_clusters, clock)
+    # Checks have connections of their own, lest they take those of issuances.
+    checker = Checker(Clusters(own, rules, replace(transport, max_connections=AT_ONCE)), caller_clusters, clock)
     issuance = Issuance(catalog, authorizer, clusters, journal, limits, clock)
     services: list[Service] = [
         ConfigService(catalog, authorizer, page_tokens, config_store, rules, clusters, checker, clock),

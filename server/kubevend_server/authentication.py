@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 import jwt
+import structlog
 
 from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller, service_account
 from kubevend_server.clock import Clock
@@ -23,6 +24,8 @@ from kubevend_server.errors import KubevendError, Unauthenticated, Unavailable
 
 AUDIENCE = "kubevend"
 """The audience of a token by which a ServiceAccount calls kubevend, unless the settings name another."""
+
+_log = structlog.get_logger()
 
 _ADMIN_PREFIX = "kubevend-admin-"
 _SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
@@ -143,9 +146,13 @@ class Authenticator:
 
 
 def _not_checked(cluster: CallerCluster, error: KubevendError) -> Unavailable:
+    # Hosts, files and identities are not for somebody whom nobody knows yet.
+    _log.warning("caller_not_checked", cluster=cluster.name, reason=error.reason, error=error.message)
     return Unavailable(
         "CALLER_NOT_CHECKED",
-        f"Whose token it is could not be checked at the cluster {cluster.name!r}: {error.message}",
+        f"Whose token it is could not be checked at the cluster {cluster.name!r} ({error.reason}). Try "
+        "again; the server's "
+        "operator finds more in its log.",
         metadata={"cluster": cluster.name, "cause": error.reason},
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -18,7 +19,7 @@ from kubevend_server.cluster.rights import REVIEW_TOKENS, covered_service_accoun
 from kubevend_server.cluster.tokens import probe_service_account
 from kubevend_server.cluster.version import read_version
 from kubevend_server.configs import Config
-from kubevend_server.errors import KubevendError
+from kubevend_server.errors import KubevendError, ResourceExhausted
 from kubevend_server.rbac import Pair
 from kubevend_server.roles import ANY, Role
 
@@ -27,8 +28,11 @@ Item = Literal[
 ]
 State = Literal["PASSED", "WARNING", "FAILED", "SKIPPED"]
 
-_MOST_PAIRS = 2000
-_AT_ONCE = 8
+AT_ONCE = 8
+"""How many questions a check asks at once, and so the most connections that it needs."""
+
+_MOST_PAIRS = 500
+_MOST_SECONDS = 60.0
 _SKEW = timedelta(seconds=5)
 _SOON = timedelta(days=30)
 _STALE = timedelta(minutes=5)
@@ -43,6 +47,16 @@ _FAILS_AT: dict[str, Item] = {
 }
 # What missing_rbac mends; a permission that could not be asked for may be there.
 _LACKING = ("KUBERNETES_FORBIDDEN", "KUBERNETES_RESOURCE_NAMES")
+_NO_TIME = f"Not looked at: the check has taken {_MOST_SECONDS:.0f} s."
+_NO_RIGHT = "Not known without the right to request its tokens."
+_HIDDEN = (
+    "What grants this is not printed: roles that you may not get use the config too, and applied for these alone it "
+    "would take the rights of those away."
+)
+_GOT_SO_FAR: dict[Item, str] = {
+    "REACHABLE": "It accepts connections.",
+    "TRUSTED": "It answers, with a certificate that is trusted.",
+}
 _FIRST: tuple[Item, ...] = ("REACHABLE", "TRUSTED", "KUBERNETES")
 
 T = TypeVar("T")
@@ -86,40 +100,78 @@ class Report:
 class Checker:
     """Looks at the clusters of configs."""
 
-    def __init__(self, clusters: Clusters, caller_clusters: Sequence[CallerCluster], clock: Clock) -> None:
+    def __init__(
+        self,
+        clusters: Clusters,
+        caller_clusters: Sequence[CallerCluster],
+        clock: Clock,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take what it looks at.
+
+        Args:
+            clusters: the clusters of configs, with connections that nobody else needs.
+            caller_clusters: those whose ServiceAccounts may call.
+            clock: the time of day.
+            monotonic: bounds how long a check takes.
+        """
         self._clusters = clusters
         self._caller_clusters = caller_clusters
         self._clock = clock
+        self._monotonic = monotonic
+        self._running: set[str] = set()
 
-    async def check(self, config: Config, roles: Iterable[Role]) -> Report:
+    async def check(self, config: Config, roles: Sequence[Role], *, hidden: bool = False) -> Report:
         """Look at a config and what its roles need.
 
         Args:
             config: the config.
             roles: its roles, those that the answer may tell of.
+            hidden: whether there are others. What would be printed for these alone would take rights from those.
 
         Returns:
             What was found. It never raises for what a cluster does.
+
+        Raises:
+            ResourceExhausted: the config is being looked at already.
         """
+        if config.name in self._running:
+            raise ResourceExhausted(
+                "CHECK_RUNNING",
+                f"{config.name} is being looked at for somebody else just now. Try again in a moment.",
+                metadata={"config": config.name},
+                retry_after=timedelta(seconds=2),
+            )
+        self._running.add(config.name)
+        try:
+            return await self._check(config, rbac.needs(roles), hidden=hidden)
+        finally:
+            self._running.discard(config.name)
+
+    async def _check(self, config: Config, needed: rbac.Needs, *, hidden: bool) -> Report:
         findings = await self._reach(config)
-        identity = ""
-        if any(finding.state == "FAILED" for finding in findings):
-            findings.append(_skipped("CREDENTIAL"))
-        else:
-            identity, finding = await self._credential(config)
-            findings.append(finding)
-        needed = rbac.needs(roles)
-        if not identity:
-            skipped = [_skipped("PERMISSION", pair, needed[pair]) for pair in list(needed)[:_MOST_PAIRS]]
-            return Report("", (*findings, *skipped, *_too_many(needed)), "")
-        connection = self._clusters.of(config)
-        reviews, missing_reviews = await self._token_reviews(connection)
-        permissions = await self._permissions(connection, identity, needed)
-        accounts = await self._service_accounts(connection, permissions)
+        failed = next((finding.item for finding in findings if finding.state == "FAILED"), None)
+        if failed is not None:
+            return _cut_short([*findings, _skipped("CREDENTIAL", failed)], failed, needed)
+        # A connection of its own: the config's may be changing, or gone, before this is done.
+        connection = self._clusters.connect(config)
+        try:
+            identity, credential = await self._credential(connection)
+            if not identity:
+                return _cut_short([*findings, credential], "CREDENTIAL", needed)
+            reviews, missing_reviews = await self._token_reviews(connection)
+            end = self._monotonic() + _MOST_SECONDS
+            permissions = await self._permissions(connection, identity, needed, end)
+            accounts = await self._service_accounts(connection, permissions, end)
+        finally:
+            await connection.retire()
+        missing = [] if hidden else _missing(config, identity, needed, permissions)
+        if hidden and any(found.reason in _LACKING for found in permissions):
+            permissions.append(Finding("PERMISSION", "SKIPPED", _HIDDEN))
         return Report(
             identity,
-            (*findings, *reviews, *permissions, *accounts),
-            "---\n".join([*_missing(config, identity, needed, permissions), *missing_reviews]),
+            (*findings, credential, *reviews, *permissions, *accounts),
+            "---\n".join([*missing, *missing_reviews]),
         )
 
     async def _reach(self, config: Config) -> list[Finding]:
@@ -157,9 +209,8 @@ class Checker:
         )
         return Finding("CLOCK", "WARNING", message, "CLOCK_SKEW", metadata=told)
 
-    async def _credential(self, config: Config) -> tuple[str, Finding]:
+    async def _credential(self, connection: Connection) -> tuple[str, Finding]:
         try:
-            connection = self._clusters.of(config)
             identity = await review_self(connection)
             expiry = connection.credential.read().expiry()
         except KubevendError as error:
@@ -209,23 +260,32 @@ class Checker:
             )
         return findings, missing
 
-    async def _permissions(self, connection: Connection, identity: str, needed: rbac.Needs) -> list[Finding]:
+    async def _permissions(
+        self, connection: Connection, identity: str, needed: rbac.Needs, end: float
+    ) -> list[Finding]:
         async def look(pair: Pair) -> Finding:
+            if self._monotonic() > end:
+                return _of_pair("PERMISSION", pair, needed[pair], _NO_TIME)
             return await _permission(connection, identity, pair, needed[pair])
 
         findings = await _each(list(needed)[:_MOST_PAIRS], look)
         return [*findings, *_too_many(needed)]
 
-    async def _service_accounts(self, connection: Connection, permissions: Iterable[Finding]) -> list[Finding]:
+    async def _service_accounts(
+        self, connection: Connection, permissions: Iterable[Finding], end: float
+    ) -> list[Finding]:
         """Look whether the ServiceAccounts are there whose tokens may be requested."""
 
         async def look(permission: Finding) -> Finding:
+            pair = Pair(permission.namespace, permission.service_account)
+            if permission.state != "PASSED":
+                return _of_pair("SERVICE_ACCOUNT", pair, permission.roles, _NO_RIGHT)
+            if self._monotonic() > end:
+                return _of_pair("SERVICE_ACCOUNT", pair, permission.roles, _NO_TIME)
             return await _service_account(connection, permission)
 
         named = [
-            found
-            for found in permissions
-            if found.state == "PASSED" and ANY not in (found.namespace, found.service_account)
+            found for found in permissions if found.namespace and ANY not in (found.namespace, found.service_account)
         ]
         return await _each(named, look)
 
@@ -302,20 +362,32 @@ def _failed(item: Item, error: KubevendError) -> Finding:
 def _failed_at(item: Item, error: KubevendError) -> list[Finding]:
     """The first items, of which this one failed: those before it passed, those after it could not be looked at."""
     place = _FIRST.index(item)
-    passed = [Finding(before, "PASSED", "The API server got so far.") for before in _FIRST[:place]]
-    return [*passed, _failed(item, error), *(_skipped(after) for after in (*_FIRST[place + 1 :], "CLOCK"))]
+    passed = [Finding(before, "PASSED", _GOT_SO_FAR[before]) for before in _FIRST[:place]]
+    return [*passed, _failed(item, error), *(_skipped(after, item) for after in (*_FIRST[place + 1 :], "CLOCK"))]
 
 
-def _skipped(item: Item, pair: Pair | None = None, roles: tuple[str, ...] = ()) -> Finding:
-    message = "Not looked at, since something before it failed."
-    if pair is None:
-        return Finding(item, "SKIPPED", message)
-    return Finding(item, "SKIPPED", message, "", pair.namespace, pair.service_account, roles)
+def _cut_short(findings: Iterable[Finding], failed: Item, needed: rbac.Needs) -> Report:
+    pairs = list(needed)[:_MOST_PAIRS]
+    why = _after(failed)
+    skipped = [_of_pair("PERMISSION", pair, needed[pair], why) for pair in pairs]
+    return Report("", (*findings, *skipped, *_too_many(needed)), "")
+
+
+def _skipped(item: Item, failed: Item) -> Finding:
+    return Finding(item, "SKIPPED", _after(failed))
+
+
+def _after(failed: Item) -> str:
+    return f"Not looked at, since {failed} failed."
+
+
+def _of_pair(item: Item, pair: Pair, roles: tuple[str, ...], why: str) -> Finding:
+    return Finding(item, "SKIPPED", why, "", pair.namespace, pair.service_account, roles)
 
 
 async def _each(things: Sequence[T], look: Callable[[T], Awaitable[R]]) -> list[R]:
     """Look at all, a few at a time, in their order."""
-    turns = asyncio.Semaphore(_AT_ONCE)
+    turns = asyncio.Semaphore(AT_ONCE)
 
     async def take_turn(thing: T) -> R:
         async with turns:

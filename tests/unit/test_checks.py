@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
@@ -13,12 +14,11 @@ from kubevend_server.authentication import CallerCluster
 from kubevend_server.checks import Checker, Finding, Report
 from kubevend_server.cluster.connection import Answer
 from kubevend_server.cluster.credentials import Credential, Presented, Stored
-from kubevend_server.errors import FailedPrecondition, KubevendError, Unavailable
+from kubevend_server.errors import FailedPrecondition, KubevendError, ResourceExhausted, Unavailable
 from kubevend_server.roles import Role
 from tests.unit.builders import NOW, bearer, client_certificate, clock, config, role
 from tests.unit.fake_cluster import HOST, OWN, ApiClusters, FakeApi, FakeCluster, status
 
-NOT_LOOKED = "Not looked at, since something before it failed."
 UNTIL = "2026-05-04T13:00:00+00:00"
 
 REACHABLE = Finding("REACHABLE", "PASSED", f"{HOST} answers.")
@@ -96,6 +96,10 @@ async def test_without_roles_only_the_way_is_looked_at() -> None:
 # The first request.
 
 
+GOT_SO_FAR = (
+    ("REACHABLE", "It accepts connections."),
+    ("TRUSTED", "It answers, with a certificate that is trusted."),
+)
 FAILS_AT = {
     "KUBERNETES_UNREACHABLE": 0,
     "CLUSTER_BUSY": 0,
@@ -114,13 +118,21 @@ def _failed_way(place: int, error: KubevendError) -> Report:
     return Report(
         "",
         (
-            *(Finding(item, "PASSED", "The API server got so far.") for item in first[:place]),  # type: ignore[arg-type]
+            *(Finding(item, "PASSED", told) for item, told in GOT_SO_FAR[:place]),  # type: ignore[arg-type]
             Finding(first[place], "FAILED", error.message, error.reason, metadata=error.metadata),  # type: ignore[arg-type]
             *(
-                Finding(item, "SKIPPED", NOT_LOOKED)  # type: ignore[arg-type]
+                Finding(item, "SKIPPED", f"Not looked at, since {first[place]} failed.")  # type: ignore[arg-type]
                 for item in (*first[place + 1 :], "CLOCK", "CREDENTIAL")
             ),
-            Finding("PERMISSION", "SKIPPED", NOT_LOOKED, "", "apps", "deployer", ("roles/ci",)),
+            Finding(
+                "PERMISSION",
+                "SKIPPED",
+                f"Not looked at, since {first[place]} failed.",
+                "",
+                "apps",
+                "deployer",
+                ("roles/ci",),
+            ),
         ),
         "",
     )
@@ -249,7 +261,11 @@ async def test_a_credential_that_is_refused(answer: Answer | KubevendError, reas
     assert report.findings[:4] == GOOD[:4]
     (credential,) = _found(report, "CREDENTIAL")
     assert (credential.state, credential.reason) == ("FAILED", reason)
-    assert report.findings[5:] == (Finding("PERMISSION", "SKIPPED", NOT_LOOKED, "", "apps", "deployer", ("roles/ci",)),)
+    assert report.findings[5:] == (
+        Finding(
+            "PERMISSION", "SKIPPED", "Not looked at, since CREDENTIAL failed.", "", "apps", "deployer", ("roles/ci",)
+        ),
+    )
 
 
 def _token(life: timedelta) -> Presented:
@@ -316,7 +332,8 @@ def _failed_permission(identity: str = OWN, **changes: Any) -> Finding:
 async def test_a_missing_right_comes_with_its_rbac() -> None:
     """A right that is missing fails, its ServiceAccount is not looked for, and the RBAC grants it."""
     report = await _check(FakeApi(rights=set()), role())
-    assert report.findings == (*GOOD[:5], _failed_permission())
+    unknown = replace(SERVICE_ACCOUNT, state="SKIPPED", message="Not known without the right to request its tokens.")
+    assert report.findings == (*GOOD[:5], _failed_permission(), unknown)
     assert not report.passed
     granted, binding = yaml.safe_load_all(report.missing_rbac)
     assert granted["metadata"] == {"name": "kubevend:default:kubevend:server", "namespace": "apps"}
@@ -412,20 +429,20 @@ async def test_a_webhook_that_mints_anyway_is_a_warning() -> None:
     assert "a token" not in repr(report).replace("minted a token", "")
 
 
-async def test_at_most_2000_pairs_are_looked_at() -> None:
-    """Of more pairs than two thousand the rest is told to be left, a few are asked for at once, and in their order."""
+async def test_at_most_500_pairs_are_looked_at() -> None:
+    """Of more pairs than five hundred the rest is told to be left, a few are asked for at once, and in their order."""
     names = tuple(f"n{number:03d}" for number in range(100))
     roles = [
-        role(name=f"roles/r{n}", allowed_namespaces=(f"ns{n:02d}",), allowed_service_accounts=names) for n in range(21)
+        role(name=f"roles/r{n}", allowed_namespaces=(f"ns{n:02d}",), allowed_service_accounts=names) for n in range(6)
     ]
     api = FakeApi(rights=set())
     report = await _check(api, *roles)
     permissions = _found(report, "PERMISSION")
-    assert len(permissions) == 2001
+    assert len(permissions) == 501
     assert [(f.namespace, f.service_account) for f in permissions[:-1]] == [
-        (f"ns{n:02d}", name) for n in range(20) for name in names
+        (f"ns{n:02d}", name) for n in range(5) for name in names
     ]
-    left = "100 more permissions were not looked at: 2000 are the most at once."
+    left = "100 more permissions were not looked at: 500 are the most at once."
     assert permissions[-1] == Finding("PERMISSION", "SKIPPED", left)
     assert api.most_at_once <= 8
 
@@ -480,3 +497,30 @@ async def test_a_callers_cluster_that_does_not_answer_fails() -> None:
     report = await _check(FakeApi(), role(), callers=[_caller(caller)])
     assert [(f.state, f.reason) for f in _found(report, "TOKEN_REVIEW")] == [("FAILED", "KUBERNETES_UNAUTHORIZED")]
     assert (report.findings[6:], report.missing_rbac) == (GOOD[5:], "")
+
+
+async def test_one_check_of_a_config_runs_at_a_time() -> None:
+    """A second check of the same config is told to come again, and a third, after the first, is answered."""
+    checker = Checker(ApiClusters(FakeApi()), (), clock)
+    first = asyncio.create_task(checker.check(config(), [role()]))
+    await asyncio.sleep(0)
+    with pytest.raises(ResourceExhausted) as refusal:
+        await checker.check(config(), [role()])
+    assert refusal.value.reason == "CHECK_RUNNING"
+    assert (await first).passed
+    assert (await checker.check(config(), [role()])).passed
+
+
+async def test_a_check_ends_in_time() -> None:
+    """What a slow cluster leaves no time for is told as not looked at."""
+    ticks = iter([0.0, *[61.0] * 10])
+    report = await Checker(ApiClusters(FakeApi()), (), clock, lambda: next(ticks)).check(config(), [role()])
+    (permission,) = _found(report, "PERMISSION")
+    assert (permission.state, permission.message) == ("SKIPPED", "Not looked at: the check has taken 60 s.")
+
+
+async def test_hidden_roles_keep_their_rights() -> None:
+    """Where roles that the caller may not get use the config too, no RBAC is printed that would replace theirs."""
+    report = await Checker(ApiClusters(FakeApi(rights=set())), (), clock).check(config(), [role()], hidden=True)
+    assert report.missing_rbac == ""
+    assert any("roles that you may not get" in found.message for found in report.findings)

@@ -283,12 +283,9 @@ async def test_a_file_is_held_against_the_settings_again(tmp_path: Path) -> None
     clusters = _clusters(tmp_path)
     for path, host in (("/etc/passwd", HOST), (str(tmp_path / "token"), "https://evil.com")):
         of = config(kubernetes_host=host, credential=OfConfig("token_file", token_file=path))
-        with pytest.raises(FailedPrecondition, match=r"configs/default cannot be used: config\.token_file") as refusal:
-            clusters.of(of)
-        assert (refusal.value.reason, refusal.value.metadata) == (
-            "CREDENTIAL_UNUSABLE",
-            {"subject": "configs/default"},
-        )
+        with pytest.raises(FailedPrecondition, match="cannot be read") as refusal:
+            clusters.connect(of).credential.read()
+        assert (refusal.value.reason, refusal.value.metadata) == ("CREDENTIAL_UNUSABLE", {"subject": path})
 
 
 async def test_a_config_is_connected_once_for_each_version() -> None:

@@ -114,16 +114,19 @@ class Clusters:
         await asyncio.gather(*self._retiring)
 
     def _credential(self, config: Config) -> Credential:
-        # Held again against the settings, which may be others than when it was written.
-        for fault in self._rules.files(config):
-            raise unusable(f"{config.name} cannot be used: {fault.field}: {fault.description}.", config.name)
+        # Held against the settings at every new version of a file: settings change, and so does where a link leads.
         credential = config.credential
+
+        def guard(path: str) -> str:
+            return self._rules.file_fault(path, config.kubernetes_host)
+
         if credential.kind == "in_cluster":
             return self._own.token
         if credential.kind == "token_file":
-            return TokenFile(Path(credential.token_file))
+            return TokenFile(Path(credential.token_file), guard)
         if credential.kind == "client_certificate_files":
-            return ClientCertificateFiles(Path(credential.certificate_file), Path(credential.private_key_file))
+            files = Path(credential.certificate_file), Path(credential.private_key_file)
+            return ClientCertificateFiles(*files, guard)
         if credential.kind == "client_certificate":
             pair = Presented(certificate=credential.certificate, private_key=credential.private_key)
             return Stored("the client certificate", pair)

@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -48,8 +48,8 @@ class Answer:
     """An answer of the API server."""
 
     status: int
-    headers: Any
-    body: bytes
+    headers: Any = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 def _no_redirects() -> aiohttp.TraceConfig:
@@ -91,6 +91,7 @@ class _Pool:
             client_session_kwargs={
                 "trust_env": transport.trust_env,
                 "read_bufsize": 1 << 16,
+                "cookie_jar": aiohttp.DummyCookieJar(),
                 # A small answer could unfold to any size; none is asked for compressed, and none is unfolded.
                 "auto_decompress": False,
             },
@@ -209,7 +210,9 @@ class Connection:
 
     async def _close_if_done(self) -> None:
         if self._retired and not self._calls and self._pool is not None:
-            await self._pool.retire()
+            # Whoever has held on to this connection finds it as good as new, and closes it again.
+            pool, self._pool = self._pool, None
+            await pool.retire()
 
     async def _take_turn(self, attempt: Attempt) -> None:
         """Wait for a free connection, of which there are as many as the settings allow."""

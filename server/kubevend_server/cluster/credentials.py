@@ -11,7 +11,7 @@ import jwt
 from cryptography import x509
 
 from kubevend_server.certificates import pair_fault
-from kubevend_server.cluster.files import WatchedFile, why_unreadable
+from kubevend_server.cluster.files import Guard, WatchedFile, why_unreadable
 from kubevend_server.errors import FailedPrecondition
 
 
@@ -106,8 +106,9 @@ class TokenFile:
 
     renewed = True
 
-    def __init__(self, path: Path) -> None:
-        self._file = WatchedFile(path)
+    def __init__(self, path: Path, guard: Guard = lambda _: "") -> None:
+        """Take the file, and what says whether it may be read, wherever its name leads."""
+        self._file = WatchedFile(path, guard)
         self._presented = NOTHING
 
     def __repr__(self) -> str:
@@ -151,9 +152,10 @@ class ClientCertificateFiles:
 
     renewed = True
 
-    def __init__(self, certificate: Path, private_key: Path) -> None:
-        self._certificate = WatchedFile(certificate)
-        self._private_key = WatchedFile(private_key)
+    def __init__(self, certificate: Path, private_key: Path, guard: Guard = lambda _: "") -> None:
+        """Take the files, and what says whether they may be read, wherever their names lead."""
+        self._certificate = WatchedFile(certificate, guard)
+        self._private_key = WatchedFile(private_key, guard)
         self._seen = ("", "")
         self._usable = NOTHING
 

@@ -158,12 +158,9 @@ class ConfigService:
         request = cast("pb.CheckConfigRequest", call.request)
         call.record.request = convert.written(request)
         config = self._find(call, request.name)
-        roles = [
-            role
-            for role in self._catalog.roles()
-            if role.config == config.name and self._authorizer.may(call, "GetRole", role)
-        ]
-        report = await self._checker.check(config, roles)
+        roles = [role for role in self._catalog.roles() if role.config == config.name]
+        shown = [role for role in roles if self._authorizer.may(call, "GetRole", role)]
+        report = await self._checker.check(config, shown, hidden=len(shown) < len(roles))
         return pb.CheckConfigResponse(
             passed=report.passed,
             identity=report.identity,

@@ -463,7 +463,8 @@ class CheckConfigResponse(_message.Message):
     """As whom the cluster knows kubevend, such as `system:serviceaccount:kubevend:kubevend`. Empty where it did not say."""
     missing_rbac: _builtins.str
     """The least RBAC that would let everything pass, as YAML for `kubectl apply -f -`, each object with a comment
-    that says what it is for. Empty where nothing is missing.
+    that says what it is for. Empty where nothing is missing, and where roles that the caller may not get use the config
+    too: what is applied replaces what was there, and would take their rights away.
     """
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Check]:

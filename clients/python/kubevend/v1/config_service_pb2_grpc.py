@@ -164,7 +164,8 @@ class ConfigServiceServicer:
 
         What fails at the cluster is an item of the answer, not an error of the call.
 
-        Errors: NOT_FOUND (CONFIG_NOT_FOUND), PERMISSION_DENIED (ACCESS_DENIED).
+        Errors: NOT_FOUND (CONFIG_NOT_FOUND), PERMISSION_DENIED (ACCESS_DENIED), RESOURCE_EXHAUSTED (CHECK_RUNNING: somebody
+        else has it looked at just now).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

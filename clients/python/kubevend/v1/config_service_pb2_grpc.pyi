@@ -90,7 +90,8 @@ class ConfigServiceStub:
 
     What fails at the cluster is an item of the answer, not an error of the call.
 
-    Errors: NOT_FOUND (CONFIG_NOT_FOUND), PERMISSION_DENIED (ACCESS_DENIED).
+    Errors: NOT_FOUND (CONFIG_NOT_FOUND), PERMISSION_DENIED (ACCESS_DENIED), RESOURCE_EXHAUSTED (CHECK_RUNNING: somebody
+    else has it looked at just now).
     """
 
 @_typing.type_check_only
@@ -155,7 +156,8 @@ class ConfigServiceAsyncStub(ConfigServiceStub):
 
     What fails at the cluster is an item of the answer, not an error of the call.
 
-    Errors: NOT_FOUND (CONFIG_NOT_FOUND), PERMISSION_DENIED (ACCESS_DENIED).
+    Errors: NOT_FOUND (CONFIG_NOT_FOUND), PERMISSION_DENIED (ACCESS_DENIED), RESOURCE_EXHAUSTED (CHECK_RUNNING: somebody
+    else has it looked at just now).
     """
 
 class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -253,7 +255,8 @@ class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
 
         What fails at the cluster is an item of the answer, not an error of the call.
 
-        Errors: NOT_FOUND (CONFIG_NOT_FOUND), PERMISSION_DENIED (ACCESS_DENIED).
+        Errors: NOT_FOUND (CONFIG_NOT_FOUND), PERMISSION_DENIED (ACCESS_DENIED), RESOURCE_EXHAUSTED (CHECK_RUNNING: somebody
+        else has it looked at just now).
         """
 
 def add_ConfigServiceServicer_to_server(servicer: ConfigServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
