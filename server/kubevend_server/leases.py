@@ -1,4 +1,4 @@
-"""Leases: the record of what was granted, to whom, until when."""
+"""Leases: the record of what was granted, to whom, until when, and of what stands for it in the cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-State = Literal["ACTIVE", "EXPIRED"]
+from kubevend_server.roles import Revocation
+
+State = Literal["PENDING", "ACTIVE", "REVOKING", "EXPIRED", "REVOKED", "FAILED"]
+"""In which part of its life a lease is.
+
+PENDING: its issuance is under way; ACTIVE: its token is out; REVOKING: it has ended for kubevend, and what must be deleted
+in the cluster is not gone yet; EXPIRED, REVOKED and FAILED (no token left): all is gone.
+"""
+
+End = Literal["EXPIRED", "REVOKED", "FAILED"]
+"""The states in which a lease has ended."""
+
+Kind = Literal["Secret", "ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +39,61 @@ class LeaseToken:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterObject:
+    """An object in a cluster that kubevend made, or is about to make.
+
+    Attributes:
+        id: kubevend's own, a ULID.
+        config: on which cluster.
+        kind: Kubernetes' kind. A Secret is an anchor.
+        namespace: empty for what is in none.
+        name: its name.
+        lease: for which lease it is; empty for an anchor that several share.
+        scope: whose leases share it; empty for what is for one lease. There is one live anchor for each config, namespace
+            and scope.
+        uid: the cluster's own id of it; empty where that is not known.
+    """
+
+    id: str
+    config: str
+    kind: Kind
+    namespace: str
+    name: str
+    lease: str = ""
+    scope: str = ""
+    uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the deletion of what stands for a lease comes on: how often it failed, with what, and when it is tried again."""
+
+    attempts: int = 0
+    reason: str = ""
+    message: str = ""
+    next_attempt_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
-    """The record of one grant. `name` is `leases/{ULID}`; `caller` is a caller's name."""
+    """The record of one grant.
+
+    Attributes:
+        name: `leases/{ULID}`.
+        caller: a caller's name.
+        expire_time: when it ends.
+        tokens: what was minted under it.
+        stored_state: as it was last written down; `state` says what it is now.
+        revocation: how it can be ended before its time.
+        anchor: the id of the anchor that its token is bound to; empty where there is none.
+        ends_as: for REVOKING, what it will be.
+        end_cause: why it ended, where that was not its time.
+        end_time: when it had ended, with all that was made for it gone.
+        cluster_wide: whether its rights hold in every namespace.
+        owner: which process issues it, while it is PENDING.
+        objects: what stands for it in the cluster.
+        ending: how its end comes on, while it is REVOKING.
+    """
 
     name: str
     role: str
@@ -40,10 +105,23 @@ class Lease:
     create_time: datetime
     expire_time: datetime
     tokens: tuple[LeaseToken, ...] = ()
+    stored_state: State = "ACTIVE"
+    revocation: Revocation = "NONE"
+    anchor: str = ""
+    ends_as: End | Literal[""] = ""
+    end_cause: str = ""
+    end_time: datetime | None = None
+    cluster_wide: bool = False
+    owner: str = ""
+    objects: tuple[ClusterObject, ...] = ()
+    ending: Ending | None = None
 
     def state(self, now: datetime) -> State:
         """In which part of its life the lease is at `now`."""
-        return "ACTIVE" if now < self.expire_time else "EXPIRED"
+        if self.stored_state != "ACTIVE" or now < self.expire_time:
+            return self.stored_state
+        # Its end is acted on within a second; what stands in the cluster for it alone is gone only after that.
+        return "REVOKING" if self.revocation == "PER_LEASE" else "EXPIRED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +136,5 @@ class LeaseFilter:
     state: State | None = None
     expire_before: datetime | None = None
     expire_after: datetime | None = None
+    create_before: datetime | None = None
+    create_after: datetime | None = None

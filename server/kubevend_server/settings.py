@@ -19,6 +19,8 @@ from kubevend_server.policy.terms import MINIMUM_TTL
 
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\s]+):[0-9]{1,5}")
+# A label's value in Kubernetes, and short enough to stand in a name.
+_INSTANCE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 _LONGEST_TTL = (1 << 32) - 1
 """Kubernetes' own limit: 2^32 seconds (pkg/apis/authentication/validation)."""
 
@@ -151,6 +153,38 @@ class Kubernetes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceSettings:
+    """Which kubevend this is, among those that share a cluster or a store.
+
+    Attributes:
+        id: the value of the label `kubevend.dev/instance` on all that is made in clusters, by which it is known again.
+            Empty: the one that the store has, made up when the store is. Set, it outlives the store; no other kubevend in
+            the same clusters may have it.
+        replica: the name of this process among those that share the store.
+    """
+
+    id: str = ""
+    replica: str = "main"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseSettings:
+    """How leases end.
+
+    Attributes:
+        retention_seconds: for how long a lease is kept after its end.
+        reconcile_seconds: how often the clusters are searched for what no lease knows, and issuances that died are cleaned up.
+        most_strays: how many objects that no lease knows one search deletes at the most, as a share of all that it found of
+            this instance; what is more is left and told, since it is likelier the store that is wrong. 1 takes that for
+            leave.
+    """
+
+    retention_seconds: int = 30 * 86400
+    reconcile_seconds: float = 60.0
+    most_strays: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsSettings:
     """Where Prometheus asks.
 
@@ -172,6 +206,8 @@ class Settings:
     policy: Policy
     issuance: IssuanceSettings = field(default_factory=IssuanceSettings)
     kubernetes: Kubernetes = field(default_factory=Kubernetes)
+    instance: InstanceSettings = field(default_factory=InstanceSettings)
+    leases: LeaseSettings = field(default_factory=LeaseSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     drain_seconds: float = 10.0
     log_level: str = "info"
@@ -282,6 +318,7 @@ def _check_numbers(settings: Settings) -> None:
     ):
         if value < 0:
             raise SettingsError(f"{key} is {value}; it must be 0 or more.")
+    _check_instance(settings)
     if settings.log_level not in _LOG_LEVELS:
         raise SettingsError(f"log_level is {settings.log_level!r}; it must be one of {', '.join(_LOG_LEVELS)}.")
     for key, address in (
@@ -290,6 +327,22 @@ def _check_numbers(settings: Settings) -> None:
     ):
         if address and not _ADDRESS.fullmatch(address):
             raise SettingsError(f"{key} is {address!r}; it must be host:port, as 127.0.0.1:7443.")
+
+
+def _check_instance(settings: Settings) -> None:
+    for key, name in (("id", settings.instance.id or "x"), ("replica", settings.instance.replica)):
+        if not _INSTANCE_NAME.fullmatch(name):
+            raise SettingsError(
+                f"instance.{key} is {name!r}; it must be 1 to 40 lower-case letters, digits and hyphens, no hyphen first or "
+                "last."
+            )
+    leases = settings.leases
+    if leases.retention_seconds < 0:
+        raise SettingsError(f"leases.retention_seconds is {leases.retention_seconds}; it must be 0 or more.")
+    if leases.reconcile_seconds < 1:
+        raise SettingsError(f"leases.reconcile_seconds is {leases.reconcile_seconds}; it must be 1 or more.")
+    if not 0 <= leases.most_strays <= 1:
+        raise SettingsError(f"leases.most_strays is {leases.most_strays}; it must be a share, from 0 to 1.")
 
 
 def _check_clusters(clusters: dict[str, CallerClusterSettings]) -> None:

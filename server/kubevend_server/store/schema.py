@@ -73,10 +73,79 @@ leases = sa.Table(
     sa.Column("audiences", sa.Text, nullable=False),
     sa.Column("create_time", Moment, nullable=False),
     sa.Column("expire_time", Moment, nullable=False),
+    sa.Column("state", sa.String(8), nullable=False, server_default="ACTIVE"),
+    sa.Column("revocation", sa.String(10), nullable=False, server_default="NONE"),
+    sa.Column("cluster_wide", sa.Boolean, nullable=False, server_default=sa.text("false")),
+    # The object that its token is bound to; several leases may share it.
+    sa.Column("anchor", sa.String(26), nullable=False, server_default=""),
+    # Which process issues it, while it is PENDING.
+    sa.Column("owner", sa.String(100), nullable=False, server_default=""),
+    # While it is REVOKING: what it will be, and why.
+    sa.Column("ends_as", sa.String(8), nullable=False, server_default=""),
+    sa.Column("end_cause", sa.Text, nullable=False, server_default=""),
+    sa.Column("end_time", Moment),
+    # One for each filter of a list, in the order of a list.
     sa.Index("leases_role", "role", "name"),
+    sa.Index("leases_config", "config", "name"),
     sa.Index("leases_caller", "caller", "name"),
     sa.Index("leases_namespace", "namespace", "name"),
-    sa.Index("leases_expire_time", "expire_time"),
+    sa.Index("leases_service_account", "service_account", "name"),
+    sa.Index("leases_state", "state", "name"),
+    # What ends next, and what ended long ago. A row is in one of the two at a time, if in any.
+    sa.Index("leases_expiry", "expire_time", sqlite_where=sa.text("state = 'ACTIVE'")),
+    sa.Index("leases_ended", "end_time", sqlite_where=sa.text("end_time IS NOT NULL")),
+    sa.Index("leases_anchor", "anchor", "state", sqlite_where=sa.text("anchor <> ''")),
+)
+
+# What kubevend made in clusters, or is about to make. A row goes when its object is known to be gone.
+objects = sa.Table(
+    "objects",
+    metadata,
+    sa.Column("id", sa.String(26), primary_key=True),
+    sa.Column("config", sa.String(72), nullable=False),
+    sa.Column("kind", sa.String(20), nullable=False),
+    sa.Column("namespace", sa.String(63), nullable=False),
+    sa.Column("name", sa.String(253), nullable=False),
+    # For which lease it is; empty for an anchor that several share, which has a scope.
+    sa.Column("lease", sa.String(33), nullable=False),
+    sa.Column("scope", sa.Text, nullable=False),
+    sa.Column("uid", sa.String(64), nullable=False),
+    # LIVE or DELETING.
+    sa.Column("state", sa.String(8), nullable=False),
+    sa.Column("create_time", Moment, nullable=False),
+    # While it is DELETING: how that comes on, and which process is at it.
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("next_attempt_time", Moment),
+    sa.Column("claimed_by", sa.String(100), nullable=False, server_default=""),
+    sa.Column("reason", sa.String(64), nullable=False, server_default=""),
+    sa.Column("message", sa.Text, nullable=False, server_default=""),
+    sa.Index("objects_lease", "lease", sqlite_where=sa.text("lease <> ''")),
+    sa.Index("objects_due", "next_attempt_time", sqlite_where=sa.text("state = 'DELETING'")),
+    sa.Index(
+        "objects_scope",
+        "config",
+        "namespace",
+        "scope",
+        unique=True,
+        sqlite_where=sa.text("state = 'LIVE' AND scope <> ''"),
+    ),
+    sa.Index("objects_config", "config"),
+)
+
+# The processes that share this store, each with the last moment at which it was known to live.
+replicas = sa.Table(
+    "replicas",
+    metadata,
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("process", sa.String(100), nullable=False),
+    sa.Column("seen_time", Moment, nullable=False),
+)
+
+# One row: by which id the objects in clusters are known to be this store's.
+instance = sa.Table(
+    "instance",
+    metadata,
+    sa.Column("id", sa.String(63), primary_key=True),
 )
 
 tokens = sa.Table(
@@ -89,11 +158,11 @@ tokens = sa.Table(
     sa.Column("expire_time", Moment, nullable=False),
 )
 
-# One row: the last line of the audit log that is known to be on the disk.
+# For each replica the last line of its audit log that is known to be on the disk.
 audit_head = sa.Table(
     "audit_head",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("replica", sa.String(63), primary_key=True),
     sa.Column("sequence", sa.BigInteger, nullable=False),
     sa.Column("hash", sa.String(64), nullable=False),
 )

@@ -26,10 +26,11 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from kubevend.v1 import issue_service_pb2 as kubevend_dot_v1_dot_issue__service__pb2
+from kubevend.v1 import role_service_pb2 as kubevend_dot_v1_dot_role__service__pb2
 from kubevend.v1 import warning_pb2 as kubevend_dot_v1_dot_warning__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dkubevend/v1/audit_event.proto\x12\x0bkubevend.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkubevend/v1/issue_service.proto\x1a\x19kubevend/v1/warning.proto\"\xf0\x07\n\nAuditEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x05stage\x18\x03 \x01(\x0e\x32\x1d.kubevend.v1.AuditEvent.Stage\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x10\n\x08trace_id\x18\x06 \x01(\t\x12(\n\x06\x63\x61ller\x18\x07 \x01(\x0b\x32\x18.kubevend.v1.AuditCaller\x12\x0e\n\x06source\x18\x08 \x01(\t\x12\x12\n\nuser_agent\x18\t \x01(\t\x12\x10\n\x08resource\x18\n \x01(\t\x12(\n\x07request\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\x12\'\n\x08\x64\x65\x63ision\x18\x0c \x01(\x0b\x32\x15.kubevend.v1.Decision\x12&\n\x05grant\x18\r \x01(\x0b\x32\x17.kubevend.v1.AuditGrant\x12\r\n\x05lease\x18\x0e \x01(\t\x12\x0b\n\x03jti\x18\x0f \x01(\t\x12\x1b\n\x13kubernetes_audit_id\x18\x10 \x01(\t\x12.\n\nexpiration\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10token_expiration\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x08warnings\x18\x13 \x03(\x0b\x32\x14.kubevend.v1.Warning\x12\x30\n\x07outcome\x18\x14 \x01(\x0e\x32\x1f.kubevend.v1.AuditEvent.Outcome\x12\x0e\n\x06status\x18\x15 \x01(\t\x12\x0e\n\x06reason\x18\x16 \x01(\t\x12\x0f\n\x07message\x18\x17 \x01(\t\x12+\n\x08\x64uration\x18\x18 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rprevious_hash\x18\x1e \x01(\t\x12\x0c\n\x04hash\x18\x1f \x01(\t\"D\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTAGE_INTENT\x10\x01\x12\x12\n\x0eSTAGE_COMPLETE\x10\x02\"\xa4\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_SUCCEEDED\x10\x01\x12\x12\n\x0eOUTCOME_DENIED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x12\x15\n\x11OUTCOME_CANCELLED\x10\x04\x12\x15\n\x11OUTCOME_ABANDONED\x10\x05\x12\x13\n\x0fOUTCOME_UNKNOWN\x10\x06\"E\n\x0b\x41uditCaller\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tmechanism\x18\x02 \x01(\t\x12\x15\n\rcredential_id\x18\x03 \x01(\t\"\x83\x01\n\nAuditGrant\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x17\n\x0fservice_account\x18\x03 \x01(\t\x12\x11\n\taudiences\x18\x04 \x03(\t\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB8\n\x0f\x64\x65v.kubevend.v1P\x01Z#kubevend.dev/kubevend/v1;kubevendv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dkubevend/v1/audit_event.proto\x12\x0bkubevend.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkubevend/v1/issue_service.proto\x1a\x1ekubevend/v1/role_service.proto\x1a\x19kubevend/v1/warning.proto\"\x97\x08\n\nAuditEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x05stage\x18\x03 \x01(\x0e\x32\x1d.kubevend.v1.AuditEvent.Stage\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x10\n\x08trace_id\x18\x06 \x01(\t\x12(\n\x06\x63\x61ller\x18\x07 \x01(\x0b\x32\x18.kubevend.v1.AuditCaller\x12\x0e\n\x06source\x18\x08 \x01(\t\x12\x12\n\nuser_agent\x18\t \x01(\t\x12\x10\n\x08resource\x18\n \x01(\t\x12(\n\x07request\x18\x0b \x01(\x0b\x32\x17.google.protobuf.Struct\x12\'\n\x08\x64\x65\x63ision\x18\x0c \x01(\x0b\x32\x15.kubevend.v1.Decision\x12&\n\x05grant\x18\r \x01(\x0b\x32\x17.kubevend.v1.AuditGrant\x12\r\n\x05lease\x18\x0e \x01(\t\x12\x0b\n\x03jti\x18\x0f \x01(\t\x12\x1b\n\x13kubernetes_audit_id\x18\x10 \x01(\t\x12.\n\nexpiration\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10token_expiration\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x08warnings\x18\x13 \x03(\x0b\x32\x14.kubevend.v1.Warning\x12\x30\n\x07outcome\x18\x14 \x01(\x0e\x32\x1f.kubevend.v1.AuditEvent.Outcome\x12\x0e\n\x06status\x18\x15 \x01(\t\x12\x0e\n\x06reason\x18\x16 \x01(\t\x12\x0f\n\x07message\x18\x17 \x01(\t\x12+\n\x08\x64uration\x18\x18 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x65nded_leases\x18\x19 \x03(\t\x12\x15\n\rprevious_hash\x18\x1e \x01(\t\x12\x0c\n\x04hash\x18\x1f \x01(\t\"U\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTAGE_INTENT\x10\x01\x12\x12\n\x0eSTAGE_COMPLETE\x10\x02\x12\x0f\n\x0bSTAGE_ENDED\x10\x03\"\xa4\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_SUCCEEDED\x10\x01\x12\x12\n\x0eOUTCOME_DENIED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x12\x15\n\x11OUTCOME_CANCELLED\x10\x04\x12\x15\n\x11OUTCOME_ABANDONED\x10\x05\x12\x13\n\x0fOUTCOME_UNKNOWN\x10\x06\"E\n\x0b\x41uditCaller\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tmechanism\x18\x02 \x01(\t\x12\x15\n\rcredential_id\x18\x03 \x01(\t\"\x9d\x02\n\nAuditGrant\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x17\n\x0fservice_account\x18\x03 \x01(\t\x12\x11\n\taudiences\x18\x04 \x03(\t\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\ttoken_ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\nrevocation\x18\x07 \x01(\x0e\x32\x17.kubevend.v1.Revocation\x12\x17\n\x0fkubernetes_role\x18\x08 \x01(\t\x12\x14\n\x0c\x63luster_wide\x18\t \x01(\x08\x12\x0e\n\x06\x61nchor\x18\n \x01(\tB8\n\x0f\x64\x65v.kubevend.v1P\x01Z#kubevend.dev/kubevend/v1;kubevendv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,14 +38,14 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kubevend.v1.audit_event_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.kubevend.v1P\001Z#kubevend.dev/kubevend/v1;kubevendv1'
-  _globals['_AUDITEVENT']._serialized_start=202
-  _globals['_AUDITEVENT']._serialized_end=1210
-  _globals['_AUDITEVENT_STAGE']._serialized_start=975
-  _globals['_AUDITEVENT_STAGE']._serialized_end=1043
-  _globals['_AUDITEVENT_OUTCOME']._serialized_start=1046
-  _globals['_AUDITEVENT_OUTCOME']._serialized_end=1210
-  _globals['_AUDITCALLER']._serialized_start=1212
-  _globals['_AUDITCALLER']._serialized_end=1281
-  _globals['_AUDITGRANT']._serialized_start=1284
-  _globals['_AUDITGRANT']._serialized_end=1415
+  _globals['_AUDITEVENT']._serialized_start=234
+  _globals['_AUDITEVENT']._serialized_end=1281
+  _globals['_AUDITEVENT_STAGE']._serialized_start=1029
+  _globals['_AUDITEVENT_STAGE']._serialized_end=1114
+  _globals['_AUDITEVENT_OUTCOME']._serialized_start=1117
+  _globals['_AUDITEVENT_OUTCOME']._serialized_end=1281
+  _globals['_AUDITCALLER']._serialized_start=1283
+  _globals['_AUDITCALLER']._serialized_end=1352
+  _globals['_AUDITGRANT']._serialized_start=1355
+  _globals['_AUDITGRANT']._serialized_end=1640
 # @@protoc_insertion_point(module_scope)

@@ -12,6 +12,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from kubevend.v1 import issue_service_pb2 as _issue_service_pb2
+from kubevend.v1 import role_service_pb2 as _role_service_pb2
 from kubevend.v1 import warning_pb2 as _warning_pb2
 import builtins as _builtins
 import sys
@@ -45,6 +46,10 @@ class AuditEvent(_message.Message):
         """
         STAGE_COMPLETE: AuditEvent._Stage.ValueType  # 2
         """The call is over. On the disk before its answer leaves."""
+        STAGE_ENDED: AuditEvent._Stage.ValueType  # 3
+        """No call: what was made in the cluster for a lease is gone, so the lease has ended. `reason` says how: EXPIRED, REVOKED,
+        FAILED.
+        """
 
     class Stage(_Stage, metaclass=_StageEnumTypeWrapper):
         """At which point of a call a line was written."""
@@ -56,6 +61,10 @@ class AuditEvent(_message.Message):
     """
     STAGE_COMPLETE: AuditEvent.Stage.ValueType  # 2
     """The call is over. On the disk before its answer leaves."""
+    STAGE_ENDED: AuditEvent.Stage.ValueType  # 3
+    """No call: what was made in the cluster for a lease is gone, so the lease has ended. `reason` says how: EXPIRED, REVOKED,
+    FAILED.
+    """
 
     class _Outcome:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -118,6 +127,7 @@ class AuditEvent(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
+    ENDED_LEASES_FIELD_NUMBER: _builtins.int
     PREVIOUS_HASH_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
@@ -198,6 +208,10 @@ class AuditEvent(_message.Message):
     def duration(self) -> _duration_pb2.Duration:
         """How long the call took until this line was written."""
 
+    @_builtins.property
+    def ended_leases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The leases that a RevokeLease or RevokeLeases ends."""
+
     def __init__(
         self,
         *,
@@ -225,12 +239,13 @@ class AuditEvent(_message.Message):
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
         duration: _duration_pb2.Duration | None = ...,
+        ended_leases: _abc.Iterable[_builtins.str] | None = ...,
         previous_hash: _builtins.str = ...,
         hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "decision", b"decision", "duration", b"duration", "expiration", b"expiration", "grant", b"grant", "request", b"request", "time", b"time", "token_expiration", b"token_expiration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "decision", b"decision", "duration", b"duration", "expiration", b"expiration", "grant", b"grant", "hash", b"hash", "jti", b"jti", "kubernetes_audit_id", b"kubernetes_audit_id", "lease", b"lease", "message", b"message", "method", b"method", "outcome", b"outcome", "previous_hash", b"previous_hash", "reason", b"reason", "request", b"request", "request_id", b"request_id", "resource", b"resource", "sequence", b"sequence", "source", b"source", "stage", b"stage", "status", b"status", "time", b"time", "token_expiration", b"token_expiration", "trace_id", b"trace_id", "user_agent", b"user_agent", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "decision", b"decision", "duration", b"duration", "ended_leases", b"ended_leases", "expiration", b"expiration", "grant", b"grant", "hash", b"hash", "jti", b"jti", "kubernetes_audit_id", b"kubernetes_audit_id", "lease", b"lease", "message", b"message", "method", b"method", "outcome", b"outcome", "previous_hash", b"previous_hash", "reason", b"reason", "request", b"request", "request_id", b"request_id", "resource", b"resource", "sequence", b"sequence", "source", b"source", "stage", b"stage", "status", b"status", "time", b"time", "token_expiration", b"token_expiration", "trace_id", b"trace_id", "user_agent", b"user_agent", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -277,19 +292,38 @@ class AuditGrant(_message.Message):
     SERVICE_ACCOUNT_FIELD_NUMBER: _builtins.int
     AUDIENCES_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
+    TOKEN_TTL_FIELD_NUMBER: _builtins.int
+    REVOCATION_FIELD_NUMBER: _builtins.int
+    KUBERNETES_ROLE_FIELD_NUMBER: _builtins.int
+    CLUSTER_WIDE_FIELD_NUMBER: _builtins.int
+    ANCHOR_FIELD_NUMBER: _builtins.int
     config: _builtins.str
     """`configs/{config}`."""
     namespace: _builtins.str
     """The ServiceAccount's namespace."""
     service_account: _builtins.str
     """The ServiceAccount's name."""
+    revocation: _role_service_pb2.Revocation.ValueType
+    """How the lease can be ended before its time. Not set for NONE."""
+    kubernetes_role: _builtins.str
+    """To what the ServiceAccount is bound, where it is made for the lease: `ClusterRole/view`, or `Role` for one that is made
+    with it.
+    """
+    cluster_wide: _builtins.bool
+    """Whether it is bound in every namespace."""
+    anchor: _builtins.str
+    """The anchor that the token is bound to, where it is: the Secret's name."""
     @_builtins.property
     def audiences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The audiences."""
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """How long the token shall live."""
+        """How long the lease shall live."""
+
+    @_builtins.property
+    def token_ttl(self) -> _duration_pb2.Duration:
+        """How long the token shall live, where that is longer than the lease: Kubernetes' floor of 600 s."""
 
     def __init__(
         self,
@@ -299,10 +333,15 @@ class AuditGrant(_message.Message):
         service_account: _builtins.str = ...,
         audiences: _abc.Iterable[_builtins.str] | None = ...,
         ttl: _duration_pb2.Duration | None = ...,
+        token_ttl: _duration_pb2.Duration | None = ...,
+        revocation: _role_service_pb2.Revocation.ValueType = ...,
+        kubernetes_role: _builtins.str = ...,
+        cluster_wide: _builtins.bool = ...,
+        anchor: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["token_ttl", b"token_ttl", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audiences", b"audiences", "config", b"config", "namespace", b"namespace", "service_account", b"service_account", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "audiences", b"audiences", "cluster_wide", b"cluster_wide", "config", b"config", "kubernetes_role", b"kubernetes_role", "namespace", b"namespace", "revocation", b"revocation", "service_account", b"service_account", "token_ttl", b"token_ttl", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from kubevend.v1 import role_service_pb2 as _role_service_pb2
 from kubevend.v1 import warning_pb2 as _warning_pb2
 import builtins as _builtins
 import sys
@@ -32,20 +33,25 @@ class IssueTokenRequest(_message.Message):
     MIN_TTL_FIELD_NUMBER: _builtins.int
     AUDIENCES_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    CLUSTER_WIDE_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """The role, `roles/{role}`. Required."""
     namespace: _builtins.str
     """The ServiceAccount's namespace. Default: the only one that the role allows."""
     service_account_name: _builtins.str
-    """The ServiceAccount's name. Default: the only one that the role allows."""
+    """The ServiceAccount's name. Default: the only one that the role allows. Left out where the role makes one for each lease."""
     validate_only: _builtins.bool
     """Answer what would happen and why, and issue nothing: no call to the cluster, no token, no lease. What the
     cluster itself would say (its RBAC, its cap on lifetimes) is therefore not part of the answer.
     """
+    cluster_wide: _builtins.bool
+    """Rights in every namespace: a ClusterRoleBinding in place of a RoleBinding. Only through a role with
+    `cluster_wide_allowed`. Default: no.
+    """
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """How long the token should live: whole seconds, at least 600 s. Default: the role's `ttl`, else the
-        server's `default_ttl`. What is longer than role, server or cluster allow is shortened, with a warning
+        """How long the lease should live: whole seconds, at least 600 s (Kubernetes' floor for a token), or 30 s where kubevend
+        itself ends it (the role's `revocation` is PER_LEASE). Default: the role's `ttl`, else the server's `default_ttl`. What is longer than role, server or cluster allow is shortened, with a warning
         that says who did it.
         """
 
@@ -71,10 +77,11 @@ class IssueTokenRequest(_message.Message):
         min_ttl: _duration_pb2.Duration | None = ...,
         audiences: _abc.Iterable[_builtins.str] | None = ...,
         validate_only: _builtins.bool = ...,
+        cluster_wide: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["min_ttl", b"min_ttl", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audiences", b"audiences", "min_ttl", b"min_ttl", "namespace", b"namespace", "role", b"role", "service_account_name", b"service_account_name", "ttl", b"ttl", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audiences", b"audiences", "cluster_wide", b"cluster_wide", "min_ttl", b"min_ttl", "namespace", b"namespace", "role", b"role", "service_account_name", b"service_account_name", "ttl", b"ttl", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -96,6 +103,7 @@ class IssueTokenResponse(_message.Message):
     KUBERNETES_AUDIT_ID_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     DECISION_FIELD_NUMBER: _builtins.int
+    REVOCATION_FIELD_NUMBER: _builtins.int
     token: _builtins.str
     """The token. Empty with `validate_only`."""
     namespace: _builtins.str
@@ -110,13 +118,17 @@ class IssueTokenResponse(_message.Message):
     """
     kubernetes_audit_id: _builtins.str
     """The `auditID` under which Kubernetes' audit log has the TokenRequest. Empty with `validate_only`."""
+    revocation: _role_service_pb2.Revocation.ValueType
+    """How the lease can be ended before its time, and whether that ends the token: REVOCATION_NONE does not."""
     @_builtins.property
     def expiration(self) -> _timestamp_pb2.Timestamp:
         """The lease's end: until when kubevend answers for the token."""
 
     @_builtins.property
     def token_expiration(self) -> _timestamp_pb2.Timestamp:
-        """The latest moment at which the cluster still accepts the token."""
+        """The latest moment at which the cluster still accepts the token: its own expiration, which holds if kubevend is not there
+        to end the lease.
+        """
 
     @_builtins.property
     def granted_ttl(self) -> _duration_pb2.Duration:
@@ -149,10 +161,11 @@ class IssueTokenResponse(_message.Message):
         kubernetes_audit_id: _builtins.str = ...,
         warnings: _abc.Iterable[_warning_pb2.Warning] | None = ...,
         decision: Global___Decision | None = ...,
+        revocation: _role_service_pb2.Revocation.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "expiration", b"expiration", "granted_ttl", b"granted_ttl", "token_expiration", b"token_expiration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audiences", b"audiences", "decision", b"decision", "expiration", b"expiration", "granted_ttl", b"granted_ttl", "jti", b"jti", "kubernetes_audit_id", b"kubernetes_audit_id", "lease", b"lease", "namespace", b"namespace", "service_account", b"service_account", "token", b"token", "token_expiration", b"token_expiration", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audiences", b"audiences", "decision", b"decision", "expiration", b"expiration", "granted_ttl", b"granted_ttl", "jti", b"jti", "kubernetes_audit_id", b"kubernetes_audit_id", "lease", b"lease", "namespace", b"namespace", "revocation", b"revocation", "service_account", b"service_account", "token", b"token", "token_expiration", b"token_expiration", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

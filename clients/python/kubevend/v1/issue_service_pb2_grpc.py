@@ -76,10 +76,11 @@ class IssueServiceServicer:
         Errors, each with google.rpc.ErrorInfo (domain `kubevend.dev`):
         - INVALID_ARGUMENT: a field breaks its rule (google.rpc.BadRequest), or a field was left out that
         this role needs (NAMESPACE_REQUIRED, SERVICE_ACCOUNT_REQUIRED, AUDIENCE_REQUIRED),
-        a TTL under Kubernetes' floor of 600 s (TTL_TOO_SHORT), or a min_ttl above ttl (MIN_TTL_ABOVE_TTL).
+        a TTL under the floor (TTL_TOO_SHORT), a min_ttl above ttl (MIN_TTL_ABOVE_TTL), or a ServiceAccount's name where the
+        role makes one (SERVICE_ACCOUNT_GENERATED).
         - NOT_FOUND (ROLE_NOT_FOUND): no such role, or none that the caller may see.
         - PERMISSION_DENIED: the access policy (ACCESS_DENIED) or the role (NAMESPACE_NOT_ALLOWED,
-        SERVICE_ACCOUNT_NOT_ALLOWED, AUDIENCE_NOT_ALLOWED) does not allow it.
+        SERVICE_ACCOUNT_NOT_ALLOWED, AUDIENCE_NOT_ALLOWED, CLUSTER_WIDE_NOT_ALLOWED) does not allow it.
         - FAILED_PRECONDITION: `min_ttl` cannot be had (MIN_TTL_NOT_MET); the role's config is missing (CONFIG_NOT_FOUND) or its
         credential cannot be shown (CREDENTIAL_UNUSABLE); the cluster's certificate is not trusted (KUBERNETES_UNTRUSTED), it
         does not speak TLS (KUBERNETES_TLS_FAILED) or is no API server (NOT_KUBERNETES); it does not accept kubevend's own
@@ -87,10 +88,12 @@ class IssueServiceServicer:
         ServiceAccount (KUBERNETES_RESOURCE_NAMES), or an admission policy does not (KUBERNETES_DENIED); there is no such
         namespace (KUBERNETES_NAMESPACE_NOT_FOUND, where kubevend's rights are wide enough to know), it is being deleted
         (KUBERNETES_NAMESPACE_TERMINATING), or there is no such ServiceAccount
-        (KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND); the cluster refuses the request itself (KUBERNETES_REJECTED), or minted
+        (KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND) or Role (KUBERNETES_ROLE_NOT_FOUND); the cluster refuses the request itself (KUBERNETES_REJECTED), or minted
         something wider than the grant (TOKEN_NOT_AS_GRANTED).
-        - ABORTED (KUBERNETES_CONFLICT): the cluster answers with a conflict; try again.
-        - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE) or is failing (KUBERNETES_UNAVAILABLE); the
+        - ABORTED: the cluster answers with a conflict (KUBERNETES_CONFLICT), or the lease was ended before its token left
+        (LEASE_ENDED); try again.
+        - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE) or is failing (KUBERNETES_UNAVAILABLE); its
+        namespaces' labels are not known well enough (NAMESPACES_UNKNOWN); the
         lease or the audit event could not be written (NOT_RECORDED); or the server is stopping.
         - RESOURCE_EXHAUSTED: the cluster throttles (KUBERNETES_THROTTLED), or kubevend's connections to it are all busy
         (CLUSTER_BUSY); google.rpc.RetryInfo says how long to wait.

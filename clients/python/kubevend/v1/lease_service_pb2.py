@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from kubevend.v1 import role_service_pb2 as kubevend_dot_v1_dot_role__service__pb2
 from kubevend.v1 import rules_pb2 as kubevend_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkubevend/v1/lease_service.proto\x12\x0bkubevend.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17kubevend/v1/rules.proto\"\xfb\x02\n\x05Lease\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x04 \x01(\t\x12\x11\n\tnamespace\x18\x05 \x01(\t\x12\x17\n\x0fservice_account\x18\x06 \x01(\t\x12\x11\n\taudiences\x18\x07 \x03(\t\x12\'\n\x05state\x18\x08 \x01(\x0e\x32\x18.kubevend.v1.Lease.State\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x06tokens\x18\x0b \x03(\x0b\x32\x17.kubevend.v1.LeaseToken\"C\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x11\n\rSTATE_EXPIRED\x10\x02\"\x97\x01\n\nLeaseToken\x12\x0b\n\x03jti\x18\x01 \x01(\t\x12\x1b\n\x13kubernetes_audit_id\x18\x02 \x01(\t\x12.\n\nissue_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8d\x03\n\x0bLeaseFilter\x12\x1c\n\x04role\x18\x01 \x01(\tB\x0e\xbaH\x0br\x06\x88\x8d\xb1\xaf\x0c\x01\xd8\x01\x01\x12\x1e\n\x06\x63onfig\x18\x02 \x01(\tB\x0e\xbaH\x0br\x06\x80\x8d\xb1\xaf\x0c\x01\xd8\x01\x01\x12\x1a\n\tnamespace\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12!\n\x0fservice_account\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xfd\x01\x12\x18\n\x06\x63\x61ller\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x81\x01\n\x05state\x18\x06 \x01(\x0e\x32\x18.kubevend.v1.Lease.StateBX\xbaH\x05\x82\x01\x02\x10\x01\x82\x8d\xb1\xaf\x0cJmust be STATE_ACTIVE or STATE_EXPIRED, or left out for leases in any state\x12\x31\n\rexpire_before\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x65xpire_after\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\",\n\x0fGetLeaseRequest\x12\x19\n\x04name\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x90\x8d\xb1\xaf\x0c\x01\"5\n\x10GetLeaseResponse\x12!\n\x05lease\x18\x01 \x01(\x0b\x32\x12.kubevend.v1.Lease\"{\n\x11ListLeasesRequest\x12(\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x18.kubevend.v1.LeaseFilter\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x80\x8d\xb1\xaf\x0c\x01\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"Q\n\x12ListLeasesResponse\x12\"\n\x06leases\x18\x01 \x03(\x0b\x32\x12.kubevend.v1.Lease\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa6\x01\n\x0cLeaseService\x12G\n\x08GetLease\x12\x1c.kubevend.v1.GetLeaseRequest\x1a\x1d.kubevend.v1.GetLeaseResponse\x12M\n\nListLeases\x12\x1e.kubevend.v1.ListLeasesRequest\x1a\x1f.kubevend.v1.ListLeasesResponseB8\n\x0f\x64\x65v.kubevend.v1P\x01Z#kubevend.dev/kubevend/v1;kubevendv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkubevend/v1/lease_service.proto\x12\x0bkubevend.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ekubevend/v1/role_service.proto\x1a\x17kubevend/v1/rules.proto\"\xa1\x05\n\x05Lease\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x04 \x01(\t\x12\x11\n\tnamespace\x18\x05 \x01(\t\x12\x17\n\x0fservice_account\x18\x06 \x01(\t\x12\x11\n\taudiences\x18\x07 \x03(\t\x12\'\n\x05state\x18\x08 \x01(\x0e\x32\x18.kubevend.v1.Lease.State\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x06tokens\x18\x0b \x03(\x0b\x32\x17.kubevend.v1.LeaseToken\x12+\n\nrevocation\x18\x0c \x01(\x0e\x32\x17.kubevend.v1.Revocation\x12,\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x06\x65nding\x18\x0e \x01(\x0b\x32\x18.kubevend.v1.LeaseEnding\x12)\n\x07objects\x18\x0f \x03(\x0b\x32\x18.kubevend.v1.LeaseObject\x12\x14\n\x0c\x63luster_wide\x18\x10 \x01(\x08\x12\x11\n\tend_cause\x18\x11 \x01(\t\"\x8f\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x11\n\rSTATE_EXPIRED\x10\x02\x12\x11\n\rSTATE_PENDING\x10\x03\x12\x12\n\x0eSTATE_REVOKING\x10\x04\x12\x11\n\rSTATE_REVOKED\x10\x05\x12\x10\n\x0cSTATE_FAILED\x10\x06\"w\n\x0bLeaseEnding\x12\x10\n\x08\x61ttempts\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x35\n\x11next_attempt_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"L\n\x0bLeaseObject\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06shared\x18\x04 \x01(\x08\"\x97\x01\n\nLeaseToken\x12\x0b\n\x03jti\x18\x01 \x01(\t\x12\x1b\n\x13kubernetes_audit_id\x18\x02 \x01(\t\x12.\n\nissue_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf8\x03\n\x0bLeaseFilter\x12\x1c\n\x04role\x18\x01 \x01(\tB\x0e\xbaH\x0br\x06\x88\x8d\xb1\xaf\x0c\x01\xd8\x01\x01\x12\x1e\n\x06\x63onfig\x18\x02 \x01(\tB\x0e\xbaH\x0br\x06\x80\x8d\xb1\xaf\x0c\x01\xd8\x01\x01\x12\x1a\n\tnamespace\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12!\n\x0fservice_account\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xfd\x01\x12\x18\n\x06\x63\x61ller\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x87\x01\n\x05state\x18\x06 \x01(\x0e\x32\x18.kubevend.v1.Lease.StateB^\xbaH\x05\x82\x01\x02\x10\x01\x82\x8d\xb1\xaf\x0cPmust be one of Lease.State, as STATE_ACTIVE, or left out for leases in any state\x12\x31\n\rexpire_before\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x65xpire_after\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rcreate_before\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63reate_after\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\",\n\x0fGetLeaseRequest\x12\x19\n\x04name\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x90\x8d\xb1\xaf\x0c\x01\"5\n\x10GetLeaseResponse\x12!\n\x05lease\x18\x01 \x01(\x0b\x32\x12.kubevend.v1.Lease\"{\n\x11ListLeasesRequest\x12(\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x18.kubevend.v1.LeaseFilter\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x80\x8d\xb1\xaf\x0c\x01\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"Q\n\x12ListLeasesResponse\x12\"\n\x06leases\x18\x01 \x03(\x0b\x32\x12.kubevend.v1.Lease\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Z\n\x12RevokeLeaseRequest\x12\x19\n\x04name\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x90\x8d\xb1\xaf\x0c\x01\x12\x12\n\nend_shared\x18\x02 \x01(\x08\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"u\n\x13RevokeLeaseResponse\x12\x30\n\nrevocation\x18\x01 \x01(\x0b\x32\x1c.kubevend.v1.LeaseRevocation\x12,\n\x06others\x18\x02 \x03(\x0b\x32\x1c.kubevend.v1.LeaseRevocation\"j\n\x13RevokeLeasesRequest\x12(\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x18.kubevend.v1.LeaseFilter\x12\x12\n\nend_shared\x18\x02 \x01(\x08\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"W\n\x14RevokeLeasesResponse\x12\x31\n\x0brevocations\x18\x01 \x03(\x0b\x32\x1c.kubevend.v1.LeaseRevocation\x12\x0c\n\x04more\x18\x02 \x01(\x08\"\x8b\x01\n\x0fLeaseRevocation\x12\r\n\x05lease\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.kubevend.v1.Lease.State\x12/\n\x0bworks_until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07message\x18\x04 \x01(\t2\xcd\x02\n\x0cLeaseService\x12G\n\x08GetLease\x12\x1c.kubevend.v1.GetLeaseRequest\x1a\x1d.kubevend.v1.GetLeaseResponse\x12M\n\nListLeases\x12\x1e.kubevend.v1.ListLeasesRequest\x1a\x1f.kubevend.v1.ListLeasesResponse\x12P\n\x0bRevokeLease\x12\x1f.kubevend.v1.RevokeLeaseRequest\x1a .kubevend.v1.RevokeLeaseResponse\x12S\n\x0cRevokeLeases\x12 .kubevend.v1.RevokeLeasesRequest\x1a!.kubevend.v1.RevokeLeasesResponseB8\n\x0f\x64\x65v.kubevend.v1P\x01Z#kubevend.dev/kubevend/v1;kubevendv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,29 +47,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEASEFILTER'].fields_by_name['caller']._loaded_options = None
   _globals['_LEASEFILTER'].fields_by_name['caller']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_LEASEFILTER'].fields_by_name['state']._loaded_options = None
-  _globals['_LEASEFILTER'].fields_by_name['state']._serialized_options = b'\272H\005\202\001\002\020\001\202\215\261\257\014Jmust be STATE_ACTIVE or STATE_EXPIRED, or left out for leases in any state'
+  _globals['_LEASEFILTER'].fields_by_name['state']._serialized_options = b'\272H\005\202\001\002\020\001\202\215\261\257\014Pmust be one of Lease.State, as STATE_ACTIVE, or left out for leases in any state'
   _globals['_GETLEASEREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETLEASEREQUEST'].fields_by_name['name']._serialized_options = b'\272H\010r\006\220\215\261\257\014\001'
   _globals['_LISTLEASESREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTLEASESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\010\032\006\200\215\261\257\014\001'
   _globals['_LISTLEASESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTLEASESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\020'
-  _globals['_LEASE']._serialized_start=136
-  _globals['_LEASE']._serialized_end=515
-  _globals['_LEASE_STATE']._serialized_start=448
-  _globals['_LEASE_STATE']._serialized_end=515
-  _globals['_LEASETOKEN']._serialized_start=518
-  _globals['_LEASETOKEN']._serialized_end=669
-  _globals['_LEASEFILTER']._serialized_start=672
-  _globals['_LEASEFILTER']._serialized_end=1069
-  _globals['_GETLEASEREQUEST']._serialized_start=1071
-  _globals['_GETLEASEREQUEST']._serialized_end=1115
-  _globals['_GETLEASERESPONSE']._serialized_start=1117
-  _globals['_GETLEASERESPONSE']._serialized_end=1170
-  _globals['_LISTLEASESREQUEST']._serialized_start=1172
-  _globals['_LISTLEASESREQUEST']._serialized_end=1295
-  _globals['_LISTLEASESRESPONSE']._serialized_start=1297
-  _globals['_LISTLEASESRESPONSE']._serialized_end=1378
-  _globals['_LEASESERVICE']._serialized_start=1381
-  _globals['_LEASESERVICE']._serialized_end=1547
+  _globals['_REVOKELEASEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_REVOKELEASEREQUEST'].fields_by_name['name']._serialized_options = b'\272H\010r\006\220\215\261\257\014\001'
+  _globals['_LEASE']._serialized_start=168
+  _globals['_LEASE']._serialized_end=841
+  _globals['_LEASE_STATE']._serialized_start=698
+  _globals['_LEASE_STATE']._serialized_end=841
+  _globals['_LEASEENDING']._serialized_start=843
+  _globals['_LEASEENDING']._serialized_end=962
+  _globals['_LEASEOBJECT']._serialized_start=964
+  _globals['_LEASEOBJECT']._serialized_end=1040
+  _globals['_LEASETOKEN']._serialized_start=1043
+  _globals['_LEASETOKEN']._serialized_end=1194
+  _globals['_LEASEFILTER']._serialized_start=1197
+  _globals['_LEASEFILTER']._serialized_end=1701
+  _globals['_GETLEASEREQUEST']._serialized_start=1703
+  _globals['_GETLEASEREQUEST']._serialized_end=1747
+  _globals['_GETLEASERESPONSE']._serialized_start=1749
+  _globals['_GETLEASERESPONSE']._serialized_end=1802
+  _globals['_LISTLEASESREQUEST']._serialized_start=1804
+  _globals['_LISTLEASESREQUEST']._serialized_end=1927
+  _globals['_LISTLEASESRESPONSE']._serialized_start=1929
+  _globals['_LISTLEASESRESPONSE']._serialized_end=2010
+  _globals['_REVOKELEASEREQUEST']._serialized_start=2012
+  _globals['_REVOKELEASEREQUEST']._serialized_end=2102
+  _globals['_REVOKELEASERESPONSE']._serialized_start=2104
+  _globals['_REVOKELEASERESPONSE']._serialized_end=2221
+  _globals['_REVOKELEASESREQUEST']._serialized_start=2223
+  _globals['_REVOKELEASESREQUEST']._serialized_end=2329
+  _globals['_REVOKELEASESRESPONSE']._serialized_start=2331
+  _globals['_REVOKELEASESRESPONSE']._serialized_end=2418
+  _globals['_LEASEREVOCATION']._serialized_start=2421
+  _globals['_LEASEREVOCATION']._serialized_end=2560
+  _globals['_LEASESERVICE']._serialized_start=2563
+  _globals['_LEASESERVICE']._serialized_end=2896
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from kubevend.v1 import role_service_pb2 as _role_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -36,7 +37,15 @@ class Lease(_message.Message):
         STATE_ACTIVE: Lease._State.ValueType  # 1
         """It has not ended."""
         STATE_EXPIRED: Lease._State.ValueType  # 2
-        """Its time has run out."""
+        """Its time has run out, and what was made for it is gone."""
+        STATE_PENDING: Lease._State.ValueType  # 3
+        """Its issuance is under way: no token has left yet."""
+        STATE_REVOKING: Lease._State.ValueType  # 4
+        """It has ended for kubevend, and what must be deleted in the cluster is not gone yet: `ending` says why."""
+        STATE_REVOKED: Lease._State.ValueType  # 5
+        """It was ended before its time."""
+        STATE_FAILED: Lease._State.ValueType  # 6
+        """Its issuance failed, and no token left; what was made for it is gone."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """In which part of its life a lease is."""
@@ -45,7 +54,15 @@ class Lease(_message.Message):
     STATE_ACTIVE: Lease.State.ValueType  # 1
     """It has not ended."""
     STATE_EXPIRED: Lease.State.ValueType  # 2
-    """Its time has run out."""
+    """Its time has run out, and what was made for it is gone."""
+    STATE_PENDING: Lease.State.ValueType  # 3
+    """Its issuance is under way: no token has left yet."""
+    STATE_REVOKING: Lease.State.ValueType  # 4
+    """It has ended for kubevend, and what must be deleted in the cluster is not gone yet: `ending` says why."""
+    STATE_REVOKED: Lease.State.ValueType  # 5
+    """It was ended before its time."""
+    STATE_FAILED: Lease.State.ValueType  # 6
+    """Its issuance failed, and no token left; what was made for it is gone."""
 
     NAME_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
@@ -58,6 +75,12 @@ class Lease(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    REVOCATION_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    ENDING_FIELD_NUMBER: _builtins.int
+    OBJECTS_FIELD_NUMBER: _builtins.int
+    CLUSTER_WIDE_FIELD_NUMBER: _builtins.int
+    END_CAUSE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The resource name, `leases/{lease}`. Names of later leases sort after those of earlier ones."""
     role: _builtins.str
@@ -72,6 +95,12 @@ class Lease(_message.Message):
     """The ServiceAccount's name."""
     state: Global___Lease.State.ValueType
     """The lease's state at the time of the answer."""
+    revocation: _role_service_pb2.Revocation.ValueType
+    """How it can be ended before its time."""
+    cluster_wide: _builtins.bool
+    """Whether its rights hold in every namespace (a ClusterRoleBinding)."""
+    end_cause: _builtins.str
+    """Why it ended, where that was not its time: `revoked by admin://local/bootstrap`. Empty before."""
     @_builtins.property
     def audiences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The audiences of its tokens."""
@@ -88,6 +117,18 @@ class Lease(_message.Message):
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseToken]:
         """The tokens minted under it. The tokens themselves are stored nowhere."""
 
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it had ended, with all that was made for it gone. Not set before."""
+
+    @_builtins.property
+    def ending(self) -> Global___LeaseEnding:
+        """How its end comes on. Set while it is REVOKING."""
+
+    @_builtins.property
+    def objects(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseObject]:
+        """The objects in the cluster that stand for it and are not gone."""
+
     def __init__(
         self,
         *,
@@ -102,14 +143,90 @@ class Lease(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         tokens: _abc.Iterable[Global___LeaseToken] | None = ...,
+        revocation: _role_service_pb2.Revocation.ValueType = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        ending: Global___LeaseEnding | None = ...,
+        objects: _abc.Iterable[Global___LeaseObject] | None = ...,
+        cluster_wide: _builtins.bool = ...,
+        end_cause: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "ending", b"ending", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audiences", b"audiences", "caller", b"caller", "config", b"config", "create_time", b"create_time", "expire_time", b"expire_time", "name", b"name", "namespace", b"namespace", "role", b"role", "service_account", b"service_account", "state", b"state", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audiences", b"audiences", "caller", b"caller", "cluster_wide", b"cluster_wide", "config", b"config", "create_time", b"create_time", "end_cause", b"end_cause", "end_time", b"end_time", "ending", b"ending", "expire_time", b"expire_time", "name", b"name", "namespace", b"namespace", "objects", b"objects", "revocation", b"revocation", "role", b"role", "service_account", b"service_account", "state", b"state", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Lease: _TypeAlias = Lease  # noqa: Y015
+
+@_typing.final
+class LeaseEnding(_message.Message):
+    """How the end of a lease comes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
+    attempts: _builtins.int
+    """How often the cluster was asked in vain."""
+    reason: _builtins.str
+    """The reason of the last failure, as in google.rpc.ErrorInfo. Empty where there was none."""
+    message: _builtins.str
+    """The message of the last failure."""
+    @_builtins.property
+    def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is tried again."""
+
+    def __init__(
+        self,
+        *,
+        attempts: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_attempt_time", b"next_attempt_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "message", b"message", "next_attempt_time", b"next_attempt_time", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseEnding: _TypeAlias = LeaseEnding  # noqa: Y015
+
+@_typing.final
+class LeaseObject(_message.Message):
+    """An object in the cluster that was made for a lease, or for several."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """As `Secret`, `ServiceAccount`, `ClusterRoleBinding`."""
+    namespace: _builtins.str
+    """Its namespace. Empty for what is in none."""
+    name: _builtins.str
+    """Its name."""
+    shared: _builtins.bool
+    """Whether other leases can stand on it too."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        shared: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "namespace", b"namespace", "shared", b"shared"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseObject: _TypeAlias = LeaseObject  # noqa: Y015
 
 @_typing.final
 class LeaseToken(_message.Message):
@@ -163,6 +280,8 @@ class LeaseFilter(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     EXPIRE_BEFORE_FIELD_NUMBER: _builtins.int
     EXPIRE_AFTER_FIELD_NUMBER: _builtins.int
+    CREATE_BEFORE_FIELD_NUMBER: _builtins.int
+    CREATE_AFTER_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """Granted through this role, `roles/{role}`."""
     config: _builtins.str
@@ -183,6 +302,14 @@ class LeaseFilter(_message.Message):
     def expire_after(self) -> _timestamp_pb2.Timestamp:
         """That end at this moment or later."""
 
+    @_builtins.property
+    def create_before(self) -> _timestamp_pb2.Timestamp:
+        """That were granted before this moment."""
+
+    @_builtins.property
+    def create_after(self) -> _timestamp_pb2.Timestamp:
+        """That were granted at this moment or later."""
+
     def __init__(
         self,
         *,
@@ -194,10 +321,12 @@ class LeaseFilter(_message.Message):
         state: Global___Lease.State.ValueType = ...,
         expire_before: _timestamp_pb2.Timestamp | None = ...,
         expire_after: _timestamp_pb2.Timestamp | None = ...,
+        create_before: _timestamp_pb2.Timestamp | None = ...,
+        create_after: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_after", b"expire_after", "expire_before", b"expire_before"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_after", b"create_after", "create_before", b"create_before", "expire_after", b"expire_after", "expire_before", b"expire_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "config", b"config", "expire_after", b"expire_after", "expire_before", b"expire_before", "namespace", b"namespace", "role", b"role", "service_account", b"service_account", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "config", b"config", "create_after", b"create_after", "create_before", b"create_before", "expire_after", b"expire_after", "expire_before", b"expire_before", "namespace", b"namespace", "role", b"role", "service_account", b"service_account", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -302,3 +431,155 @@ class ListLeasesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListLeasesResponse: _TypeAlias = ListLeasesResponse  # noqa: Y015
+
+@_typing.final
+class RevokeLeaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    END_SHARED_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`leases/{lease}`. Required."""
+    end_shared: _builtins.bool
+    """End the other leases too that share its anchor. Default: no, and the call is refused where there are such."""
+    validate_only: _builtins.bool
+    """Answer what would happen, and end nothing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        end_shared: _builtins.bool = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_shared", b"end_shared", "name", b"name", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeLeaseRequest: _TypeAlias = RevokeLeaseRequest  # noqa: Y015
+
+@_typing.final
+class RevokeLeaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVOCATION_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def revocation(self) -> Global___LeaseRevocation:
+        """What became of the lease."""
+
+    @_builtins.property
+    def others(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRevocation]:
+        """What became of the others that share its anchor, at most 1,000 of them."""
+
+    def __init__(
+        self,
+        *,
+        revocation: Global___LeaseRevocation | None = ...,
+        others: _abc.Iterable[Global___LeaseRevocation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revocation", b"revocation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["others", b"others", "revocation", b"revocation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeLeaseResponse: _TypeAlias = RevokeLeaseResponse  # noqa: Y015
+
+@_typing.final
+class RevokeLeasesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    END_SHARED_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    end_shared: _builtins.bool
+    """End the other leases too that share an anchor with those that the filter finds. Default: no, and the leases of an anchor
+    that the filter does not find as a whole are left as they are.
+    """
+    validate_only: _builtins.bool
+    """Answer what would happen, and end nothing."""
+    @_builtins.property
+    def filter(self) -> Global___LeaseFilter:
+        """Which leases; at least one field must be set. `state` may be left out: only live leases are ended. Required."""
+
+    def __init__(
+        self,
+        *,
+        filter: Global___LeaseFilter | None = ...,
+        end_shared: _builtins.bool = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_shared", b"end_shared", "filter", b"filter", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeLeasesRequest: _TypeAlias = RevokeLeasesRequest  # noqa: Y015
+
+@_typing.final
+class RevokeLeasesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVOCATIONS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """There are more leases than one call ends: call again."""
+    @_builtins.property
+    def revocations(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRevocation]:
+        """What became of each lease that the filter found, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        revocations: _abc.Iterable[Global___LeaseRevocation] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "revocations", b"revocations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeLeasesResponse: _TypeAlias = RevokeLeasesResponse  # noqa: Y015
+
+@_typing.final
+class LeaseRevocation(_message.Message):
+    """What became of a lease that was to be ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    WORKS_UNTIL_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    lease: _builtins.str
+    """`leases/{lease}`."""
+    state: Global___Lease.State.ValueType
+    """Its state now. ACTIVE where it was left as it is: `message` says why."""
+    message: _builtins.str
+    """What that means, in words."""
+    @_builtins.property
+    def works_until(self) -> _timestamp_pb2.Timestamp:
+        """Until when the cluster may still accept its token: 12 s after the deletion that ended it, or the token's own expiration
+        where nothing can end it earlier. Not set while it is REVOKING, since nobody can tell.
+        """
+
+    def __init__(
+        self,
+        *,
+        lease: _builtins.str = ...,
+        state: Global___Lease.State.ValueType = ...,
+        works_until: _timestamp_pb2.Timestamp | None = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["works_until", b"works_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "message", b"message", "state", b"state", "works_until", b"works_until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseRevocation: _TypeAlias = LeaseRevocation  # noqa: Y015

@@ -26,7 +26,13 @@ if _version_not_supported:
 
 
 class LeaseServiceStub:
-    """Leases: the record of what was granted, to whom, until when.
+    """Leases: the record of what was granted, to whom, until when; and their end.
+
+    What ends a lease before its time, or on time where the token would live longer, is the deletion of an object in the
+    cluster: the anchor that the token is bound to, or the ServiceAccount that was made for it. The API server then refuses
+    new requests with the token within 12 s (it remembers tokens for 10 s). What is already open (watches, exec and
+    port-forward sessions) goes on; others that ask the API server whose a token is and remember the answer (kubelets: 2
+    minutes) follow later, and those that only check signatures against the cluster's JWKS never notice.
 
     Who may call: whom the access policy permits the action that has the method's name. A lease that
     the caller may not get answers like one that does not exist. Every error carries google.rpc.ErrorInfo
@@ -58,10 +64,26 @@ class LeaseServiceStub:
                 request_serializer=kubevend_dot_v1_dot_lease__service__pb2.ListLeasesRequest.SerializeToString,
                 response_deserializer=kubevend_dot_v1_dot_lease__service__pb2.ListLeasesResponse.FromString,
                 _registered_method=True)
+        self.RevokeLease = channel.unary_unary(
+                '/kubevend.v1.LeaseService/RevokeLease',
+                request_serializer=kubevend_dot_v1_dot_lease__service__pb2.RevokeLeaseRequest.SerializeToString,
+                response_deserializer=kubevend_dot_v1_dot_lease__service__pb2.RevokeLeaseResponse.FromString,
+                _registered_method=True)
+        self.RevokeLeases = channel.unary_unary(
+                '/kubevend.v1.LeaseService/RevokeLeases',
+                request_serializer=kubevend_dot_v1_dot_lease__service__pb2.RevokeLeasesRequest.SerializeToString,
+                response_deserializer=kubevend_dot_v1_dot_lease__service__pb2.RevokeLeasesResponse.FromString,
+                _registered_method=True)
 
 
 class LeaseServiceServicer:
-    """Leases: the record of what was granted, to whom, until when.
+    """Leases: the record of what was granted, to whom, until when; and their end.
+
+    What ends a lease before its time, or on time where the token would live longer, is the deletion of an object in the
+    cluster: the anchor that the token is bound to, or the ServiceAccount that was made for it. The API server then refuses
+    new requests with the token within 12 s (it remembers tokens for 10 s). What is already open (watches, exec and
+    port-forward sessions) goes on; others that ask the API server whose a token is and remember the answer (kubelets: 2
+    minutes) follow later, and those that only check signatures against the cluster's JWKS never notice.
 
     Who may call: whom the access policy permits the action that has the method's name. A lease that
     the caller may not get answers like one that does not exist. Every error carries google.rpc.ErrorInfo
@@ -96,6 +118,33 @@ class LeaseServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RevokeLease(self, request, context):
+        """Ends one lease, and says when its token stops working, or until when it goes on working and why. The answer comes once
+        the cluster has taken the deletion, or has not for 10 s: then the lease is REVOKING, and kubevend goes on trying for as
+        long as it takes. A lease that has ended already stays as it is.
+
+        Errors: NOT_FOUND (LEASE_NOT_FOUND); FAILED_PRECONDITION (LEASE_SHARES_ANCHOR: others would end with it, and `end_shared`
+        is not set; LEASE_PENDING: its issuance is still under way); PERMISSION_DENIED (ACCESS_DENIED: this one, or one that would
+        end with it).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeLeases(self, request, context):
+        """Ends every live lease that a filter finds and that the caller may end, at most 5,000 in one call. Leases that share an
+        anchor are ended together, by one deletion; where the filter does not find all of an anchor's, none of them is, unless
+        `end_shared` is set.
+
+        Who may call: whom the access policy permits `RevokeLeases` on the server; it ends those leases on which `RevokeLease`
+        is permitted, and of the others that the filter finds it tells those that the caller may get.
+
+        Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (FILTER_EMPTY: it would end everything).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LeaseServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +158,16 @@ def add_LeaseServiceServicer_to_server(servicer, server):
                     request_deserializer=kubevend_dot_v1_dot_lease__service__pb2.ListLeasesRequest.FromString,
                     response_serializer=kubevend_dot_v1_dot_lease__service__pb2.ListLeasesResponse.SerializeToString,
             ),
+            'RevokeLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeLease,
+                    request_deserializer=kubevend_dot_v1_dot_lease__service__pb2.RevokeLeaseRequest.FromString,
+                    response_serializer=kubevend_dot_v1_dot_lease__service__pb2.RevokeLeaseResponse.SerializeToString,
+            ),
+            'RevokeLeases': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeLeases,
+                    request_deserializer=kubevend_dot_v1_dot_lease__service__pb2.RevokeLeasesRequest.FromString,
+                    response_serializer=kubevend_dot_v1_dot_lease__service__pb2.RevokeLeasesResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'kubevend.v1.LeaseService', rpc_method_handlers)
@@ -118,7 +177,13 @@ def add_LeaseServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LeaseService:
-    """Leases: the record of what was granted, to whom, until when.
+    """Leases: the record of what was granted, to whom, until when; and their end.
+
+    What ends a lease before its time, or on time where the token would live longer, is the deletion of an object in the
+    cluster: the anchor that the token is bound to, or the ServiceAccount that was made for it. The API server then refuses
+    new requests with the token within 12 s (it remembers tokens for 10 s). What is already open (watches, exec and
+    port-forward sessions) goes on; others that ask the API server whose a token is and remember the answer (kubelets: 2
+    minutes) follow later, and those that only check signatures against the cluster's JWKS never notice.
 
     Who may call: whom the access policy permits the action that has the method's name. A lease that
     the caller may not get answers like one that does not exist. Every error carries google.rpc.ErrorInfo
@@ -178,6 +243,60 @@ class LeaseService:
             '/kubevend.v1.LeaseService/ListLeases',
             kubevend_dot_v1_dot_lease__service__pb2.ListLeasesRequest.SerializeToString,
             kubevend_dot_v1_dot_lease__service__pb2.ListLeasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubevend.v1.LeaseService/RevokeLease',
+            kubevend_dot_v1_dot_lease__service__pb2.RevokeLeaseRequest.SerializeToString,
+            kubevend_dot_v1_dot_lease__service__pb2.RevokeLeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeLeases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kubevend.v1.LeaseService/RevokeLeases',
+            kubevend_dot_v1_dot_lease__service__pb2.RevokeLeasesRequest.SerializeToString,
+            kubevend_dot_v1_dot_lease__service__pb2.RevokeLeasesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,13 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LeaseServiceStub:
-    """Leases: the record of what was granted, to whom, until when.
+    """Leases: the record of what was granted, to whom, until when; and their end.
+
+    What ends a lease before its time, or on time where the token would live longer, is the deletion of an object in the
+    cluster: the anchor that the token is bound to, or the ServiceAccount that was made for it. The API server then refuses
+    new requests with the token within 12 s (it remembers tokens for 10 s). What is already open (watches, exec and
+    port-forward sessions) goes on; others that ask the API server whose a token is and remember the answer (kubelets: 2
+    minutes) follow later, and those that only check signatures against the cluster's JWKS never notice.
 
     Who may call: whom the access policy permits the action that has the method's name. A lease that
     the caller may not get answers like one that does not exist. Every error carries google.rpc.ErrorInfo
@@ -58,10 +64,35 @@ class LeaseServiceStub:
     Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: a token that is not
     from this server, or from a list with another filter).
     """
+    RevokeLease: _grpc.UnaryUnaryMultiCallable[_lease_service_pb2.RevokeLeaseRequest, _lease_service_pb2.RevokeLeaseResponse]
+    """Ends one lease, and says when its token stops working, or until when it goes on working and why. The answer comes once
+    the cluster has taken the deletion, or has not for 10 s: then the lease is REVOKING, and kubevend goes on trying for as
+    long as it takes. A lease that has ended already stays as it is.
+
+    Errors: NOT_FOUND (LEASE_NOT_FOUND); FAILED_PRECONDITION (LEASE_SHARES_ANCHOR: others would end with it, and `end_shared`
+    is not set; LEASE_PENDING: its issuance is still under way); PERMISSION_DENIED (ACCESS_DENIED: this one, or one that would
+    end with it).
+    """
+    RevokeLeases: _grpc.UnaryUnaryMultiCallable[_lease_service_pb2.RevokeLeasesRequest, _lease_service_pb2.RevokeLeasesResponse]
+    """Ends every live lease that a filter finds and that the caller may end, at most 5,000 in one call. Leases that share an
+    anchor are ended together, by one deletion; where the filter does not find all of an anchor's, none of them is, unless
+    `end_shared` is set.
+
+    Who may call: whom the access policy permits `RevokeLeases` on the server; it ends those leases on which `RevokeLease`
+    is permitted, and of the others that the filter finds it tells those that the caller may get.
+
+    Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (FILTER_EMPTY: it would end everything).
+    """
 
 @_typing.type_check_only
 class LeaseServiceAsyncStub(LeaseServiceStub):
-    """Leases: the record of what was granted, to whom, until when.
+    """Leases: the record of what was granted, to whom, until when; and their end.
+
+    What ends a lease before its time, or on time where the token would live longer, is the deletion of an object in the
+    cluster: the anchor that the token is bound to, or the ServiceAccount that was made for it. The API server then refuses
+    new requests with the token within 12 s (it remembers tokens for 10 s). What is already open (watches, exec and
+    port-forward sessions) goes on; others that ask the API server whose a token is and remember the answer (kubelets: 2
+    minutes) follow later, and those that only check signatures against the cluster's JWKS never notice.
 
     Who may call: whom the access policy permits the action that has the method's name. A lease that
     the caller may not get answers like one that does not exist. Every error carries google.rpc.ErrorInfo
@@ -89,9 +120,34 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: a token that is not
     from this server, or from a list with another filter).
     """
+    RevokeLease: _aio.UnaryUnaryMultiCallable[_lease_service_pb2.RevokeLeaseRequest, _lease_service_pb2.RevokeLeaseResponse]  # type: ignore[assignment]
+    """Ends one lease, and says when its token stops working, or until when it goes on working and why. The answer comes once
+    the cluster has taken the deletion, or has not for 10 s: then the lease is REVOKING, and kubevend goes on trying for as
+    long as it takes. A lease that has ended already stays as it is.
+
+    Errors: NOT_FOUND (LEASE_NOT_FOUND); FAILED_PRECONDITION (LEASE_SHARES_ANCHOR: others would end with it, and `end_shared`
+    is not set; LEASE_PENDING: its issuance is still under way); PERMISSION_DENIED (ACCESS_DENIED: this one, or one that would
+    end with it).
+    """
+    RevokeLeases: _aio.UnaryUnaryMultiCallable[_lease_service_pb2.RevokeLeasesRequest, _lease_service_pb2.RevokeLeasesResponse]  # type: ignore[assignment]
+    """Ends every live lease that a filter finds and that the caller may end, at most 5,000 in one call. Leases that share an
+    anchor are ended together, by one deletion; where the filter does not find all of an anchor's, none of them is, unless
+    `end_shared` is set.
+
+    Who may call: whom the access policy permits `RevokeLeases` on the server; it ends those leases on which `RevokeLease`
+    is permitted, and of the others that the filter finds it tells those that the caller may get.
+
+    Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (FILTER_EMPTY: it would end everything).
+    """
 
 class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Leases: the record of what was granted, to whom, until when.
+    """Leases: the record of what was granted, to whom, until when; and their end.
+
+    What ends a lease before its time, or on time where the token would live longer, is the deletion of an object in the
+    cluster: the anchor that the token is bound to, or the ServiceAccount that was made for it. The API server then refuses
+    new requests with the token within 12 s (it remembers tokens for 10 s). What is already open (watches, exec and
+    port-forward sessions) goes on; others that ask the API server whose a token is and remember the answer (kubelets: 2
+    minutes) follow later, and those that only check signatures against the cluster's JWKS never notice.
 
     Who may call: whom the access policy permits the action that has the method's name. A lease that
     the caller may not get answers like one that does not exist. Every error carries google.rpc.ErrorInfo
@@ -128,6 +184,37 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: a token that is not
         from this server, or from a list with another filter).
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeLease(
+        self,
+        request: _lease_service_pb2.RevokeLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lease_service_pb2.RevokeLeaseResponse, _abc.Awaitable[_lease_service_pb2.RevokeLeaseResponse]]:
+        """Ends one lease, and says when its token stops working, or until when it goes on working and why. The answer comes once
+        the cluster has taken the deletion, or has not for 10 s: then the lease is REVOKING, and kubevend goes on trying for as
+        long as it takes. A lease that has ended already stays as it is.
+
+        Errors: NOT_FOUND (LEASE_NOT_FOUND); FAILED_PRECONDITION (LEASE_SHARES_ANCHOR: others would end with it, and `end_shared`
+        is not set; LEASE_PENDING: its issuance is still under way); PERMISSION_DENIED (ACCESS_DENIED: this one, or one that would
+        end with it).
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeLeases(
+        self,
+        request: _lease_service_pb2.RevokeLeasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lease_service_pb2.RevokeLeasesResponse, _abc.Awaitable[_lease_service_pb2.RevokeLeasesResponse]]:
+        """Ends every live lease that a filter finds and that the caller may end, at most 5,000 in one call. Leases that share an
+        anchor are ended together, by one deletion; where the filter does not find all of an anchor's, none of them is, unless
+        `end_shared` is set.
+
+        Who may call: whom the access policy permits `RevokeLeases` on the server; it ends those leases on which `RevokeLease`
+        is permitted, and of the others that the filter finds it tells those that the caller may get.
+
+        Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (FILTER_EMPTY: it would end everything).
         """
 
 def add_LeaseServiceServicer_to_server(servicer: LeaseServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

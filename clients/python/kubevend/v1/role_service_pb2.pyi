@@ -10,6 +10,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from kubevend.v1 import warning_pb2 as _warning_pb2
 import builtins as _builtins
 import sys
@@ -22,6 +23,66 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Revocation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RevocationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Revocation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REVOCATION_UNSPECIFIED: _Revocation.ValueType  # 0
+    """The default of the role's kind."""
+    REVOCATION_NONE: _Revocation.ValueType  # 1
+    """Ending a lease is bookkeeping: its token works until it expires."""
+    REVOCATION_PER_LEASE: _Revocation.ValueType  # 2
+    """Each lease can be ended by itself: its token is bound to a Secret of its own (the anchor), or the ServiceAccount was made
+    for it. Costs an object in the cluster for each lease.
+    """
+    REVOCATION_PER_CALLER: _Revocation.ValueType  # 3
+    """All leases of a caller in this role and one namespace are ended together, by one deletion."""
+    REVOCATION_PER_ROLE: _Revocation.ValueType  # 4
+    """All leases of this role in one namespace are ended together, by one deletion."""
+
+class Revocation(_Revocation, metaclass=_RevocationEnumTypeWrapper):
+    """How leases are ended before their time."""
+
+REVOCATION_UNSPECIFIED: Revocation.ValueType  # 0
+"""The default of the role's kind."""
+REVOCATION_NONE: Revocation.ValueType  # 1
+"""Ending a lease is bookkeeping: its token works until it expires."""
+REVOCATION_PER_LEASE: Revocation.ValueType  # 2
+"""Each lease can be ended by itself: its token is bound to a Secret of its own (the anchor), or the ServiceAccount was made
+for it. Costs an object in the cluster for each lease.
+"""
+REVOCATION_PER_CALLER: Revocation.ValueType  # 3
+"""All leases of a caller in this role and one namespace are ended together, by one deletion."""
+REVOCATION_PER_ROLE: Revocation.ValueType  # 4
+"""All leases of this role in one namespace are ended together, by one deletion."""
+Global___Revocation: _TypeAlias = Revocation  # noqa: Y015
+
+class _KubernetesRoleKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KubernetesRoleKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KubernetesRoleKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KUBERNETES_ROLE_KIND_UNSPECIFIED: _KubernetesRoleKind.ValueType  # 0
+    """Taken for a Role."""
+    KUBERNETES_ROLE_KIND_ROLE: _KubernetesRoleKind.ValueType  # 1
+    """A Role, in the namespace of the credentials."""
+    KUBERNETES_ROLE_KIND_CLUSTER_ROLE: _KubernetesRoleKind.ValueType  # 2
+    """A ClusterRole."""
+
+class KubernetesRoleKind(_KubernetesRoleKind, metaclass=_KubernetesRoleKindEnumTypeWrapper):
+    """The kinds of role that Kubernetes' RBAC has."""
+
+KUBERNETES_ROLE_KIND_UNSPECIFIED: KubernetesRoleKind.ValueType  # 0
+"""Taken for a Role."""
+KUBERNETES_ROLE_KIND_ROLE: KubernetesRoleKind.ValueType  # 1
+"""A Role, in the namespace of the credentials."""
+KUBERNETES_ROLE_KIND_CLUSTER_ROLE: KubernetesRoleKind.ValueType  # 2
+"""A ClusterRole."""
+Global___KubernetesRoleKind: _TypeAlias = KubernetesRoleKind  # noqa: Y015
+
 @_typing.final
 class Role(_message.Message):
     """What may be issued from one config. Whatever is left empty allows nothing."""
@@ -30,6 +91,46 @@ class Role(_message.Message):
 
     @_typing.final
     class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ExtraLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ExtraAnnotationsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         KEY_FIELD_NUMBER: _builtins.int
@@ -60,6 +161,14 @@ class Role(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ALLOWED_NAMESPACE_SELECTOR_FIELD_NUMBER: _builtins.int
+    REVOCATION_FIELD_NUMBER: _builtins.int
+    KUBERNETES_ROLE_FIELD_NUMBER: _builtins.int
+    GENERATED_ROLE_FIELD_NUMBER: _builtins.int
+    CLUSTER_WIDE_ALLOWED_FIELD_NUMBER: _builtins.int
+    NAME_TEMPLATE_FIELD_NUMBER: _builtins.int
+    EXTRA_LABELS_FIELD_NUMBER: _builtins.int
+    EXTRA_ANNOTATIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The resource name, `roles/{role}`. Ignored on create, where `role_id` gives it."""
     config: _builtins.str
@@ -68,14 +177,30 @@ class Role(_message.Message):
     """Output only. Changes with every change of the role. Given in an update or a delete, it must still
     hold, or the call is ABORTED.
     """
+    revocation: Global___Revocation.ValueType
+    """How the leases of this role are ended before their time. Default: NONE for ServiceAccounts that exist; for credentials
+    that are made for a lease, PER_LEASE, which is the only one that they have: they go with it.
+    """
+    cluster_wide_allowed: _builtins.bool
+    """Let a request ask for `cluster_wide`: a ClusterRoleBinding, which holds in every namespace, in place of a RoleBinding.
+    Only with a ClusterRole. Default: no.
+    """
+    name_template: _builtins.str
+    """How the objects that are made for a lease are called. It begins with `kubevend-`, has `{random}` once, and may have
+    `{role}` (the role's id) and `{caller}` (the caller's name, made to fit); the rest is lower-case letters, digits and
+    hyphens. What is longer than 63 characters is shortened in `{caller}` and `{role}`. Default:
+    `kubevend-{role}-{caller}-{random}`.
+    """
     @_builtins.property
     def allowed_namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The namespaces in which tokens may be issued: exact names, or `*` alone for all. 1 to 100."""
+        """The namespaces in which tokens may be issued: exact names, or `*` alone for all. At most 100; at least one, unless
+        `allowed_namespace_selector` is set.
+        """
 
     @_builtins.property
     def allowed_service_accounts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The ServiceAccounts for which tokens may be issued, in each of those namespaces: exact names, or
-        `*` alone for all. 1 to 100.
+        """Tokens of ServiceAccounts that exist: which ones, in each of those namespaces; exact names, or `*` alone for all. At
+        most 100. A role has exactly one of `allowed_service_accounts`, `kubernetes_role` and `generated_role`.
         """
 
     @_builtins.property
@@ -90,14 +215,14 @@ class Role(_message.Message):
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """How long a token lives whose request names no `ttl`. Whole seconds, at least 600 s. Default: the
-        server's `default_ttl`.
+        """How long a lease lives whose request names no `ttl`. Whole seconds; at least 600 s, Kubernetes' floor for a token, or
+        30 s where kubevend itself ends it (`revocation` is PER_LEASE). Default: the server's `default_ttl`.
         """
 
     @_builtins.property
     def max_ttl(self) -> _duration_pb2.Duration:
-        """The longest that a token may live; what is longer is shortened, with a warning. Whole seconds, at least
-        600 s. Default: the server's `max_ttl`, which holds in any case.
+        """The longest that a lease may live; what is longer is shortened, with a warning. Whole seconds, at least
+        as `ttl`. Default: the server's `max_ttl`, which holds in any case.
         """
 
     @_builtins.property
@@ -111,6 +236,34 @@ class Role(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only."""
+
+    @_builtins.property
+    def allowed_namespace_selector(self) -> Global___LabelSelector:
+        """More namespaces in which tokens may be issued: all whose labels fit, as they are at the time of the request. kubevend
+        watches the namespaces for it; while it has not heard of them for 30 s, what rests on labels is refused. Default: none.
+        """
+
+    @_builtins.property
+    def kubernetes_role(self) -> Global___KubernetesRole:
+        """Credentials made for one lease, and removed with it: a ServiceAccount, bound to a Role or ClusterRole that exists."""
+
+    @_builtins.property
+    def generated_role(self) -> Global___GeneratedRole:
+        """Credentials made for one lease, and removed with it: a ServiceAccount, bound to a Role or ClusterRole that is made with
+        it, with these rules.
+        """
+
+    @_builtins.property
+    def extra_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels for the objects that are made for a lease, besides kubevend's own. At most 32; keys and values as Kubernetes
+        takes them. Default: none.
+        """
+
+    @_builtins.property
+    def extra_annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Annotations for the objects that are made for a lease. At most 32; keys as Kubernetes takes them, values of at most 4096
+        characters. Default: none.
+        """
 
     def __init__(
         self,
@@ -127,14 +280,185 @@ class Role(_message.Message):
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        allowed_namespace_selector: Global___LabelSelector | None = ...,
+        revocation: Global___Revocation.ValueType = ...,
+        kubernetes_role: Global___KubernetesRole | None = ...,
+        generated_role: Global___GeneratedRole | None = ...,
+        cluster_wide_allowed: _builtins.bool = ...,
+        name_template: _builtins.str = ...,
+        extra_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        extra_annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "max_ttl", b"max_ttl", "ttl", b"ttl", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allowed_namespace_selector", b"allowed_namespace_selector", "create_time", b"create_time", "generated_role", b"generated_role", "kubernetes_role", b"kubernetes_role", "max_ttl", b"max_ttl", "ttl", b"ttl", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_audiences", b"allowed_audiences", "allowed_namespaces", b"allowed_namespaces", "allowed_service_accounts", b"allowed_service_accounts", "config", b"config", "create_time", b"create_time", "default_audiences", b"default_audiences", "etag", b"etag", "labels", b"labels", "max_ttl", b"max_ttl", "name", b"name", "ttl", b"ttl", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_audiences", b"allowed_audiences", "allowed_namespace_selector", b"allowed_namespace_selector", "allowed_namespaces", b"allowed_namespaces", "allowed_service_accounts", b"allowed_service_accounts", "cluster_wide_allowed", b"cluster_wide_allowed", "config", b"config", "create_time", b"create_time", "default_audiences", b"default_audiences", "etag", b"etag", "extra_annotations", b"extra_annotations", "extra_labels", b"extra_labels", "generated_role", b"generated_role", "kubernetes_role", b"kubernetes_role", "labels", b"labels", "max_ttl", b"max_ttl", "name", b"name", "name_template", b"name_template", "revocation", b"revocation", "ttl", b"ttl", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Role: _TypeAlias = Role  # noqa: Y015
+
+@_typing.final
+class LabelSelector(_message.Message):
+    """Namespaces by their labels, as Kubernetes' own label selectors: what is given must all hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MatchLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MATCH_LABELS_FIELD_NUMBER: _builtins.int
+    MATCH_EXPRESSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def match_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels that a namespace must have, with these values."""
+
+    @_builtins.property
+    def match_expressions(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelSelectorRequirement]:
+        """What else must hold."""
+
+    def __init__(
+        self,
+        *,
+        match_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        match_expressions: _abc.Iterable[Global___LabelSelectorRequirement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["match_expressions", b"match_expressions", "match_labels", b"match_labels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelSelector: _TypeAlias = LabelSelector  # noqa: Y015
+
+@_typing.final
+class LabelSelectorRequirement(_message.Message):
+    """One requirement of a label selector."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Operator:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OperatorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[LabelSelectorRequirement._Operator.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        OPERATOR_UNSPECIFIED: LabelSelectorRequirement._Operator.ValueType  # 0
+        OPERATOR_IN: LabelSelectorRequirement._Operator.ValueType  # 1
+        """It is there, with one of `values`."""
+        OPERATOR_NOT_IN: LabelSelectorRequirement._Operator.ValueType  # 2
+        """It is not there, or with none of `values`."""
+        OPERATOR_EXISTS: LabelSelectorRequirement._Operator.ValueType  # 3
+        """It is there."""
+        OPERATOR_DOES_NOT_EXIST: LabelSelectorRequirement._Operator.ValueType  # 4
+        """It is not there."""
+
+    class Operator(_Operator, metaclass=_OperatorEnumTypeWrapper):
+        """How a label must be."""
+
+    OPERATOR_UNSPECIFIED: LabelSelectorRequirement.Operator.ValueType  # 0
+    OPERATOR_IN: LabelSelectorRequirement.Operator.ValueType  # 1
+    """It is there, with one of `values`."""
+    OPERATOR_NOT_IN: LabelSelectorRequirement.Operator.ValueType  # 2
+    """It is not there, or with none of `values`."""
+    OPERATOR_EXISTS: LabelSelectorRequirement.Operator.ValueType  # 3
+    """It is there."""
+    OPERATOR_DOES_NOT_EXIST: LabelSelectorRequirement.Operator.ValueType  # 4
+    """It is not there."""
+
+    KEY_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The label's key. Required."""
+    operator: Global___LabelSelectorRequirement.Operator.ValueType
+    """Required."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At least one for IN and NOT_IN, none for the others."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        operator: Global___LabelSelectorRequirement.Operator.ValueType = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "operator", b"operator", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelSelectorRequirement: _TypeAlias = LabelSelectorRequirement  # noqa: Y015
+
+@_typing.final
+class KubernetesRole(_message.Message):
+    """A Role or ClusterRole that exists."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    kind: Global___KubernetesRoleKind.ValueType
+    """Which of the two. Default: a Role."""
+    name: _builtins.str
+    """Its name. Required."""
+    def __init__(
+        self,
+        *,
+        kind: Global___KubernetesRoleKind.ValueType = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KubernetesRole: _TypeAlias = KubernetesRole  # noqa: Y015
+
+@_typing.final
+class GeneratedRole(_message.Message):
+    """A Role or ClusterRole to make."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    kind: Global___KubernetesRoleKind.ValueType
+    """Which of the two. Default: a Role."""
+    rules: _builtins.str
+    """Its rules, in YAML or JSON: a list of PolicyRules, or an object whose `rules` is one, as in a Role's manifest. Required."""
+    def __init__(
+        self,
+        *,
+        kind: Global___KubernetesRoleKind.ValueType = ...,
+        rules: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GeneratedRole: _TypeAlias = GeneratedRole  # noqa: Y015
 
 @_typing.final
 class GetRoleRequest(_message.Message):

@@ -120,7 +120,9 @@ class RoleServiceServicer:
         Errors: PERMISSION_DENIED (ACCESS_DENIED), ALREADY_EXISTS (ROLE_EXISTS), FAILED_PRECONDITION
         (CONFIG_NOT_FOUND: the role names a config that does not exist or that the caller may not use),
         INVALID_ARGUMENT (ROLE_INVALID: a default audience that is not allowed, `ttl` above `max_ttl`, a TTL
-        under Kubernetes' floor of 600 s, kubevend's own audience).
+        under the floor, kubevend's own audience, not exactly one way to credentials, rules that cannot be read, a
+        `name_template` that makes no names). Warns where the cluster would not let kubevend give what the role promises
+        (RULES_NOT_GRANTABLE), or could not be asked (RULES_NOT_CHECKED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

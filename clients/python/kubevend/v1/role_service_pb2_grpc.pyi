@@ -65,7 +65,9 @@ class RoleServiceStub:
     Errors: PERMISSION_DENIED (ACCESS_DENIED), ALREADY_EXISTS (ROLE_EXISTS), FAILED_PRECONDITION
     (CONFIG_NOT_FOUND: the role names a config that does not exist or that the caller may not use),
     INVALID_ARGUMENT (ROLE_INVALID: a default audience that is not allowed, `ttl` above `max_ttl`, a TTL
-    under Kubernetes' floor of 600 s, kubevend's own audience).
+    under the floor, kubevend's own audience, not exactly one way to credentials, rules that cannot be read, a
+    `name_template` that makes no names). Warns where the cluster would not let kubevend give what the role promises
+    (RULES_NOT_GRANTABLE), or could not be asked (RULES_NOT_CHECKED).
     """
     UpdateRole: _grpc.UnaryUnaryMultiCallable[_role_service_pb2.UpdateRoleRequest, _role_service_pb2.UpdateRoleResponse]
     """Changes a role. Leases that were granted under it stay as they are.
@@ -115,7 +117,9 @@ class RoleServiceAsyncStub(RoleServiceStub):
     Errors: PERMISSION_DENIED (ACCESS_DENIED), ALREADY_EXISTS (ROLE_EXISTS), FAILED_PRECONDITION
     (CONFIG_NOT_FOUND: the role names a config that does not exist or that the caller may not use),
     INVALID_ARGUMENT (ROLE_INVALID: a default audience that is not allowed, `ttl` above `max_ttl`, a TTL
-    under Kubernetes' floor of 600 s, kubevend's own audience).
+    under the floor, kubevend's own audience, not exactly one way to credentials, rules that cannot be read, a
+    `name_template` that makes no names). Warns where the cluster would not let kubevend give what the role promises
+    (RULES_NOT_GRANTABLE), or could not be asked (RULES_NOT_CHECKED).
     """
     UpdateRole: _aio.UnaryUnaryMultiCallable[_role_service_pb2.UpdateRoleRequest, _role_service_pb2.UpdateRoleResponse]  # type: ignore[assignment]
     """Changes a role. Leases that were granted under it stay as they are.
@@ -180,7 +184,9 @@ class RoleServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: PERMISSION_DENIED (ACCESS_DENIED), ALREADY_EXISTS (ROLE_EXISTS), FAILED_PRECONDITION
         (CONFIG_NOT_FOUND: the role names a config that does not exist or that the caller may not use),
         INVALID_ARGUMENT (ROLE_INVALID: a default audience that is not allowed, `ttl` above `max_ttl`, a TTL
-        under Kubernetes' floor of 600 s, kubevend's own audience).
+        under the floor, kubevend's own audience, not exactly one way to credentials, rules that cannot be read, a
+        `name_template` that makes no names). Warns where the cluster would not let kubevend give what the role promises
+        (RULES_NOT_GRANTABLE), or could not be asked (RULES_NOT_CHECKED).
         """
 
     @_abc_1.abstractmethod
