@@ -110,7 +110,7 @@ def verify(settings_file: Path, files: Sequence[Path]) -> None:
         key = read_one_key(Path(found.audit.key_file), make=False)
         database = Database(found.store.url, make=False)
         # Before the lines are read: what is written meanwhile only adds to them.
-        committed = database.read_now(read_head)
+        committed = database.read_now(lambda connection: read_head(connection, found.instance.replica))
         report = check(_lines(files or [Path(found.audit.file)]), key, committed)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error

@@ -71,7 +71,7 @@ def _all(database: Database) -> tuple[list[Config], list[Role]]:
 def _other_default(*compared: Any) -> bool:
     """Whether a default in the database is another than the schema's; Alembic itself takes ('') for another one."""
     _context, _column, _schema_column, found, _clause, wanted = compared
-    return bool((found and found.strip("()")) != (None if wanted is None else f"'{wanted}'"))
+    return bool((found and found.strip("()'")) != (None if wanted is None else wanted.strip("'")))
 
 
 def test_the_migrations_make_the_tables_of_the_schema(database: Database) -> None:

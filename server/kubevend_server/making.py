@@ -1,0 +1,129 @@
+"""What is made in a cluster for a lease: planned from its grant, written down, then made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from kubevend_server import names
+from kubevend_server.audit.log import Event
+from kubevend_server.checkpoints import Checkpoint, pass_by
+from kubevend_server.cluster import objects as cluster
+from kubevend_server.cluster.connection import Connection
+from kubevend_server.errors import Aborted, FailedPrecondition, KubevendError, ResourceExhausted
+from kubevend_server.journal import Entry, Journal
+from kubevend_server.leases import ClusterObject, Kind, Lease
+from kubevend_server.policy.grant import Grant
+from kubevend_server.policy.name_template import PREFIX
+from kubevend_server.store import leases as lease_store
+
+_NEVER_MADE = (FailedPrecondition, ResourceExhausted)
+"""After these nothing was made; after all else something may have been."""
+
+
+class AnchorTaken(Aborted):
+    """Somebody else has just written down the anchor that was planned. Callers never see it."""
+
+
+def plan(grant: Grant, lease: str, now: datetime, scope: str = "") -> tuple[ClusterObject, ...]:
+    """What is to be made for a grant, in the order in which it is made.
+
+    Args:
+        grant: the grant.
+        lease: the lease's name.
+        now: the moment.
+        scope: whose leases share the anchor; empty for an anchor of one lease.
+    """
+    config, namespace, account = grant.terms.config, grant.namespace, grant.terms.account
+    if account is None:
+        new = names.new_id(now)
+        return (
+            ClusterObject(new, config, "Secret", namespace, f"{PREFIX}{new}", lease="" if scope else lease, scope=scope),
+        )
+    kinds: list[Kind] = [account.kind] if account.rules else []
+    kinds += ["ClusterRoleBinding" if account.cluster_wide else "RoleBinding", "ServiceAccount"]
+    return tuple(
+        ClusterObject(
+            id=names.new_id(now),
+            config=config,
+            kind=kind,
+            namespace="" if kind.startswith("Cluster") else namespace,
+            name=grant.service_account,
+            lease=lease,
+        )
+        for kind in kinds
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Makes what leases stand on.
+
+    Attributes:
+        journal: where a lease is written down before anything is made for it.
+        instance: by which id the objects are known to be this store's.
+        process: who makes them, among the processes that share the store.
+        checkpoint: told of each step.
+    """
+
+    journal: Journal
+    instance: str
+    process: str
+    checkpoint: Checkpoint = pass_by
+
+    async def begin(self, pending: Lease, intent: Event) -> None:
+        """Write down a pending lease and what is about to be made for it, with the audit event that says so.
+
+        Raises:
+            AnchorTaken: somebody else has just made the anchor that it would share; nothing was written.
+            Unavailable: it could not be written, so nothing must be made.
+        """
+
+        def change(connection: sa.Connection) -> None:
+            if not lease_store.insert_pending(connection, pending):
+                raise AnchorTaken("ANCHOR_TAKEN", "Somebody else has made the anchor.")
+
+        await self.journal.commit(Entry(lambda refusal: None if refusal else intent, change=change))
+
+    async def make(
+        self, connection: Connection, pending: Lease, grant: Grant, touched: list[ClusterObject]
+    ) -> Lease:
+        """Make what a pending lease stands on, one after the other.
+
+        Args:
+            connection: the way to the cluster.
+            pending: the lease, already written down.
+            grant: what was granted.
+            touched: gets each object before it is asked for, and loses it where it was surely not made.
+
+        Returns:
+            The lease with the cluster's own ids of what was made.
+
+        Raises:
+            KubevendError: one of them was refused, or failed.
+        """
+        made: list[ClusterObject] = []
+        for each in pending.objects:
+            touched.append(each)
+            manifest = self._manifest(each, pending, grant, made)
+            try:
+                uid = await cluster.create(connection, each, manifest)
+            except KubevendError as error:
+                if isinstance(error, _NEVER_MADE):
+                    touched.remove(each)
+                raise
+            made.append(replace(each, uid=uid))
+            await self.checkpoint(f"issue.made.{each.kind}")
+        return replace(pending, objects=tuple(made))
+
+    async def make_shared(self, connection: Connection, anchor: ClusterObject, grant: Grant) -> None:
+        """Make a shared anchor that somebody has written down, if it is not there yet.
+
+        Raises:
+            KubevendError: it was refused, or failed.
+        """
+        manifest = cluster.anchor_manifest(anchor, self._labels(grant, ""))
+        await cluster.create(connection, anchor, manifest)
