@@ -12,7 +12,7 @@ from typing import Any
 from multidict import CIMultiDict
 
 from kubevend_server.cluster.clusters import Clusters, OwnCluster
-from kubevend_server.cluster.connection import Answer, Connection, Transport
+from kubevend_server.cluster.connection import Answer, Connection, Request, Transport
 from kubevend_server.cluster.credentials import Anonymous, Credential, Presented, Stored
 from kubevend_server.cluster.failures import Attempt
 from kubevend_server.cluster.trust import Endpoint
@@ -122,13 +122,11 @@ class FakeCluster(Connection):
         """Remember it."""
         self.retired = True
 
-    async def _send(
-        self, verb: str, path: str, body: Mapping[str, Any] | None, attempt: Attempt, presented: Presented
-    ) -> Answer:
+    async def _send(self, request: Request, attempt: Attempt, presented: Presented) -> Answer:
         del attempt
         # Whoever comes without a credential is let see the version and nothing else.
-        assert (verb == "GET") == (path == "/version") == (presented == Presented())
-        return await self.api.answer(path, body or {})
+        assert (request.verb == "GET") == (request.path == "/version") == (presented == Presented())
+        return await self.api.answer(request.path, request.body or {})
 
 
 class ApiClusters(Clusters):

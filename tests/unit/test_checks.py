@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # it comes with the kubernetes package
+import yaml
 from multidict import CIMultiDict
 
 from kubevend_server.authentication import CallerCluster

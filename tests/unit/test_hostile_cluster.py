@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from kubevend_server.checks import Finding, Report
-from kubevend_server.cluster.connection import Answer
+from kubevend_server.cluster.connection import Answer, Request
 from kubevend_server.cluster.failures import Attempt, from_status
 from kubevend_server.cluster.reviews import review_self, review_token
 from kubevend_server.cluster.rights import covered_service_accounts, has_right, token_right
@@ -70,8 +70,8 @@ ASKING: dict[str, Callable[[FakeCluster], Awaitable[object]]] = {
 class Stranger(FakeCluster):
     """A cluster that is asked without looking at what is shown."""
 
-    async def _send(self, *args: Any) -> Answer:
-        return await self.api.answer(args[1], args[2] or {})
+    async def _send(self, request: Request, *_: Any) -> Answer:
+        return await self.api.answer(request.path, request.body or {})
 
 
 @pytest.mark.parametrize("body", ODD, ids=["deep", "bytes", "empty", "null", "other", "text"])
@@ -254,7 +254,7 @@ async def test_a_probe_has_an_audit_id() -> None:
 
     class Recording(FakeCluster):
         async def _send(self, *args: Any) -> Answer:
-            sent.append(args[3])
+            sent.append(args[1])
             return await super()._send(*args)
 
     cluster = Recording(FakeApi())

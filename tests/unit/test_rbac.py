@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # it comes with the kubernetes package
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

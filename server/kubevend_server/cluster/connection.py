@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -22,6 +22,11 @@ from kubevend_server.cluster.trust import Endpoint, load_certificate
 from kubevend_server.errors import FailedPrecondition
 
 _LONGEST_ANSWER = 1 << 20
+
+JSON = "application/json"
+
+_NO_ANSWER = (aiohttp.ClientError, TimeoutError, ValueError)
+"""What comes of a request to which no whole answer comes."""
 
 _log = structlog.get_logger()
 
@@ -44,6 +49,25 @@ class Transport:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """A request to an API server.
+
+    Attributes:
+        verb: of HTTP.
+        path: from the host on, with its query.
+        body: what goes as JSON, or None.
+        accept: in which form the answer shall come.
+        longest: bytes that the answer may have; of one line, where it is read in lines.
+    """
+
+    verb: str
+    path: str
+    body: Mapping[str, Any] | None = None
+    accept: str = JSON
+    longest: int = _LONGEST_ANSWER
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """An answer of the API server."""
 
@@ -63,14 +87,27 @@ def _no_redirects() -> aiohttp.TraceConfig:
     return tracing
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    body = b""
+async def _read(response: aiohttp.ClientResponse, longest: int) -> bytes:
+    body = bytearray()
     async for chunk in response.content.iter_chunked(1 << 16):
         body += chunk
-        if len(body) > _LONGEST_ANSWER:
+        if len(body) > longest:
             response.close()
             raise aiohttp.ClientPayloadError("the answer is too long")
-    return body
+    return bytes(body)
+
+
+async def _lines(response: aiohttp.ClientResponse, longest: int, attempt: Attempt) -> AsyncIterator[bytes]:
+    rest = b""
+    try:
+        async for chunk in response.content.iter_any():
+            *lines, rest = (rest + chunk).split(b"\n")
+            if max(len(line) for line in (*lines, rest)) > longest:
+                raise aiohttp.ClientPayloadError("the line is too long")
+            for line in lines:
+                yield line
+    except _NO_ANSWER as error:
+        raise failures.from_exception(error, attempt) from error
 
 
 class _Pool:
@@ -147,7 +184,6 @@ class Connection:
         self.endpoint = endpoint
         self.credential = credential
         self._transport = transport
-        self._timeout = aiohttp.ClientTimeout(total=transport.request_timeout, connect=transport.connect_timeout)
         self._free = asyncio.Semaphore(transport.max_connections)
         self._pool: _Pool | None = None
         self._rejected: tuple[str, str] | None = None
@@ -161,23 +197,63 @@ class Connection:
         return Attempt(endpoint.label, endpoint.host, endpoint.trusts, self.credential.what, what, **more)
 
     async def post(self, path: str, body: Mapping[str, Any], attempt: Attempt) -> Answer:
-        """Send one POST, under the Audit-Id of the attempt, which the API server adopts.
-
-        A 401 is tried once more if the credential has been rotated meanwhile: a refused request did nothing.
+        """Send one POST, as `call` does.
 
         Raises:
             KubevendError: whatever goes wrong, as `failures` tells it.
         """
+        return await self.call(Request("POST", path, body), attempt)
+
+    async def call(self, request: Request, attempt: Attempt, judged: Collection[int] = ()) -> Answer:
+        """Send one request, under the Audit-Id of the attempt, which the API server adopts.
+
+        A 401 is tried once more if the credential has been rotated meanwhile: a refused request did nothing.
+
+        Args:
+            request: what to send.
+            attempt: what it is, for the words of its errors.
+            judged: the statuses of refusals that are answers too, for the caller to judge.
+
+        Raises:
+            KubevendError: whatever else goes wrong, as `failures` tells it.
+        """
         presented = self.credential.read()
-        answer = await self._send("POST", path, body, attempt, presented)
+        answer = await self._send(request, attempt, presented)
         if answer.status == HTTPStatus.UNAUTHORIZED:
             rotated = self.credential.read()
             if rotated != presented:
                 presented = rotated
-                answer = await self._send("POST", path, body, attempt, presented)
-        if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+                answer = await self._send(request, attempt, presented)
+        if answer.status >= HTTPStatus.MULTIPLE_CHOICES and answer.status not in judged:
             raise failures.from_status(answer.status, answer.headers, answer.body, attempt, presented)
         return answer
+
+    @asynccontextmanager
+    async def lines(self, request: Request, attempt: Attempt, seconds: float) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Send one request, and read its answer line by line as it comes: a watch. It keeps a connection busy.
+
+        Args:
+            request: what to send.
+            attempt: what it is, for the words of its errors.
+            seconds: for the whole answer.
+
+        Raises:
+            KubevendError: it is refused, or breaks off before its end, also while lines are read.
+        """
+        presented = self.credential.read()
+        async with self._client(attempt, presented) as client:
+            try:
+                response = await self._open(client, request, attempt, presented, seconds)
+                body = await _read(response, request.longest) if response.status != HTTPStatus.OK else b""
+            except _NO_ANSWER as error:
+                raise failures.from_exception(error, attempt) from error
+            try:
+                if response.status != HTTPStatus.OK:
+                    raise failures.from_status(response.status, response.headers, body, attempt, presented)
+                yield _lines(response, request.longest, attempt)
+            finally:
+                # What was not read to its end cannot be used again.
+                response.close()
 
     async def get(self, path: str, attempt: Attempt) -> Answer:
         """Send one GET, and take whatever is answered.
@@ -185,23 +261,27 @@ class Connection:
         Raises:
             KubevendError: nothing is, as `failures` tells it.
         """
-        return await self._send("GET", path, None, attempt, self.credential.read())
+        return await self._send(Request("GET", path), attempt, self.credential.read())
 
     async def retire(self) -> None:
         """Close the connections once what is under way is done."""
         self._retired = True
         await self._close_if_done()
 
-    async def _send(
-        self, verb: str, path: str, body: Mapping[str, Any] | None, attempt: Attempt, presented: Presented
-    ) -> Answer:
+    async def _send(self, request: Request, attempt: Attempt, presented: Presented) -> Answer:
+        async with self._client(attempt, presented) as client:
+            return await self._exchange(client, request, attempt, presented)
+
+    @asynccontextmanager
+    async def _client(self, attempt: Attempt, presented: Presented) -> AsyncIterator[ApiClient]:
+        """One of as many connections as the settings allow, kept open while it is used."""
         self._calls += 1
         try:
             await self._take_turn(attempt)
             try:
                 pool = await self._current_pool(presented)
                 async with pool.in_use() as client:
-                    return await self._exchange(client, verb, path, body, attempt, presented)
+                    yield client
             finally:
                 self._free.release()
         finally:
@@ -247,30 +327,35 @@ class Connection:
             await old.retire()
         return self._pool
 
-    async def _exchange(
-        self,
-        client: ApiClient,
-        verb: str,
-        path: str,
-        body: Mapping[str, Any] | None,
-        attempt: Attempt,
-        presented: Presented,
-    ) -> Answer:
+    async def _exchange(self, client: ApiClient, request: Request, attempt: Attempt, presented: Presented) -> Answer:
+        try:
+            response = await self._open(client, request, attempt, presented, self._transport.request_timeout)
+            return Answer(response.status, response.headers, await _read(response, request.longest))
+        except _NO_ANSWER as error:
+            raise failures.from_exception(error, attempt) from error
+
+    async def _open(
+        self, client: ApiClient, request: Request, attempt: Attempt, presented: Presented, seconds: float
+    ) -> aiohttp.ClientResponse:
+        """Send a request; its answer's status and headers are there, and its body is to be read.
+
+        Raises:
+            aiohttp.ClientError, TimeoutError, ValueError: there is none.
+        """
         headers = {
             **client.default_headers,
-            "Accept": "application/json",
+            "Accept": request.accept,
             "Accept-Encoding": "identity",
-            "Content-Type": "application/json",
+            "Content-Type": JSON,
         }
         if presented.token:
             headers["Authorization"] = f"Bearer {presented.token}"
         if attempt.audit_id:
             headers["Audit-Id"] = attempt.audit_id
-        content = dict(body) if body is not None else None
-        try:
-            response = await client.call_api(
-                verb, self.endpoint.host + path, headers, content, _request_timeout=self._timeout
-            )
-            return Answer(response.status, response.headers, await _read(response.response))
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise failures.from_exception(error, attempt) from error
+        content = dict(request.body) if request.body is not None else None
+        limits = aiohttp.ClientTimeout(total=seconds, connect=self._transport.connect_timeout)
+        answer = await client.call_api(
+            request.verb, self.endpoint.host + request.path, headers, content, _request_timeout=limits
+        )
+        response: aiohttp.ClientResponse = answer.response
+        return response
