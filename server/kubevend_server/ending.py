@@ -14,11 +14,8 @@ import sqlalchemy as sa
 from kubevend_server.leases import ClusterObject, Lease
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store import objects as object_store
+from kubevend_server.store.leases import Due
 from kubevend_server.store.schema import objects
-
-Due = sa.Row[tuple[str, str, str]]
-"""`name`, `revocation` and `anchor` of a lease."""
-
 
 def expire(
     connection: sa.Connection, found: Sequence[Due], now: datetime, sparing: Collection[str] = ()

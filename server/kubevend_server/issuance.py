@@ -24,7 +24,7 @@ from kubevend_server.cluster.failures import AnchorGone
 from kubevend_server.cluster.tokens import IssuedToken, request_token
 from kubevend_server.errors import FailedPrecondition, KubevendError
 from kubevend_server.in_flight import InFlight
-from kubevend_server.journal import Entry, Journal
+from kubevend_server.journal import Journal
 from kubevend_server.leases import ClusterObject, Lease, LeaseToken
 from kubevend_server.making import AnchorTaken, Maker, plan
 from kubevend_server.namespaces import Namespaces
@@ -315,7 +315,7 @@ class Issuance:
 
     async def _mint(self, issuing: _Issuing, anchor: ClusterObject | None) -> IssuedToken:
         granted = issuing.grant
-        token = await request_token(issuing.connection, granted, issuing.audit_id, anchor)
+        token = await request_token(issuing.connection, granted, issuing.audit_id, anchor, granted.token_ttl)
         await self._checkpoint("issue.minted")
         return token
 

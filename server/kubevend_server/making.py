@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -15,8 +15,9 @@ from kubevend_server.cluster import objects as cluster
 from kubevend_server.cluster.connection import Connection
 from kubevend_server.errors import Aborted, FailedPrecondition, KubevendError, ResourceExhausted
 from kubevend_server.journal import Entry, Journal
-from kubevend_server.leases import ClusterObject, Kind, Lease
+from kubevend_server.leases import ClusterObject, Lease
 from kubevend_server.policy.grant import Grant
+from kubevend_server.policy.made import own_labels
 from kubevend_server.policy.name_template import PREFIX
 from kubevend_server.store import leases as lease_store
 
@@ -41,10 +42,10 @@ def plan(grant: Grant, lease: str, now: datetime, scope: str = "") -> tuple[Clus
     if account is None:
         new = names.new_id(now)
         return (
-            ClusterObject(new, config, "Secret", namespace, f"{PREFIX}{new}", lease="" if scope else lease, scope=scope),
+            ClusterObject(
+                new, config, "Secret", namespace, f"{PREFIX}{new}", lease="" if scope else lease, scope=scope
+            ),
         )
-    kinds: list[Kind] = [account.kind] if account.rules else []
-    kinds += ["ClusterRoleBinding" if account.cluster_wide else "RoleBinding", "ServiceAccount"]
     return tuple(
         ClusterObject(
             id=names.new_id(now),
@@ -54,7 +55,7 @@ def plan(grant: Grant, lease: str, now: datetime, scope: str = "") -> tuple[Clus
             name=grant.service_account,
             lease=lease,
         )
-        for kind in kinds
+        for kind in cluster.account_kinds(account)
     )
 
 
@@ -88,9 +89,7 @@ class Maker:
 
         await self.journal.commit(Entry(lambda refusal: None if refusal else intent, change=change))
 
-    async def make(
-        self, connection: Connection, pending: Lease, grant: Grant, touched: list[ClusterObject]
-    ) -> Lease:
+    async def make(self, connection: Connection, pending: Lease, grant: Grant, touched: list[ClusterObject]) -> Lease:
         """Make what a pending lease stands on, one after the other.
 
         Args:
@@ -106,11 +105,12 @@ class Maker:
             KubevendError: one of them was refused, or failed.
         """
         made: list[ClusterObject] = []
-        for each in pending.objects:
+        for each, manifest in self._manifests(pending, grant):
             touched.append(each)
-            manifest = self._manifest(each, pending, grant, made)
+            # What is left of a deletion that fails goes with the first of them.
+            whole = cluster.owned(manifest, made[0]) if made else manifest
             try:
-                uid = await cluster.create(connection, each, manifest)
+                uid = await cluster.create(connection, each, whole)
             except KubevendError as error:
                 if isinstance(error, _NEVER_MADE):
                     touched.remove(each)
@@ -119,11 +119,20 @@ class Maker:
             await self.checkpoint(f"issue.made.{each.kind}")
         return replace(pending, objects=tuple(made))
 
+    def _manifests(self, pending: Lease, grant: Grant) -> Iterable[tuple[ClusterObject, cluster.Manifest]]:
+        account = grant.terms.account
+        shared = any(each.scope for each in pending.objects)
+        labels = own_labels(self.instance, pending.role, "" if shared else pending.name)
+        caller = "" if shared else pending.caller
+        if account is None:
+            return [(each, cluster.anchor_manifest(each, labels, caller)) for each in pending.objects]
+        return cluster.account_manifests(pending.objects, account, labels, caller)
+
     async def make_shared(self, connection: Connection, anchor: ClusterObject, grant: Grant) -> None:
         """Make a shared anchor that somebody has written down, if it is not there yet.
 
         Raises:
             KubevendError: it was refused, or failed.
         """
-        manifest = cluster.anchor_manifest(anchor, self._labels(grant, ""))
+        manifest = cluster.anchor_manifest(anchor, own_labels(self.instance, grant.terms.role, ""))
         await cluster.create(connection, anchor, manifest)

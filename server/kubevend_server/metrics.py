@@ -85,7 +85,9 @@ class LeaseCollector(Collector):
             "Leases that have ended, while what stands for them in the cluster is not gone yet.",
             value=leases.revoking,
         )
-        yield GaugeMetricFamily("kubevend_objects", "Objects in clusters that stand for leases.", value=objects.standing)
+        yield GaugeMetricFamily(
+            "kubevend_objects", "Objects in clusters that stand for leases.", value=objects.standing
+        )
         yield GaugeMetricFamily(
             "kubevend_objects_to_delete", "Objects in clusters that are to be deleted.", value=objects.doomed
         )

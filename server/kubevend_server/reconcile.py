@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -152,7 +152,7 @@ class Reconciler:
         ):
             await asyncio.sleep(0)
 
-    def _clean_up(self, connection: sa.Connection, living: set[str], now: datetime) -> Iterable[str]:
+    def _clean_up(self, connection: sa.Connection, living: set[str], now: datetime) -> Collection[str]:
         """End what nobody issues any more, let others delete what the dead had taken, and let deserted anchors go."""
         dead = lease_store.abandoned(connection, living, self._in_flight.leases, self._order.process)
         for lease in lease_store.get_all(connection, dead):
@@ -218,7 +218,9 @@ class Reconciler:
         self._tell(f"{config.name} strays", "too_many_strays", "")
         now = self._clock()
         doomed = [
-            ClusterObject(names.new_id(now), config.name, each.kind, each.namespace, each.name, each.lease, uid=each.uid)
+            ClusterObject(
+                names.new_id(now), config.name, each.kind, each.namespace, each.name, each.lease, uid=each.uid
+            )
             for each in strays
         ]
         for each in doomed:

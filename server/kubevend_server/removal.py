@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Collection, Coroutine, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Collection, Coroutine
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,6 +27,7 @@ from kubevend_server.leases import ClusterObject
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store import objects as object_store
 from kubevend_server.store.database import Database
+from kubevend_server.store.leases import Ended
 from kubevend_server.store.objects import Doomed
 
 _AT_ONCE = 16
@@ -164,7 +165,7 @@ class Remover:
     async def _record(self, gone: ClusterObject) -> None:
         """Write down that an object is gone, and with it the ends of the leases for which nothing else stands."""
         now = self._clock()
-        ended: list[sa.Row[tuple[str, str, str, str]]] = []
+        ended: list[Ended] = []
 
         def change(connection: sa.Connection) -> None:
             ended[:] = lease_store.object_gone(connection, gone, now)

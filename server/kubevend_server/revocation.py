@@ -153,7 +153,9 @@ class Revocation:
             for lease in await self._database.read(lambda c: lease_store.sharing(c, anchors, 20 * MOST_AT_ONCE)):
                 on_anchor[lease.anchor].append(lease)
         refused = {
-            anchor: why for anchor, all_on_it in on_anchor.items() if (why := self._why_not(call, all_on_it, permitted, end_shared))
+            anchor: why
+            for anchor, all_on_it in on_anchor.items()
+            if (why := self._why_not(call, all_on_it, permitted, end_shared))
         }
         for lease in permitted.values():
             state = lease.state(now)
@@ -166,17 +168,15 @@ class Revocation:
             else:
                 chosen.ending.append(lease)
         with_others = {lease.anchor for lease in chosen.ending if _shares(lease)}
-        chosen.ending += [
+        chosen.ending.extend(
             lease
             for anchor in sorted(with_others)
             for lease in on_anchor[anchor]
             if lease.name not in permitted and lease.state(now) == "ACTIVE"
-        ]
+        )
         return chosen
 
-    def _why_not(
-        self, call: Call, all_on_it: Iterable[Lease], permitted: dict[str, Lease], end_shared: bool
-    ) -> str:
+    def _why_not(self, call: Call, all_on_it: Iterable[Lease], permitted: dict[str, Lease], end_shared: bool) -> str:
         """Why the leases on an anchor are left as they are; empty where they are not."""
         others = [lease for lease in all_on_it if lease.name not in permitted]
         if not others:
@@ -269,9 +269,7 @@ def _revoked(lease: Lease, now: datetime) -> Revoked:
     return Revoked(lease.name, state, _worked_until(lease), _STOPS)
 
 
-_NOT_BOUND = (
-    "Its token works until it expires: the role's revocation is NONE, so nothing in the cluster ties the token to the lease."
-)
+_NOT_BOUND = "Its token works until it expires: the role's revocation is NONE, so nothing in the cluster ties the token to the lease."
 _STOPS = (
     "The API server refuses new requests with its token within 12 s. Watches and sessions that are open go on, and whoever "
     "checks only the signature does not notice."

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-import sqlalchemy as sa
-
 from kubevend_server.audit.log import rfc3339
 from kubevend_server.calls import Call, Record
 from kubevend_server.errors import KubevendError, OutcomeUnknown, PermissionDenied, Unauthenticated
 from kubevend_server.leases import ClusterObject
 from kubevend_server.policy.grant import Grant
 from kubevend_server.policy.terms import Warning, seconds
+from kubevend_server.store.leases import Ended
 
 _USER_AGENT = 256
 _MOST_LEASES = 5000
@@ -79,12 +78,12 @@ def completion(call: Call, error: KubevendError | None, *, cancelled: bool = Fal
     return _present(event)
 
 
-def ended(gone: ClusterObject, leases: Sequence[sa.Row[tuple[str, str, str, str]]]) -> dict[str, Any]:
+def ended(gone: ClusterObject, leases: Sequence[Ended]) -> dict[str, Any]:
     """The line when an object is gone in the cluster, and with it leases have ended.
 
     Args:
         gone: the object.
-        leases: `name`, `role`, `ends_as` and `end_cause` of each; at least one.
+        leases: these leases, at least one.
     """
     names = [lease.name for lease in leases[:_MOST_LEASES]]
     first = leases[0]
@@ -94,9 +93,9 @@ def ended(gone: ClusterObject, leases: Sequence[sa.Row[tuple[str, str, str, str]
         "resource": first.role,
         "lease": names[0] if len(names) == 1 else "",
         "endedLeases": names if len(names) > 1 else [],
-        "reason": first.ends_as,
+        "reason": first.end,
         "message": f"{gone.kind} {where} of {gone.config} is gone, and with it {len(leases)} leases have ended."
-        + (f" Why: {first.end_cause}." if first.end_cause else ""),
+        + (f" Why: {first.cause}." if first.cause else ""),
     }
     return _present(event)
 
@@ -162,7 +161,9 @@ def _grant(grant: Grant, anchor: str) -> dict[str, Any]:
     more = {
         "tokenTtl": seconds(grant.token_ttl) if grant.token_ttl > grant.ttl else None,
         "revocation": f"REVOCATION_{grant.terms.revocation}",
-        "kubernetesRole": (account.kind if account.rules else f"{account.kind}/{account.role_name}") if account else None,
+        "kubernetesRole": (account.kind if account.rules else f"{account.kind}/{account.role_name}")
+        if account
+        else None,
         "clusterWide": True if account is not None and account.cluster_wide else None,
         "anchor": anchor,
     }

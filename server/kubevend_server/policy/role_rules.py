@@ -86,13 +86,17 @@ def _credential_faults(role: Role) -> Iterator[Violation]:
         ("extra_annotations", bool(role.extra_annotations)),
     ):
         if is_given:
-            yield Violation(f"role.{field}", "only for a role that makes ServiceAccounts (kubernetes_role, generated_role)")
+            yield Violation(
+                f"role.{field}", "only for a role that makes ServiceAccounts (kubernetes_role, generated_role)"
+            )
 
 
 def _made_faults(role: Role) -> Iterator[Violation]:
     if role.revocation != "PER_LEASE":
         yield Violation("role.revocation", "PER_LEASE or left out: what is made for a lease goes with it")
-    kind = role.kubernetes_role.kind if role.kubernetes_role else role.generated_role.kind if role.generated_role else ""
+    kind = (
+        role.kubernetes_role.kind if role.kubernetes_role else role.generated_role.kind if role.generated_role else ""
+    )
     if role.cluster_wide_allowed and kind != "ClusterRole":
         yield Violation("role.cluster_wide_allowed", "only with a ClusterRole: a Role holds in one namespace")
     if role.generated_role is not None:

@@ -122,9 +122,7 @@ class Terms:
         return max(self.ttl, MINIMUM_TTL)
 
 
-def terms(
-    role: Role, asked: Asked, limits: Limits, naming: Naming, namespaces: KnownNamespaces | None = None
-) -> Terms:
+def terms(role: Role, asked: Asked, limits: Limits, naming: Naming, namespaces: KnownNamespaces | None = None) -> Terms:
     """Apply a role's rules to a request.
 
     Args:

@@ -254,7 +254,7 @@ def _from_proto(proto: pb.Role) -> Role:
     )
 
 
-_KINDS: dict[RoleKind, pb.KubernetesRoleKind] = {
+_KINDS: dict[RoleKind, pb.KubernetesRoleKind.ValueType] = {
     "Role": pb.KUBERNETES_ROLE_KIND_ROLE,
     "ClusterRole": pb.KUBERNETES_ROLE_KIND_CLUSTER_ROLE,
 }

@@ -25,8 +25,8 @@ _MOST_AT_ONCE = 500
 """SQLite takes more parameters in a statement; what is more would be a long time in one transaction."""
 
 # Written out, since SQLite takes an index on some rows only where it sees that these are meant.
-_ACTIVE = sa.literal_column("'ACTIVE'")
-_NO_ANCHOR = sa.literal_column("''")
+_ACTIVE: sa.ColumnElement[str] = sa.literal_column("'ACTIVE'")
+_NO_ANCHOR: sa.ColumnElement[str] = sa.literal_column("''")
 _INDEXED = ("caller", "service_account", "namespace", "role", "config", "state")
 """Those fields of a filter for which there is an index; what is most likely to find few comes first."""
 
@@ -46,6 +46,25 @@ class LeaseCounts:
     live: int
     next_expire_time: datetime | None
     revoking: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A lease whose time has run out, and what stands for it."""
+
+    name: str
+    revocation: str
+    anchor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A lease that has ended: through which role it was granted, and how and why it ended."""
+
+    name: str
+    role: str
+    end: str
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,18 +179,20 @@ def end_anchor(connection: sa.Connection, anchor: str, end: End, cause: str, now
     object_store.doom(connection, objects.c.id == anchor, now)
 
 
-def due(connection: sa.Connection, now: datetime, limit: int) -> list[sa.Row[tuple[str, str, str]]]:
-    """The leases whose time has run out, the first ones first: `name`, `revocation` and `anchor` of each."""
+def due(connection: sa.Connection, now: datetime, limit: int) -> list[Due]:
+    """The leases whose time has run out, the first ones first."""
     query = sa.select(leases.c.name, leases.c.revocation, leases.c.anchor)
     query = query.where(leases.c.state == _ACTIVE, leases.c.expire_time <= now).order_by(leases.c.expire_time)
-    return list(connection.execute(query.limit(limit)).all())
+    return [Due(*row) for row in connection.execute(query.limit(limit))]
 
 
-def object_gone(connection: sa.Connection, gone: ClusterObject, now: datetime) -> list[sa.Row[tuple[str, str, str, str]]]:
+def object_gone(
+    connection: sa.Connection, gone: ClusterObject, now: datetime
+) -> list[Ended]:
     """Forget an object that is gone, and end the leases for which nothing else stands.
 
     Returns:
-        Those leases: `name`, `role`, `ends_as` and `end_cause` of each.
+        Those leases.
     """
     object_store.remove(connection, gone.id)
     others = sa.select(objects.c.id).where(objects.c.lease != _NO_ANCHOR, objects.c.lease == leases.c.name)
@@ -180,7 +201,7 @@ def object_gone(connection: sa.Connection, gone: ClusterObject, now: datetime) -
         leases.c.name == gone.lease if gone.lease else standing, leases.c.state == "REVOKING", ~others.exists()
     )
     query = sa.select(leases.c.name, leases.c.role, leases.c.ends_as, leases.c.end_cause).where(condition)
-    ended = list(connection.execute(query).all())
+    ended = [Ended(*row) for row in connection.execute(query)]
     if ended:
         connection.execute(sa.update(leases).where(condition).values(state=leases.c.ends_as, end_time=now, ends_as=""))
     return ended

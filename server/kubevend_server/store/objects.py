@@ -14,10 +14,10 @@ from kubevend_server.store.schema import leases, objects
 Row = dict[str, object]
 
 # Written out, since SQLite takes an index on some rows only where it sees that these are meant.
-_LIVE = sa.literal_column("'LIVE'")
-_DELETING = sa.literal_column("'DELETING'")
+_LIVE: sa.ColumnElement[str] = sa.literal_column("'LIVE'")
+_DELETING: sa.ColumnElement[str] = sa.literal_column("'DELETING'")
 _DUE = (objects.c.state == _DELETING, objects.c.next_attempt_time.is_not(None))
-_NONE = sa.literal_column("''")
+_NONE: sa.ColumnElement[str] = sa.literal_column("''")
 _SHARED = (objects.c.state == _LIVE, objects.c.scope != _NONE)
 
 
@@ -202,7 +202,9 @@ def count_all(connection: sa.Connection) -> ObjectCounts:
     """Count objects by what is to become of them."""
     doomed = sa.case((objects.c.state == "DELETING", 1), else_=0)
     failing = sa.case((objects.c.attempts > 0, doomed), else_=0)
-    query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(doomed), 0), sa.func.coalesce(sa.func.sum(failing), 0))
+    query = sa.select(
+        sa.func.count(), sa.func.coalesce(sa.func.sum(doomed), 0), sa.func.coalesce(sa.func.sum(failing), 0)
+    )
     everything, to_delete, failed = connection.execute(query.select_from(objects)).one()
     return ObjectCounts(everything - to_delete, to_delete, failed)
 
