@@ -17,6 +17,7 @@ from kubevend_server.store import objects as object_store
 from kubevend_server.store.leases import Due
 from kubevend_server.store.schema import objects
 
+
 def expire(
     connection: sa.Connection, found: Sequence[Due], now: datetime, sparing: Collection[str] = ()
 ) -> Collection[str]:

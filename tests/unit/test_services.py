@@ -323,6 +323,7 @@ async def test_a_lease_is_listed_and_read(world: World) -> None:
         service_account="deployer",
         audiences=["https://api"],
         state=ls.Lease.STATE_ACTIVE,
+        revocation=rs.REVOCATION_NONE,
         create_time=moment,
         expire_time=end,
         tokens=[

@@ -186,9 +186,7 @@ def due(connection: sa.Connection, now: datetime, limit: int) -> list[Due]:
     return [Due(*row) for row in connection.execute(query.limit(limit))]
 
 
-def object_gone(
-    connection: sa.Connection, gone: ClusterObject, now: datetime
-) -> list[Ended]:
+def object_gone(connection: sa.Connection, gone: ClusterObject, now: datetime) -> list[Ended]:
     """Forget an object that is gone, and end the leases for which nothing else stands.
 
     Returns:
