@@ -13,7 +13,7 @@ from kubevend_server.audit.log import Event
 from kubevend_server.checkpoints import Checkpoint, pass_by
 from kubevend_server.cluster import objects as cluster
 from kubevend_server.cluster.connection import Connection
-from kubevend_server.errors import Aborted, FailedPrecondition, KubevendError, ResourceExhausted
+from kubevend_server.errors import FailedPrecondition, KubevendError, ResourceExhausted
 from kubevend_server.journal import Entry, Journal
 from kubevend_server.leases import ClusterObject, Lease
 from kubevend_server.policy.grant import Grant
@@ -25,8 +25,8 @@ _NEVER_MADE = (FailedPrecondition, ResourceExhausted)
 """After these nothing was made; after all else something may have been."""
 
 
-class AnchorTaken(Aborted):
-    """Somebody else has just written down the anchor that was planned. Callers never see it."""
+class AnchorTaken(Exception):
+    """Somebody else has just written down the anchor that was planned."""
 
 
 def plan(grant: Grant, lease: str, now: datetime, scope: str = "") -> tuple[ClusterObject, ...]:
@@ -82,12 +82,15 @@ class Maker:
             AnchorTaken: somebody else has just made the anchor that it would share; nothing was written.
             Unavailable: it could not be written, so nothing must be made.
         """
+        written = False
 
         def change(connection: sa.Connection) -> None:
-            if not lease_store.insert_pending(connection, pending):
-                raise AnchorTaken("ANCHOR_TAKEN", "Somebody else has made the anchor.")
+            nonlocal written
+            written = lease_store.insert_pending(connection, pending)
 
-        await self.journal.commit(Entry(lambda refusal: None if refusal else intent, change=change))
+        await self.journal.commit(Entry(lambda refusal: None if refusal or not written else intent, change=change))
+        if not written:
+            raise AnchorTaken
 
     async def make(self, connection: Connection, pending: Lease, grant: Grant, touched: list[ClusterObject]) -> Lease:
         """Make what a pending lease stands on, one after the other.

@@ -60,7 +60,7 @@ _FIELDS = frozenset(
 )
 
 
-_SOUND = pb.Role(allowed_namespaces=["x"], allowed_service_accounts=["x"], allowed_audiences=["x"])
+_SOUND = pb.Role(allowed_audiences=["x"])
 
 
 class RoleService:
