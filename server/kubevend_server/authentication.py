@@ -21,13 +21,13 @@ from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.reviews import Reviewed, review_token
 from kubevend_server.encryption import read_or_make
 from kubevend_server.errors import KubevendError, Unauthenticated, Unavailable
+from kubevend_server.redaction import ADMIN_PREFIX, TOKEN_NOTE, redact
 
 AUDIENCE = "kubevend"
 """The audience of a token by which a ServiceAccount calls kubevend, unless the settings name another."""
 
 _log = structlog.get_logger()
 
-_ADMIN_PREFIX = "kubevend-admin-"
 _SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
 _MOST_REMEMBERED = 10_000
 
@@ -166,9 +166,12 @@ def read_admin_digest(path: Path) -> bytes:
     Raises:
         ValueError: the file holds no token.
     """
-    token = read_or_make(path, lambda: _ADMIN_PREFIX + secrets.token_urlsafe(32) + "\n").strip()
-    if len(token) < len(_ADMIN_PREFIX):
-        raise ValueError(f"{path} holds no token: delete it, and the next start makes a new one.")
+    token = read_or_make(path, lambda: ADMIN_PREFIX + secrets.token_urlsafe(32) + "\n").strip()
+    if redact(token) != TOKEN_NOTE:
+        raise ValueError(
+            f"{path} holds no token: delete it, and the next start makes a new one. Its form ({ADMIN_PREFIX} and at "
+            "least 32 random letters, digits, - and _) is what keeps it out of logs where somebody shows it by mistake."
+        )
     return hashlib.sha256(token.encode()).digest()
 
 

@@ -304,9 +304,11 @@ def test_the_admins_token_is_made_at_the_first_start(tmp_path: Path) -> None:
     assert digest == hashlib.sha256(token.encode()).digest() == read_admin_digest(file)
 
 
-@pytest.mark.parametrize("text", ["", "\n", "short"])
+@pytest.mark.parametrize(
+    "text", ["", "\n", "short", "kubevend-admin-" + "a" * 43, "A1b2" * 12, "kubevend-admin-" + "A1b2" * 7]
+)
 def test_a_file_without_a_token_is_refused(tmp_path: Path, text: str) -> None:
-    """An empty or short token is none: everyone could guess it."""
+    """What is empty or short everyone could guess, and what has another form could not be kept out of logs."""
     file = tmp_path / "admin.token"
     file.write_text(text)
     with pytest.raises(ValueError, match="holds no token"):
