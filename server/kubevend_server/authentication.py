@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import shlex
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ import structlog
 from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller, service_account
 from kubevend_server.clock import Clock
 from kubevend_server.cluster.connection import Connection
+from kubevend_server.cluster.credentials import Presented
 from kubevend_server.cluster.reviews import Reviewed, review_token
 from kubevend_server.encryption import read_or_make
 from kubevend_server.errors import KubevendError, Unauthenticated, Unavailable
@@ -115,15 +117,23 @@ class Authenticator:
         if self.audience not in audiences:
             raise _refused(
                 "TOKEN_AUDIENCE",
-                f"The bearer token is not meant for kubevend: its audience must be {self.audience!r}. For "
-                "a pod, project a "
-                "serviceAccountToken volume with that audience; by hand: kubectl create token NAME "
-                f"--audience={self.audience}.",
+                f"The bearer token is not meant for kubevend: its audience must be {self.audience!r}. In a pod, "
+                f"project a serviceAccountToken volume with that audience; by hand, {self._make_another(token)}.",
             )
         life = (expires - self.clock()).total_seconds()
         if life <= 0:
-            raise _refused("TOKEN_EXPIRED", f"The bearer token expired at {expires.isoformat()}: get a fresh one.")
+            raise _refused(
+                "TOKEN_EXPIRED",
+                f"The bearer token expired at {expires.isoformat(timespec='seconds')}: get a fresh one. In a pod, read "
+                f"the projected file again; by hand, {self._make_another(token)}.",
+            )
         return str(claims.get("iss", "")), life
+
+    def _make_another(self, token: str) -> str:
+        """The command that makes a token for kubevend, for the same ServiceAccount where the old one says which."""
+        namespace, name = Presented(token).owner() or ("NAMESPACE", "NAME")
+        audience = shlex.quote(f"--audience={self.audience}")
+        return f"`kubectl create token {name} --namespace={namespace} {audience}` makes one"
 
     async def _review(self, token: str, issuer: str) -> Caller | Unauthenticated:
         candidates = [c for c in self.clusters if not c.issuers or issuer in c.issuers]

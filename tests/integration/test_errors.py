@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 
 from devcluster import DevCluster
 from kubevend.v1 import config_service_pb2, issue_service_pb2
@@ -18,7 +19,7 @@ from tests.integration.conftest import Start, Vending
 from tests.support.client import Refusal
 from tests.support.clusters import VENDOR, admit_tokens_alone, admit_tokens_by, grant_everywhere, throttle
 from tests.support.https import impostor, reply
-from tests.support.identities import expired_token
+from tests.support.identities import client_certificate, expired_token
 from tests.support.proxy import HoldingProxy
 from tests.support.waiting import until
 
@@ -172,6 +173,41 @@ def test_credential_expired(vending: Vending, cluster: DevCluster, namespace: st
     check(refusal, "FAILED_PRECONDITION", "KUBERNETES_UNAUTHORIZED", PRECONDITION, *words)
 
 
+def test_a_stored_credential_expired(vending: Vending, cluster: DevCluster, namespace: str) -> None:
+    """Of a token that is in the config itself, the refusal says by which call a fresh one is given."""
+    refusal = refused_by(
+        vending, cluster, namespace, service_account_jwt=expired_token(cluster, "kubevend", "kubevend")
+    )
+
+    update = 'UpdateConfig \'{"config":{"name":"configs/broken","serviceAccountJwt":"TOKEN"}}\' takes it'
+    words = ("the stored token", "it expired at", "`kubectl create token kubevend --namespace=kubevend`", update)
+    check(refusal, "FAILED_PRECONDITION", "KUBERNETES_UNAUTHORIZED", PRECONDITION, *words)
+
+
+def test_a_credential_for_another_audience(vending: Vending, cluster: DevCluster, namespace: str) -> None:
+    """A token that was made for somebody else than the API server is refused by telling for whom it is."""
+    refusal = refused_by(
+        vending, cluster, namespace, service_account_jwt=cluster.token("kubevend", "kubevend", audience="vault")
+    )
+
+    words = ("configs/broken", "for another audience than the API server's (it is for vault)")
+    check(refusal, "FAILED_PRECONDITION", "KUBERNETES_UNAUTHORIZED", PRECONDITION, *words)
+
+
+def test_a_client_certificate_refused(
+    vending: Vending, cluster: DevCluster, capped_cluster: DevCluster, namespace: str
+) -> None:
+    """A client certificate that another cluster signed is told as that, and how one is made that will do."""
+    certificate, private_key = client_certificate(capped_cluster, "kubevend")
+    pair = config_service_pb2.ClientCertificate(certificate=certificate, private_key=private_key)
+
+    refusal = refused_by(vending, cluster, namespace, client_certificate=pair)
+
+    update = '"clientCertificate":{"certificate":"PEM","privateKey":"PEM"}}}\' takes it'
+    words = ("the client certificate (configs/broken)", "not signed by", "kubernetes.io/kube-apiserver-client", update)
+    check(refusal, "FAILED_PRECONDITION", "KUBERNETES_UNAUTHORIZED", PRECONDITION, *words)
+
+
 def test_no_right(vending: Vending) -> None:
     """RBAC that lacks altogether: who lacks what and where, that the namespace may not exist, and what grants it."""
     vending.admin.create_role("elsewhere", allowed_namespaces=["nowhere"])
@@ -201,6 +237,29 @@ def test_the_commands_in_a_refusal_mend_it(vending: Vending, cluster: DevCluster
 
     assert len(commands) == 2
     assert until(lambda: issued(vending, "roles/web"), "the role binding to come into force").service_account == "web"
+
+
+@pytest.mark.parametrize("broken", ["kubernetes_host", "kubernetes_ca_cert"])
+def test_the_update_in_a_refusal_mends_it(
+    vending: Vending, cluster: DevCluster, capped_cluster: DevCluster, namespace: str, broken: str
+) -> None:
+    """The call that a refusal prints, with its capitals filled in as the refusal says, is enough."""
+    wrong = {"kubernetes_host": "https://127.0.0.1:9", "kubernetes_ca_cert": capped_cluster.ca_file.read_text()}
+    refusal = refused_by(vending, cluster, namespace, **{broken: wrong[broken]})
+    printed = refusal.message.partition("ConfigService/UpdateConfig '")[2].partition("'")[0]
+    # As `awk '{printf "%s\\n", $0}'` writes it.
+    authority = cluster.ca_file.read_text().replace("\n", "\\n")
+    for words, value in (
+        ("https://HOST:PORT", cluster.server),
+        ("PEM", authority),
+        ("TOKEN", cluster.token("kubevend", "kubevend")),
+    ):
+        printed = printed.replace(f'"{words}"', f'"{value}"')
+
+    config = json_format.Parse(printed, config_service_pb2.UpdateConfigRequest())
+    vending.admin.call(vending.admin.configs.UpdateConfig, config)
+
+    assert vending.admin.issue("roles/broken").token
 
 
 def issued(vending: Vending, role: str) -> issue_service_pb2.IssueTokenResponse | None:
