@@ -44,9 +44,9 @@ _OTHER_NAME = (62, 64)
 _SHOW_CA = (
     "`kubectl config view --raw --minify --flatten -o "
     "jsonpath='{{.clusters[0].cluster.certificate-authority-data}}' | base64 -d{}` prints the CA of the cluster that "
-    "kubectl reaches"
+    "kubectl reaches{}"
 )
-_AS_JSON = " | awk '{printf \"%s\\\\n\", $0}'"
+_AS_JSON = (" | awk '{printf \"%s\\\\n\", $0}'", ", as JSON takes it")
 _HOST, _CA = '"kubernetesHost":"https://HOST:PORT"', '"kubernetesCaCert":"PEM"'
 _LONGEST_UPDATE = 400
 # What is in no file, but in the config itself.
@@ -360,7 +360,7 @@ def _untrusted(error: Exception, attempt: Attempt) -> KubevendError:
         in_config = attempt.trusts.startswith("kubernetes_ca_cert")
         todo = (
             f"It was not signed by {attempt.trusts}: put there the CA that signed it. "
-            f"{_SHOW_CA.format(_AS_JSON if in_config else '')}.{_by_update(attempt, _CA) if in_config else ''}"
+            f"{_SHOW_CA.format(*_AS_JSON if in_config else ('', ''))}.{_by_update(attempt, _CA) if in_config else ''}"
         )
     return FailedPrecondition(
         "KUBERNETES_UNTRUSTED",
