@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import protovalidate
@@ -57,7 +58,7 @@ def check_no_credential(message: Message, payload: bytes) -> None:
     """
     if not may_hold_credential(payload):
         return
-    violations = [Violation(path, _NO_CREDENTIAL) for path in _credentials(message)][:_MOST_VIOLATIONS]
+    violations = [Violation(path, _NO_CREDENTIAL) for path in islice(_credentials(message), _MOST_VIOLATIONS)]
     if violations:
         what = ", ".join(v.field for v in violations)
         raise InvalidArgument(
@@ -70,11 +71,13 @@ def check_no_credential(message: Message, payload: bytes) -> None:
 def _credentials(message: Message, prefix: str = "") -> Iterator[str]:
     """The paths of the fields that hold a credential and are not for one."""
     for field, value in message.ListFields():
+        if field.GetOptions().debug_redact:
+            continue
         path = prefix + field.name
         for place, item in _items(field, value):
             if isinstance(item, Message):
                 yield from _credentials(item, f"{path}{place}.")
-            elif isinstance(item, str) and not field.GetOptions().debug_redact and redact(item) != item:
+            elif isinstance(item, str) and redact(item) != item:
                 yield path + place
 
 
