@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from google.protobuf import json_format
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from devcluster import DevCluster
-from kubevend.v1 import config_service_pb2, issue_service_pb2
+from kubevend.v1 import config_service_pb2, issue_service_pb2, lease_service_pb2, role_service_pb2
 from tests.integration.conftest import Start, Vending
 from tests.support.client import Refusal
 from tests.support.clusters import VENDOR, admit_tokens_alone, admit_tokens_by, grant_everywhere, throttle
@@ -24,6 +26,7 @@ from tests.support.proxy import HoldingProxy
 from tests.support.waiting import until
 
 ALWAYS = ("google.rpc.ErrorInfo", "google.rpc.RequestInfo")
+BAD_REQUEST = (*ALWAYS, "google.rpc.BadRequest")
 PRECONDITION = (*ALWAYS, "google.rpc.PreconditionFailure")
 RETRY = (*ALWAYS, "google.rpc.RetryInfo")
 
@@ -409,6 +412,86 @@ def test_names_that_are_taken(vending: Vending, cluster: DevCluster) -> None:
     again = config_service_pb2.CreateConfigRequest(config_id="default", config=config)
 
     refusal = admin.refused(admin.configs.CreateConfig, again)
+    role = admin.call(admin.roles.GetRole, role_service_pb2.GetRoleRequest(name="roles/ci")).role
+    second = admin.refused(admin.roles.CreateRole, role_service_pb2.CreateRoleRequest(role_id="ci", role=role))
 
     words = ("configs/default exists already", "UpdateConfig")
     check(refusal, "ALREADY_EXISTS", "CONFIG_EXISTS", ALWAYS, *words)
+    check(second, "ALREADY_EXISTS", "ROLE_EXISTS", ALWAYS, "roles/ci exists already", "UpdateRole")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason", "words"),
+    [
+        ("namespace", "apps", "NAMESPACE_REQUIRED", ("roles/two allows apps, web", "set namespace")),
+        (
+            "service_account_name",
+            "demo",
+            "SERVICE_ACCOUNT_REQUIRED",
+            ("roles/two allows demo, ghost", "set service_account_name"),
+        ),
+        ("audiences", ["a"], "AUDIENCE_REQUIRED", ("roles/two allows the audiences a, b", "set audiences")),
+    ],
+)
+def test_what_a_role_leaves_open_must_be_said(
+    vending: Vending, field: str, value: Any, reason: str, words: tuple[str, ...]
+) -> None:
+    """Where a role allows several, the request that does not say which is told the field and what it can be."""
+    vending.admin.create_role(
+        "two",
+        allowed_namespaces=["apps", "web"],
+        allowed_service_accounts=["demo", "ghost"],
+        allowed_audiences=["a", "b"],
+    )
+    whole = {"namespace": "apps", "service_account_name": "demo", "audiences": ["a"], "validate_only": True}
+
+    refusal = vending.admin.issue_refused("roles/two", **{name: whole[name] for name in whole if name != field})
+
+    check(refusal, "INVALID_ARGUMENT", reason, BAD_REQUEST, *words)
+    assert refusal.violations == (field,)
+    assert vending.admin.issue("roles/two", **{**whole, field: value}).namespace == "apps"
+
+
+def test_a_config_moves_with_its_credential(vending: Vending, cluster: DevCluster) -> None:
+    """Another host without the credential is refused by naming the field that is missing, and then taken with it."""
+    admin = vending.admin
+    config = config_service_pb2.Config(name="configs/default", kubernetes_host="https://127.0.0.1:9")
+
+    refusal = admin.refused(admin.configs.UpdateConfig, config_service_pb2.UpdateConfigRequest(config=config))
+
+    words = ("give configs/default its credential again", "in the same UpdateConfig, as service_account_jwt")
+    check(refusal, "INVALID_ARGUMENT", "CREDENTIAL_REQUIRED", BAD_REQUEST, *words)
+    assert refusal.violations == ("config.service_account_jwt",)
+    config.service_account_jwt = cluster.token("kubevend", "kubevend")
+    admin.call(admin.configs.UpdateConfig, config_service_pb2.UpdateConfigRequest(config=config))
+
+
+def test_a_role_that_cannot_be(vending: Vending) -> None:
+    """A role that contradicts itself is refused by every field at fault, a mask by the fields that it can name."""
+    admin = vending.admin
+    role = role_service_pb2.Role(
+        allowed_namespaces=["apps"],
+        allowed_service_accounts=["demo"],
+        allowed_audiences=["a"],
+        ttl=Duration(seconds=60),
+        max_ttl=Duration(seconds=30),
+    )
+    masked = role_service_pb2.UpdateRoleRequest(
+        role=role_service_pb2.Role(name="roles/ci"), update_mask=FieldMask(paths=["create_time"])
+    )
+
+    impossible = admin.refused(admin.roles.CreateRole, role_service_pb2.CreateRoleRequest(role_id="no", role=role))
+    refusal = admin.refused(admin.roles.UpdateRole, masked)
+
+    check(impossible, "INVALID_ARGUMENT", "ROLE_INVALID", BAD_REQUEST, "role.ttl: 60s is less than 600s")
+    assert {"role.ttl", "role.max_ttl"} <= set(impossible.violations)
+    check(refusal, "INVALID_ARGUMENT", "UPDATE_MASK_INVALID", BAD_REQUEST, "create_time", "allowed_namespaces")
+
+
+def test_a_lease_that_is_none(vending: Vending) -> None:
+    """A lease that is not there is told with what lists those that are."""
+    request = lease_service_pb2.GetLeaseRequest(name=f"leases/{'0' * 26}")
+
+    refusal = vending.admin.refused(vending.admin.leases.GetLease, request)
+
+    check(refusal, "NOT_FOUND", "LEASE_NOT_FOUND", ALWAYS, request.name, "ListLeases")
