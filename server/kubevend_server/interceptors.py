@@ -23,7 +23,7 @@ from kubevend_server.authentication import Authenticator
 from kubevend_server.calls import Call, Method
 from kubevend_server.checkpoints import Checkpoint, pass_by
 from kubevend_server.errors import Internal, InvalidArgument, KubevendError, to_status
-from kubevend_server.field_rules import check_rules
+from kubevend_server.field_rules import check_no_credential, check_rules
 from kubevend_server.journal import Entry, Journal
 from kubevend_server.metrics import Metrics
 
@@ -178,7 +178,7 @@ class Authentication:
 
 
 async def parse_request(call: Call, proceed: Handler) -> Message:
-    """Parse the request and hold it against the rules in the protos."""
+    """Parse the request, hold it against the rules in the protos, and refuse credentials where none belong."""
     request = call.method.request()
     try:
         request.ParseFromString(call.payload)
@@ -188,6 +188,7 @@ async def parse_request(call: Call, proceed: Handler) -> Message:
             f"The request is no {request.DESCRIPTOR.full_name} in protobuf: generate your client from "
             "kubevend's protos.",
         ) from error
+    check_no_credential(request, call.payload)
     check_rules(request)
     call.request = request
     return await proceed(call)
