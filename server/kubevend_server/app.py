@@ -68,7 +68,9 @@ _log = structlog.get_logger()
 _MOST_REQUEST_BYTES = 1 << 18
 
 
-async def serve(settings: Settings, clock: Clock = utc_now, checkpoint: Checkpoint = pass_by) -> None:
+async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what this function is for
+    settings: Settings, clock: Clock = utc_now, checkpoint: Checkpoint = pass_by
+) -> None:
     """Run the server until SIGTERM or SIGINT.
 
     Args:
