@@ -51,7 +51,8 @@ class _ListMetadata(msgspec.Struct):
 
 class _Page(msgspec.Struct):
     metadata: _ListMetadata
-    items: list[Partial]
+    # Null where there is none.
+    items: list[Partial] | None
 
 
 async def list_all(
@@ -81,7 +82,7 @@ async def list_all(
             if answer.status == HTTPStatus.GONE:
                 break  # the cluster has forgotten the state from which the first pages came
             page = decode(answer.body, _Page, attempt)
-            found += [item.metadata for item in page.items]
+            found += [item.metadata for item in page.items or ()]
             token = page.metadata.continue_
             if not token:
                 return found, page.metadata.resourceVersion
