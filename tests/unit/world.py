@@ -207,7 +207,7 @@ class World:
         tokens = PageTokens(self.keyring)
         rules = ConfigRules(own_host, credential_folders or {})
         clusters = clusters or FakeClusters(self.connection, rules)
-        checker = Checker(clusters, caller_clusters, clock)
+        checker = Checker(clusters, caller_clusters, limits(), clock)
         issuance = Issuance(self.catalog, authorizer, clusters, self.journal, limits(), clock)
         self.services: list[Service] = [
             ConfigService(self.catalog, authorizer, tokens, self.config_store, rules, clusters, checker, clock),
