@@ -2,21 +2,23 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from kubevend_server.certificates import authorities_fault
 from kubevend_server.cluster.clusters import Clusters, OwnCluster
-from kubevend_server.cluster.connection import Answer, Connection, Transport
+from kubevend_server.cluster.connection import Answer, Connection, Request, Transport
 from kubevend_server.cluster.credentials import NOTHING, Credential, Presented, Stored
 from kubevend_server.cluster.failures import Unauthorized
 from kubevend_server.cluster.files import WatchedFile
 from kubevend_server.cluster.trust import Endpoint
 from kubevend_server.config_rules import ConfigRules
 from kubevend_server.configs import Credential as OfConfig
-from kubevend_server.errors import FailedPrecondition, ResourceExhausted
+from kubevend_server.errors import FailedPrecondition, KubevendError, ResourceExhausted
 from tests.unit.builders import ca_certificate, client_certificate, config
 from tests.unit.fake_cluster import HOST, ApiClusters, FakeApi
 
@@ -198,6 +200,102 @@ async def test_a_get_takes_whatever_is_answered() -> None:
     connection = Scripted(Endpoint("configs/a", "https://a", CA), Stored("the stored token", Presented("no")))
     answer = await connection.get("/version", connection.attempt("its version"))
     assert (answer.status, answer.body) == (401, STATUS)
+
+
+async def test_a_refusal_can_be_an_answer() -> None:
+    """Who says which refusals it judges itself gets those as answers, after the second try with a rotated token."""
+    connection = Scripted(Endpoint("configs/a", "https://a", CA), Rotating("old", "older"))
+    request = Request("DELETE", "/x", {"kind": "DeleteOptions"})
+    answer = await connection.call(request, connection.attempt("x"), judged=(401,))
+    assert (answer.status, len(connection.shown)) == (401, 2)
+    with pytest.raises(Unauthorized):
+        await connection.call(request, connection.attempt("x"), judged=(404,))
+
+
+class Streamed:
+    """An answer that comes in pieces, and may break off."""
+
+    def __init__(self, *pieces: bytes | Exception, status: int = 200) -> None:
+        """Take the pieces."""
+        self.pieces = pieces
+        self.status = status
+        self.headers: dict[str, str] = {}
+        self.content = self
+        self.closed = False
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        """The pieces, as they came."""
+        for piece in self.pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+    async def iter_chunked(self, _: int) -> AsyncIterator[bytes]:
+        """The same."""
+        async for piece in self.iter_any():
+            yield piece
+
+    def close(self) -> None:
+        """Remember it."""
+        self.closed = True
+
+
+class Streaming(Scripted):
+    """A connection to which one answer comes in pieces."""
+
+    def __init__(self, streamed: Streamed) -> None:
+        """Take it."""
+        super().__init__(Endpoint("configs/a", "https://a", CA), Stored("the stored token", Presented("token")))
+        self.streamed = streamed
+
+    async def _open(self, *_: Any) -> Any:
+        return self.streamed
+
+    async def read(self, longest: int = 10) -> list[bytes]:
+        """All its lines."""
+        request = Request("GET", "/x?watch=1", longest=longest)
+        async with self.lines(request, self.attempt("x"), 1) as lines:
+            return [line async for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "lines"),
+    [
+        ([], []),
+        ([b"one\ntwo\n"], [b"one", b"two"]),
+        ([b"o", b"ne\nt", b"wo", b"\n"], [b"one", b"two"]),
+        ([b"one\n", b"half"], [b"one"]),
+        ([b"0123456789\n" * 3], [b"0123456789"] * 3),
+    ],
+)
+async def test_lines_come_whole(pieces: list[bytes], lines: list[bytes]) -> None:
+    """However an answer is cut on its way, its lines come whole; what has no end is none. Then it is closed."""
+    connection = Streaming(Streamed(*pieces))
+    assert await connection.read() == lines
+    assert connection.streamed.closed
+
+
+@pytest.mark.parametrize(
+    ("streamed", "reason"),
+    [
+        (Streamed(b"one\n", aiohttp.ClientPayloadError("cut")), "KUBERNETES_CONNECTION_LOST"),
+        (Streamed(b"one\n", TimeoutError()), "KUBERNETES_TIMED_OUT"),
+        (Streamed(b"01234567890"), "KUBERNETES_CONNECTION_LOST"),
+        (Streamed(b"0123456789", b"0\n"), "KUBERNETES_CONNECTION_LOST"),
+        (Streamed(STATUS, status=401), "KUBERNETES_UNAUTHORIZED"),
+        (Streamed(STATUS, status=500), "KUBERNETES_UNAVAILABLE"),
+        (Streamed(b"{}", status=204), "NOT_KUBERNETES"),
+        (Streamed(TimeoutError(), status=500), "KUBERNETES_TIMED_OUT"),
+    ],
+)
+async def test_lines_that_break_off_are_an_error(streamed: Streamed, reason: str) -> None:
+    """A watch that is refused, breaks off or has a line without end is one of our errors, and makes room for others."""
+    connection = Streaming(streamed)
+    for _ in range(2):
+        with pytest.raises(KubevendError) as refusal:
+            await connection.read(longest=100 if streamed.status != 200 else 10)
+        assert refusal.value.reason == reason
+    assert streamed.closed
 
 
 async def test_more_calls_than_connections_wait_and_then_give_up() -> None:

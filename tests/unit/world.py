@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -26,7 +26,7 @@ from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
 from kubevend_server.checks import Checker
 from kubevend_server.cluster.clusters import Clusters, OwnCluster
-from kubevend_server.cluster.connection import Answer, Connection, Transport
+from kubevend_server.cluster.connection import Answer, Connection, Request, Transport
 from kubevend_server.cluster.credentials import Presented, Stored
 from kubevend_server.cluster.failures import Attempt
 from kubevend_server.cluster.trust import Endpoint
@@ -84,9 +84,10 @@ class FakeConnection(Connection):
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
         self.retired = False
 
-    async def post(self, path: str, body: Mapping[str, Any], attempt: Attempt) -> Answer:
+    async def call(self, request: Request, attempt: Attempt, judged: Collection[int] = ()) -> Answer:
         """Answer."""
-        self.asked.append((path, body))
+        del judged
+        self.asked.append((request.path, request.body or {}))
         await asyncio.sleep(0)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, KubevendError):
@@ -96,7 +97,7 @@ class FakeConnection(Connection):
 
     async def get(self, path: str, attempt: Attempt) -> Answer:
         """Answer."""
-        return await self.post(path, {}, attempt)
+        return await self.call(Request("GET", path), attempt)
 
     async def retire(self) -> None:
         """Remember it."""

@@ -87,22 +87,35 @@ def _no_redirects() -> aiohttp.TraceConfig:
     return tracing
 
 
-async def _read(response: aiohttp.ClientResponse, longest: int) -> bytes:
+async def _whole(response: aiohttp.ClientResponse, request: Request, attempt: Attempt) -> Answer:
+    """Read an answer to its end.
+
+    Raises:
+        KubevendError: it breaks off, or is too long.
+    """
     body = bytearray()
-    async for chunk in response.content.iter_chunked(1 << 16):
-        body += chunk
-        if len(body) > longest:
-            response.close()
-            raise aiohttp.ClientPayloadError("the answer is too long")
-    return bytes(body)
+    try:
+        async for chunk in response.content.iter_chunked(1 << 16):
+            body += chunk
+            if len(body) > request.longest:
+                response.close()
+                raise aiohttp.ClientPayloadError("the answer is too long")
+    except _NO_ANSWER as error:
+        raise failures.from_exception(error, attempt) from error
+    return Answer(response.status, response.headers, bytes(body))
 
 
-async def _lines(response: aiohttp.ClientResponse, longest: int, attempt: Attempt) -> AsyncIterator[bytes]:
+async def _lines(response: aiohttp.ClientResponse, request: Request, attempt: Attempt) -> AsyncIterator[bytes]:
+    """The lines of an answer, as they come; what has no end of its own at the answer's end is left out.
+
+    Raises:
+        KubevendError: it breaks off, or a line is too long.
+    """
     rest = b""
     try:
         async for chunk in response.content.iter_any():
             *lines, rest = (rest + chunk).split(b"\n")
-            if max(len(line) for line in (*lines, rest)) > longest:
+            if max(len(line) for line in (*lines, rest)) > request.longest:
                 raise aiohttp.ClientPayloadError("the line is too long")
             for line in lines:
                 yield line
@@ -242,15 +255,12 @@ class Connection:
         """
         presented = self.credential.read()
         async with self._client(attempt, presented) as client:
-            try:
-                response = await self._open(client, request, attempt, presented, seconds)
-                body = await _read(response, request.longest) if response.status != HTTPStatus.OK else b""
-            except _NO_ANSWER as error:
-                raise failures.from_exception(error, attempt) from error
+            response = await self._open(client, request, attempt, presented, seconds)
             try:
                 if response.status != HTTPStatus.OK:
-                    raise failures.from_status(response.status, response.headers, body, attempt, presented)
-                yield _lines(response, request.longest, attempt)
+                    answer = await _whole(response, request, attempt)
+                    raise failures.from_status(answer.status, answer.headers, answer.body, attempt, presented)
+                yield _lines(response, request, attempt)
             finally:
                 # What was not read to its end cannot be used again.
                 response.close()
@@ -328,11 +338,8 @@ class Connection:
         return self._pool
 
     async def _exchange(self, client: ApiClient, request: Request, attempt: Attempt, presented: Presented) -> Answer:
-        try:
-            response = await self._open(client, request, attempt, presented, self._transport.request_timeout)
-            return Answer(response.status, response.headers, await _read(response, request.longest))
-        except _NO_ANSWER as error:
-            raise failures.from_exception(error, attempt) from error
+        response = await self._open(client, request, attempt, presented, self._transport.request_timeout)
+        return await _whole(response, request, attempt)
 
     async def _open(
         self, client: ApiClient, request: Request, attempt: Attempt, presented: Presented, seconds: float
@@ -340,7 +347,7 @@ class Connection:
         """Send a request; its answer's status and headers are there, and its body is to be read.
 
         Raises:
-            aiohttp.ClientError, TimeoutError, ValueError: there is none.
+            KubevendError: there is none.
         """
         headers = {
             **client.default_headers,
@@ -354,8 +361,10 @@ class Connection:
             headers["Audit-Id"] = attempt.audit_id
         content = dict(request.body) if request.body is not None else None
         limits = aiohttp.ClientTimeout(total=seconds, connect=self._transport.connect_timeout)
-        answer = await client.call_api(
-            request.verb, self.endpoint.host + request.path, headers, content, _request_timeout=limits
-        )
+        url = self.endpoint.host + request.path
+        try:
+            answer = await client.call_api(request.verb, url, headers, content, _request_timeout=limits)
+        except _NO_ANSWER as error:
+            raise failures.from_exception(error, attempt) from error
         response: aiohttp.ClientResponse = answer.response
         return response

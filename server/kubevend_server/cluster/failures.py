@@ -32,6 +32,15 @@ _DEFAULT_RETRY = timedelta(seconds=1)
 _SECONDS = re.compile("[0-9]{1,5}")
 # Go writes the name as %q does, with a backslash before a quote.
 _IDENTITY = re.compile(r'User "((?:[^"\\]|\\.)*)" cannot')
+# RBAC's own words (pkg/registry/rbac/validation/rule.go), with a line for each right that lacks.
+_ESCALATION = re.compile(
+    r'user "((?:[^"\\]|\\.)*)" \(groups=.*?\) is attempting to grant RBAC permissions not currently held:\n(.*)',
+    re.DOTALL,
+)
+_LONGEST_LACK = 300
+# Of the quota admission (apiserver, pkg/admission/plugin/resourcequota/controller.go).
+_QUOTA = "exceeded quota: "
+_BINDINGS = ("rolebindings", "clusterrolebindings")
 _SEARCHED = 4000
 # In bytes, of 1,500 that reach a caller: half a command would be worse than none.
 _LONGEST_WITH_COMMAND = 1490
@@ -66,6 +75,10 @@ class Forbidden(FailedPrecondition):
     """RBAC does not let kubevend do what it asked for."""
 
 
+class AnchorGone(Aborted):
+    """The Secret that a token was to be bound to is not there, or another one has its name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """What was asked of which cluster, for the words of an error.
@@ -81,7 +94,10 @@ class Attempt:
         right: which right it takes, in words.
         grant: the command that grants that right, or empty; `{identity}` stands for the flag that says to whom.
         audit_id: under which id Kubernetes' audit log has the request, or empty.
-        mints: whether it has an effect, so that nobody can tell what became of it when no answer comes.
+        mints: whether it has an effect that stays, so that nobody can tell what became of it when no answer comes.
+        role: to what it binds, in words, as `ClusterRole 'view'`; or empty.
+        escalation: the command that lets kubevend give rights that it has not itself, as `grant`; or empty.
+        asked: whether it is done as asked, so that its namespace may be a slip.
     """
 
     label: str
@@ -95,6 +111,9 @@ class Attempt:
     grant: str = ""
     audit_id: str = ""
     mints: bool = False
+    role: str = ""
+    escalation: str = ""
+    asked: bool = True
 
     def facts(self, **more: str) -> dict[str, str]:
         """The facts for `ErrorInfo.metadata`."""
@@ -217,6 +236,32 @@ def busy(attempt: Attempt, most: int) -> KubevendError:
     )
 
 
+def anchor_gone(status: int, body: bytes, attempt: Attempt, anchor: str) -> AnchorGone | None:
+    """The error where what lacks for a bound token is the Secret that it was to be bound to; None for all else.
+
+    A Secret that is not there is a 404; one that has another UID than the reference a 409, with its kind as it is
+    (pkg/registry/core/serviceaccount/storage/token.go).
+
+    Args:
+        status: the HTTP status.
+        body: the answer.
+        attempt: the TokenRequest.
+        anchor: the Secret's name.
+    """
+    answer = parse_status(body)
+    missing = (HTTPStatus.NOT_FOUND, "secrets"), (HTTPStatus.CONFLICT, "Secret")
+    if answer is None or (status, answer.details.kind) not in missing:
+        return None
+    said = shown(answer.message, _LONGEST_MESSAGE)
+    return AnchorGone(
+        "ANCHOR_GONE",
+        f"The Secret {attempt.namespace}/{anchor} of {attempt.host}, to which {attempt.what} was to be bound, is not "
+        f"there or is another one by now: {said}. Somebody has deleted it, and with it all tokens that were bound to "
+        "it. Try again: kubevend makes another one.",
+        metadata=attempt.facts(http_status=str(status), kubernetes_message=said, anchor=anchor),
+    )
+
+
 def not_covered(refusal: Forbidden, attempt: Attempt) -> Forbidden:
     """The error where the right is there, and its resourceNames leave this one out.
 
@@ -228,7 +273,8 @@ def not_covered(refusal: Forbidden, attempt: Attempt) -> Forbidden:
         f"only (resourceNames of its Kubernetes Role), and {attempt.name!r} is not among them. "
         "Add it there, or grant it by itself:"
     )
-    return Forbidden("KUBERNETES_RESOURCE_NAMES", _with_grant(why, attempt, identity), metadata=refusal.metadata)
+    message = _with_command(why, attempt.grant, attempt, identity)
+    return Forbidden("KUBERNETES_RESOURCE_NAMES", message, metadata=refusal.metadata)
 
 
 def subject_flag(identity: str) -> str:
@@ -238,9 +284,9 @@ def subject_flag(identity: str) -> str:
     return shlex.quote(f"--user={identity}")
 
 
-def _with_grant(why: str, attempt: Attempt, identity: str) -> str:
+def _with_command(why: str, command: str, attempt: Attempt, identity: str) -> str:
     """A message with the command that grants what lacks, where it can be written for this identity."""
-    command = attempt.grant.format(identity=subject_flag(identity))
+    command = command.format(identity=subject_flag(identity))
     everything = f"CheckConfig on {attempt.label} prints all that is missing" if attempt.namespace else ""
     whole = f"{why} `{command}`" + (f" ({everything})" if everything else "")
     if _is_nameable(identity) and len(whole.encode()) <= _LONGEST_WITH_COMMAND:
@@ -282,6 +328,11 @@ def _forbidden(answer: Status, attempt: Attempt, facts: dict[str, str]) -> Kubev
             "until it is gone and make it anew, or name another one.",
             metadata=facts,
         )
+    if _QUOTA in answer.message:
+        return _quota(answer, attempt, facts)
+    escalation = _ESCALATION.search(answer.message[:_SEARCHED])
+    if escalation and attempt.escalation:
+        return _escalation(_unquoted(escalation[1]), escalation[2], attempt, facts)
     found = _IDENTITY.search(answer.message[:_SEARCHED])
     if not found:
         # RBAC always says who; whatever else forbids is an admission policy or webhook, or another authorizer.
@@ -291,16 +342,44 @@ def _forbidden(answer: Status, attempt: Attempt, facts: dict[str, str]) -> Kubev
             f"{facts['kubernetes_message']}",
             metadata=facts,
         )
-    identity = shown(found.group(1).replace('\\"', '"').replace("\\\\", "\\"), _LONGEST_IDENTITY)
+    identity = _unquoted(found[1])
     # Before the command, which is wrong advice where the namespace does not exist.
     slip = f" If {attempt.namespace!r} is a slip, correct the request or allowed_namespaces of the role."
     why = (
         f"RBAC of {attempt.host} does not let {identity} have {attempt.what}: that takes {attempt.right}."
-        f"{slip if attempt.namespace else ''} To grant it:"
+        f"{slip if attempt.namespace and attempt.asked else ''} To grant it:"
     )
-    return Forbidden(
-        "KUBERNETES_FORBIDDEN", _with_grant(why, attempt, identity), metadata={**facts, "identity": identity}
+    message = _with_command(why, attempt.grant, attempt, identity)
+    return Forbidden("KUBERNETES_FORBIDDEN", message, metadata={**facts, "identity": identity})
+
+
+def _escalation(identity: str, lack: str, attempt: Attempt, facts: dict[str, str]) -> KubevendError:
+    """The error where kubevend would give rights that it has not itself.
+
+    See https://kubernetes.io/docs/reference/access-authn-authz/rbac/#privilege-escalation-prevention-and-bootstrapping.
+    """
+    lack = shown("; ".join(lack.splitlines()), _LONGEST_LACK)
+    why = (
+        f"RBAC of {attempt.host} does not let {identity} have {attempt.what}, which would give more than that identity "
+        f"has itself: {lack}. Give it those rights too, or the right to give what it has not:"
     )
+    message = _with_command(why, attempt.escalation, attempt, identity)
+    return FailedPrecondition("KUBERNETES_ESCALATION", message, metadata={**facts, "identity": identity, "lacks": lack})
+
+
+def _quota(answer: Status, attempt: Attempt, facts: dict[str, str]) -> KubevendError:
+    said = shown(answer.message.partition(_QUOTA)[2], _LONGEST_IDENTITY)
+    return ResourceExhausted(
+        "KUBERNETES_QUOTA",
+        f"A ResourceQuota of namespace {attempt.namespace!r} of {attempt.host} leaves no room for {attempt.what}: "
+        f"{said}. End leases that are no longer needed, or have the quota raised; `kubectl describe resourcequota "
+        f"--namespace={attempt.namespace}` shows it.",
+        metadata=facts,
+    )
+
+
+def _unquoted(identity: str) -> str:
+    return shown(identity.replace('\\"', '"').replace("\\\\", "\\"), _LONGEST_IDENTITY)
 
 
 def _not_found(answer: Status, attempt: Attempt, facts: dict[str, str]) -> KubevendError:
@@ -309,6 +388,13 @@ def _not_found(answer: Status, attempt: Attempt, facts: dict[str, str]) -> Kubev
             "KUBERNETES_NAMESPACE_NOT_FOUND",
             f"{attempt.host} has no namespace {attempt.namespace!r}: create it (`kubectl create namespace "
             f"{attempt.namespace}`), or name another one.",
+            metadata=facts,
+        )
+    # Where a binding's role is looked up and is not there, the answer names the role, and says that it is a binding.
+    if answer.details.kind in _BINDINGS and attempt.role:
+        return FailedPrecondition(
+            "KUBERNETES_ROLE_NOT_FOUND",
+            f"{attempt.host} has no {attempt.role}: create it, or name another one in kubernetes_role of the role.",
             metadata=facts,
         )
     if answer.details.kind == "serviceaccounts":

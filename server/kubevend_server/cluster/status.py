@@ -18,16 +18,25 @@ class Cause(msgspec.Struct):
 
 
 class Details(msgspec.Struct):
-    """What it is about: the kind in the plural, `serviceaccounts`."""
+    """What it is about: the kind in the plural, `serviceaccounts`; of a conflict, mostly as it is, `Secret`."""
 
     kind: str = ""
     causes: list[Cause] = []
 
 
 class Status(msgspec.Struct):
-    """What an API server says where it refuses; the parts that kubevend reads."""
+    """What an API server says where it refuses; the parts that kubevend reads.
+
+    Attributes:
+        status: `Failure`; of a deletion that was done, `Success`.
+        reason: for programs: `AlreadyExists`.
+        message: for people.
+        details: what it is about.
+    """
 
     kind: str
+    status: str = ""
+    reason: str = ""
     message: str = ""
     details: Details = msgspec.field(default_factory=Details)
 

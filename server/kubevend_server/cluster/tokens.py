@@ -16,11 +16,12 @@ from typing import Any
 import msgspec
 
 from kubevend_server.cluster.answers import decode
-from kubevend_server.cluster.connection import Answer, Connection
-from kubevend_server.cluster.failures import Attempt, Forbidden, unreadable
+from kubevend_server.cluster.connection import Answer, Connection, Request
+from kubevend_server.cluster.failures import Attempt, Forbidden, anchor_gone, from_status, unreadable
 from kubevend_server.cluster.rights import explain
 from kubevend_server.cluster.text import LONGEST_ID, is_plain, shown
 from kubevend_server.errors import FailedPrecondition
+from kubevend_server.leases import ClusterObject
 from kubevend_server.policy.grant import Grant
 
 _API = "authentication.k8s.io/v1"
@@ -54,20 +55,30 @@ class IssuedToken:
     warnings: tuple[str, ...]
 
 
-async def request_token(connection: Connection, grant: Grant, audit_id: str) -> IssuedToken:
+async def request_token(
+    connection: Connection,
+    grant: Grant,
+    audit_id: str,
+    bound: ClusterObject | None = None,
+    ttl: timedelta | None = None,
+) -> IssuedToken:
     """Have a cluster mint the token of a grant.
 
     Args:
         connection: the cluster.
         grant: exactly what to ask for.
         audit_id: under which Kubernetes' audit log shall have the request.
+        bound: the Secret to bind the token to, which then lives no longer than it; None binds it to nothing.
+        ttl: for how long to ask in place of the grant's, at least 600 s.
 
     Raises:
+        AnchorGone: the Secret is not there, or is another one than `bound`. Nothing was minted.
         KubevendError: it was refused, or failed, or nobody can tell (OutcomeUnknown).
     """
     attempt = token_attempt(connection, grant.namespace, grant.service_account, audit_id)
+    path, body = _path(grant.namespace, grant.service_account), _body(grant, bound, ttl or grant.ttl)
     try:
-        answer = await connection.post(_path(grant.namespace, grant.service_account), _body(grant), attempt)
+        answer = await _mint(connection, path, body, attempt, bound)
     except Forbidden as refusal:
         raise await explain(connection, refusal, attempt) from refusal
     try:
@@ -128,15 +139,25 @@ def _path(namespace: str, name: str) -> str:
     return f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
 
 
-def _body(grant: Grant) -> dict[str, Any]:
-    return {
-        "apiVersion": _API,
-        "kind": "TokenRequest",
-        "spec": {
-            "audiences": list(grant.audiences),
-            "expirationSeconds": int(grant.ttl.total_seconds()),
-        },
-    }
+def _body(grant: Grant, bound: ClusterObject | None, ttl: timedelta) -> dict[str, Any]:
+    spec: dict[str, Any] = {"audiences": list(grant.audiences), "expirationSeconds": int(ttl.total_seconds())}
+    if bound is not None:
+        reference = {"apiVersion": "v1", "kind": bound.kind, "name": bound.name, "uid": bound.uid}
+        spec["boundObjectRef"] = {key: value for key, value in reference.items() if value}
+    return {"apiVersion": _API, "kind": "TokenRequest", "spec": spec}
+
+
+async def _mint(
+    connection: Connection, path: str, body: dict[str, Any], attempt: Attempt, bound: ClusterObject | None
+) -> Answer:
+    if bound is None:
+        return await connection.post(path, body, attempt)
+    judged = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
+    answer = await connection.call(Request("POST", path, body), attempt, judged)
+    if answer.status in judged:
+        gone = anchor_gone(answer.status, answer.body, attempt, bound.name)
+        raise gone or from_status(answer.status, answer.headers, answer.body, attempt)
+    return answer
 
 
 class _Spec(msgspec.Struct):

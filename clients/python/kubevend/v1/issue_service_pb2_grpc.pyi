@@ -67,15 +67,17 @@ class IssueServiceStub:
         ServiceAccount (KUBERNETES_RESOURCE_NAMES), or an admission policy does not (KUBERNETES_DENIED); there is no such
         namespace (KUBERNETES_NAMESPACE_NOT_FOUND, where kubevend's rights are wide enough to know), it is being deleted
         (KUBERNETES_NAMESPACE_TERMINATING), or there is no such ServiceAccount
-        (KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND) or Role (KUBERNETES_ROLE_NOT_FOUND); the cluster refuses the request itself (KUBERNETES_REJECTED), or minted
-        something wider than the grant (TOKEN_NOT_AS_GRANTED).
-      - ABORTED: the cluster answers with a conflict (KUBERNETES_CONFLICT), or the lease was ended before its token left
-        (LEASE_ENDED); try again.
+        (KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND) or Role (KUBERNETES_ROLE_NOT_FOUND); the role would give more than kubevend has
+        itself, which RBAC does not let it (KUBERNETES_ESCALATION); the cluster refuses the request itself
+        (KUBERNETES_REJECTED), or minted something wider than the grant (TOKEN_NOT_AS_GRANTED).
+      - ABORTED: the cluster answers with a conflict (KUBERNETES_CONFLICT), the lease was ended before its token left
+        (LEASE_ENDED), or the Secret that its token was to be bound to was deleted meanwhile (ANCHOR_GONE); try again.
       - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE) or is failing (KUBERNETES_UNAVAILABLE); its
         namespaces' labels are not known well enough (NAMESPACES_UNKNOWN); the
         lease or the audit event could not be written (NOT_RECORDED); or the server is stopping.
       - RESOURCE_EXHAUSTED: the cluster throttles (KUBERNETES_THROTTLED), or kubevend's connections to it are all busy
-        (CLUSTER_BUSY); google.rpc.RetryInfo says how long to wait.
+        (CLUSTER_BUSY); google.rpc.RetryInfo says how long to wait. Or a ResourceQuota leaves no room for what would be made
+        (KUBERNETES_QUOTA).
       - UNKNOWN: the request was sent, and no answer came in time (KUBERNETES_TIMED_OUT), before the connection was lost
         (KUBERNETES_CONNECTION_LOST) or none that can be read (KUBERNETES_UNREADABLE); a token may exist, but nobody has it.
       - DEADLINE_EXCEEDED, CANCELLED: the caller gave up.
@@ -120,15 +122,17 @@ class IssueServiceAsyncStub(IssueServiceStub):
         ServiceAccount (KUBERNETES_RESOURCE_NAMES), or an admission policy does not (KUBERNETES_DENIED); there is no such
         namespace (KUBERNETES_NAMESPACE_NOT_FOUND, where kubevend's rights are wide enough to know), it is being deleted
         (KUBERNETES_NAMESPACE_TERMINATING), or there is no such ServiceAccount
-        (KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND) or Role (KUBERNETES_ROLE_NOT_FOUND); the cluster refuses the request itself (KUBERNETES_REJECTED), or minted
-        something wider than the grant (TOKEN_NOT_AS_GRANTED).
-      - ABORTED: the cluster answers with a conflict (KUBERNETES_CONFLICT), or the lease was ended before its token left
-        (LEASE_ENDED); try again.
+        (KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND) or Role (KUBERNETES_ROLE_NOT_FOUND); the role would give more than kubevend has
+        itself, which RBAC does not let it (KUBERNETES_ESCALATION); the cluster refuses the request itself
+        (KUBERNETES_REJECTED), or minted something wider than the grant (TOKEN_NOT_AS_GRANTED).
+      - ABORTED: the cluster answers with a conflict (KUBERNETES_CONFLICT), the lease was ended before its token left
+        (LEASE_ENDED), or the Secret that its token was to be bound to was deleted meanwhile (ANCHOR_GONE); try again.
       - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE) or is failing (KUBERNETES_UNAVAILABLE); its
         namespaces' labels are not known well enough (NAMESPACES_UNKNOWN); the
         lease or the audit event could not be written (NOT_RECORDED); or the server is stopping.
       - RESOURCE_EXHAUSTED: the cluster throttles (KUBERNETES_THROTTLED), or kubevend's connections to it are all busy
-        (CLUSTER_BUSY); google.rpc.RetryInfo says how long to wait.
+        (CLUSTER_BUSY); google.rpc.RetryInfo says how long to wait. Or a ResourceQuota leaves no room for what would be made
+        (KUBERNETES_QUOTA).
       - UNKNOWN: the request was sent, and no answer came in time (KUBERNETES_TIMED_OUT), before the connection was lost
         (KUBERNETES_CONNECTION_LOST) or none that can be read (KUBERNETES_UNREADABLE); a token may exist, but nobody has it.
       - DEADLINE_EXCEEDED, CANCELLED: the caller gave up.
@@ -176,15 +180,17 @@ class IssueServiceServicer(metaclass=_abc_1.ABCMeta):
             ServiceAccount (KUBERNETES_RESOURCE_NAMES), or an admission policy does not (KUBERNETES_DENIED); there is no such
             namespace (KUBERNETES_NAMESPACE_NOT_FOUND, where kubevend's rights are wide enough to know), it is being deleted
             (KUBERNETES_NAMESPACE_TERMINATING), or there is no such ServiceAccount
-            (KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND) or Role (KUBERNETES_ROLE_NOT_FOUND); the cluster refuses the request itself (KUBERNETES_REJECTED), or minted
-            something wider than the grant (TOKEN_NOT_AS_GRANTED).
-          - ABORTED: the cluster answers with a conflict (KUBERNETES_CONFLICT), or the lease was ended before its token left
-            (LEASE_ENDED); try again.
+            (KUBERNETES_SERVICE_ACCOUNT_NOT_FOUND) or Role (KUBERNETES_ROLE_NOT_FOUND); the role would give more than kubevend has
+            itself, which RBAC does not let it (KUBERNETES_ESCALATION); the cluster refuses the request itself
+            (KUBERNETES_REJECTED), or minted something wider than the grant (TOKEN_NOT_AS_GRANTED).
+          - ABORTED: the cluster answers with a conflict (KUBERNETES_CONFLICT), the lease was ended before its token left
+            (LEASE_ENDED), or the Secret that its token was to be bound to was deleted meanwhile (ANCHOR_GONE); try again.
           - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE) or is failing (KUBERNETES_UNAVAILABLE); its
             namespaces' labels are not known well enough (NAMESPACES_UNKNOWN); the
             lease or the audit event could not be written (NOT_RECORDED); or the server is stopping.
           - RESOURCE_EXHAUSTED: the cluster throttles (KUBERNETES_THROTTLED), or kubevend's connections to it are all busy
-            (CLUSTER_BUSY); google.rpc.RetryInfo says how long to wait.
+            (CLUSTER_BUSY); google.rpc.RetryInfo says how long to wait. Or a ResourceQuota leaves no room for what would be made
+            (KUBERNETES_QUOTA).
           - UNKNOWN: the request was sent, and no answer came in time (KUBERNETES_TIMED_OUT), before the connection was lost
             (KUBERNETES_CONNECTION_LOST) or none that can be read (KUBERNETES_UNREADABLE); a token may exist, but nobody has it.
           - DEADLINE_EXCEEDED, CANCELLED: the caller gave up.

@@ -122,7 +122,8 @@ class RoleServiceServicer:
         INVALID_ARGUMENT (ROLE_INVALID: a default audience that is not allowed, `ttl` above `max_ttl`, a TTL
         under the floor, kubevend's own audience, not exactly one way to credentials, rules that cannot be read, a
         `name_template` that makes no names). Warns where the cluster would not let kubevend give what the role promises
-        (RULES_NOT_GRANTABLE), or could not be asked (RULES_NOT_CHECKED).
+        (RULES_NOT_GRANTABLE; the cause is mostly KUBERNETES_ESCALATION, KUBERNETES_FORBIDDEN or KUBERNETES_ROLE_NOT_FOUND), or
+        could not be asked (RULES_NOT_CHECKED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

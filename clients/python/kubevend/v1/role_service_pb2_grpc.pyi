@@ -67,7 +67,8 @@ class RoleServiceStub:
     INVALID_ARGUMENT (ROLE_INVALID: a default audience that is not allowed, `ttl` above `max_ttl`, a TTL
     under the floor, kubevend's own audience, not exactly one way to credentials, rules that cannot be read, a
     `name_template` that makes no names). Warns where the cluster would not let kubevend give what the role promises
-    (RULES_NOT_GRANTABLE), or could not be asked (RULES_NOT_CHECKED).
+    (RULES_NOT_GRANTABLE; the cause is mostly KUBERNETES_ESCALATION, KUBERNETES_FORBIDDEN or KUBERNETES_ROLE_NOT_FOUND), or
+    could not be asked (RULES_NOT_CHECKED).
     """
     UpdateRole: _grpc.UnaryUnaryMultiCallable[_role_service_pb2.UpdateRoleRequest, _role_service_pb2.UpdateRoleResponse]
     """Changes a role. Leases that were granted under it stay as they are.
@@ -119,7 +120,8 @@ class RoleServiceAsyncStub(RoleServiceStub):
     INVALID_ARGUMENT (ROLE_INVALID: a default audience that is not allowed, `ttl` above `max_ttl`, a TTL
     under the floor, kubevend's own audience, not exactly one way to credentials, rules that cannot be read, a
     `name_template` that makes no names). Warns where the cluster would not let kubevend give what the role promises
-    (RULES_NOT_GRANTABLE), or could not be asked (RULES_NOT_CHECKED).
+    (RULES_NOT_GRANTABLE; the cause is mostly KUBERNETES_ESCALATION, KUBERNETES_FORBIDDEN or KUBERNETES_ROLE_NOT_FOUND), or
+    could not be asked (RULES_NOT_CHECKED).
     """
     UpdateRole: _aio.UnaryUnaryMultiCallable[_role_service_pb2.UpdateRoleRequest, _role_service_pb2.UpdateRoleResponse]  # type: ignore[assignment]
     """Changes a role. Leases that were granted under it stay as they are.
@@ -186,7 +188,8 @@ class RoleServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT (ROLE_INVALID: a default audience that is not allowed, `ttl` above `max_ttl`, a TTL
         under the floor, kubevend's own audience, not exactly one way to credentials, rules that cannot be read, a
         `name_template` that makes no names). Warns where the cluster would not let kubevend give what the role promises
-        (RULES_NOT_GRANTABLE), or could not be asked (RULES_NOT_CHECKED).
+        (RULES_NOT_GRANTABLE; the cause is mostly KUBERNETES_ESCALATION, KUBERNETES_FORBIDDEN or KUBERNETES_ROLE_NOT_FOUND), or
+        could not be asked (RULES_NOT_CHECKED).
         """
 
     @_abc_1.abstractmethod
