@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,29 +19,39 @@ from google.protobuf.message import Message
 from grpc import aio
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, start_http_server
 
+from kubevend_server.anchors import SharedAnchors
 from kubevend_server.audit.log import AuditLog
 from kubevend_server.authentication import Authenticator, CallerCluster, read_admin_digest
 from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
+from kubevend_server.checkpoints import Checkpoint, pass_by
 from kubevend_server.checks import Checker
 from kubevend_server.clock import Clock, utc_now
 from kubevend_server.cluster.clusters import Clusters, OwnCluster
 from kubevend_server.cluster.connection import Connection, Transport
 from kubevend_server.cluster.credentials import TokenFile
 from kubevend_server.cluster.files import WatchedFile
+from kubevend_server.cluster.namespaces import NamespaceWatches
 from kubevend_server.cluster.trust import Endpoint
 from kubevend_server.config_rules import ConfigRules
 from kubevend_server.encryption import Keyring, read_keys, read_one_key
+from kubevend_server.expiry import Expiry
 from kubevend_server.health import Health, add_health, add_reflection
+from kubevend_server.in_flight import InFlight
 from kubevend_server.interceptors import Interceptor, Recorder, behavior, chain
 from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
-from kubevend_server.metrics import LeaseCollector, Metrics
+from kubevend_server.making import Maker
+from kubevend_server.metrics import LeaseCollector, Metrics, count_all
+from kubevend_server.namespaces import Namespaces
 from kubevend_server.paging import PageTokens
 from kubevend_server.permissions import AT_ONCE
 from kubevend_server.policy.access import AccessPolicy, actions, join_files
 from kubevend_server.policy.terms import Limits
+from kubevend_server.reconcile import Order, Presence, Reconciler
+from kubevend_server.removal import Remover
+from kubevend_server.revocation import Revocation
 from kubevend_server.rotation import StoreKeyRotation
 from kubevend_server.services import Service
 from kubevend_server.services.configs import ConfigService
@@ -48,7 +59,7 @@ from kubevend_server.services.issue import IssueService
 from kubevend_server.services.leases import LeaseService
 from kubevend_server.services.roles import RoleService
 from kubevend_server.settings import CallerClusterSettings, Settings
-from kubevend_server.store import leases as lease_store
+from kubevend_server.store import replicas as replica_store
 from kubevend_server.store import roles as role_store
 from kubevend_server.store.configs import ConfigStore
 from kubevend_server.store.database import Database
@@ -58,12 +69,15 @@ _log = structlog.get_logger()
 _MOST_REQUEST_BYTES = 1 << 18
 
 
-async def serve(settings: Settings, clock: Clock = utc_now) -> None:
+async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what this function is for
+    settings: Settings, clock: Clock = utc_now, checkpoint: Checkpoint = pass_by
+) -> None:
     """Run the server until SIGTERM or SIGINT.
 
     Args:
         settings: how.
         clock: the time of day.
+        checkpoint: told of each step of a lease's life, for tests that let the process die there.
 
     Raises:
         ValueError, OSError: something that the server needs cannot be used; the message says what.
@@ -79,7 +93,7 @@ async def serve(settings: Settings, clock: Clock = utc_now) -> None:
     # The audit log, which goes on where the store knows it to have been.
     audit_key = read_one_key(Path(settings.audit.key_file))
     audit = _open_audit_log(settings, audit_key, database, clock)
-    journal = Journal(database, audit)
+    journal = Journal(database, audit, replica=settings.instance.replica)
     rotation = StoreKeyRotation(key_file, keyring, journal, config_store, catalog)
 
     # Who may do what.
@@ -101,20 +115,45 @@ async def serve(settings: Settings, clock: Clock = utc_now) -> None:
         clock=clock,
     )
 
+    # How leases come to their end.
+    order = await _take_place(settings, journal)
+    anchors, in_flight = SharedAnchors(database), InFlight()
+    remover = Remover(database, journal, catalog, clusters, order.process, clock, checkpoint)
+    expiry = Expiry(database, journal, anchors, remover, in_flight, clock, checkpoint)
+    reconciler = Reconciler(database, journal, catalog, clusters, anchors, remover, in_flight, order, clock)
+    presence = Presence(journal, order, clock)
+    await presence.beat()
+
     # The services, and what every call passes through.
     page_tokens = PageTokens(keyring)
     # Checks have connections of their own, lest they take those of issuances.
     checking = Clusters(own, rules, replace(transport, max_connections=AT_ONCE))
     checker = Checker(checking, caller_clusters, limits, clock)
-    issuance = Issuance(catalog, authorizer, clusters, journal, limits, clock)
+    watches = NamespaceWatches(clusters.of)
+    maker = Maker(journal, order.instance, order.process, checkpoint)
+    issuance = Issuance(
+        catalog,
+        authorizer,
+        clusters,
+        Namespaces(catalog, watches),
+        journal,
+        anchors,
+        maker,
+        remover,
+        in_flight,
+        limits,
+        clock,
+        checkpoint,
+    )
+    revocation = Revocation(database, journal, authorizer, anchors, remover, clock, checkpoint)
     services: list[Service] = [
         ConfigService(catalog, authorizer, page_tokens, config_store, rules, clusters, checker, clock),
         RoleService(catalog, authorizer, page_tokens, limits, clock),
         IssueService(issuance),
-        LeaseService(database, authorizer, page_tokens, clock),
+        LeaseService(database, authorizer, page_tokens, revocation, clock),
     ]
     registry = CollectorRegistry()
-    recorder = Recorder(journal, Metrics(registry))
+    recorder = Recorder(journal, Metrics(registry), checkpoint)
     server = aio.server(options=_OPTIONS)
     _add_services(server, services, chain(authenticator, recorder))
     names = [service.name for service in services]
@@ -122,16 +161,22 @@ async def serve(settings: Settings, clock: Clock = utc_now) -> None:
     add_reflection(server, names)
 
     # Open the doors, and wait.
-    registry.register(LeaseCollector(lambda: database.read_now(lambda c: lease_store.live(c, clock()))))
+    registry.register(LeaseCollector(lambda: database.read_now(lambda connection: count_all(connection, clock()))))
     metrics_server = _serve_metrics(settings.metrics.address, registry)
     port = _listen(server, settings)
     await server.start()
     _log.info("serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback)
-    watching = asyncio.create_task(rotation.run())
+    keepers = (rotation, remover, expiry, reconciler, presence)
+    keeping = [asyncio.create_task(keeper.run()) for keeper in keepers]
     await _wait_for_stop(journal)
 
-    watching.cancel()
     await _stop(server, health, recorder, settings.drain_seconds)
+    for task in keeping:
+        task.cancel()
+    await asyncio.gather(*keeping, return_exceptions=True)
+    await remover.close()
+    await watches.close()
+    await presence.leave()
     if metrics_server is not None:
         metrics_server[0].shutdown()
         metrics_server[1].join()
@@ -143,6 +188,20 @@ async def serve(settings: Settings, clock: Clock = utc_now) -> None:
     _log.info("stopped")
 
 
+async def _take_place(settings: Settings, journal: Journal) -> Order:
+    """Which process this is among those that share the store, and which instance all of them are."""
+    instance = await journal.change(lambda connection: replica_store.instance_id(connection, settings.instance.id))
+    _log.info("instance", id=instance, replica=settings.instance.replica)
+    return Order(
+        instance=instance,
+        replica=settings.instance.replica,
+        process=f"{settings.instance.replica}/{secrets.token_hex(8)}",
+        every=settings.leases.reconcile_seconds,
+        retention=timedelta(seconds=settings.leases.retention_seconds),
+        most_strays=settings.leases.most_strays,
+    )
+
+
 _OPTIONS = (
     ("grpc.max_receive_message_length", _MOST_REQUEST_BYTES),
     # Two servers on one port would share out the calls between them without a word.
@@ -151,7 +210,7 @@ _OPTIONS = (
 
 
 def _open_audit_log(settings: Settings, key: bytes, database: Database, clock: Clock) -> AuditLog:
-    committed = database.read_now(read_head)
+    committed = database.read_now(lambda connection: read_head(connection, settings.instance.replica))
     audit = AuditLog(Path(settings.audit.file), key, committed, clock)
     if audit.found.sequence < committed.sequence:
         _log.error(

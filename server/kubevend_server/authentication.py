@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import shlex
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -18,16 +19,17 @@ import structlog
 from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller, service_account
 from kubevend_server.clock import Clock
 from kubevend_server.cluster.connection import Connection
+from kubevend_server.cluster.credentials import Presented
 from kubevend_server.cluster.reviews import Reviewed, review_token
 from kubevend_server.encryption import read_or_make
 from kubevend_server.errors import KubevendError, Unauthenticated, Unavailable
+from kubevend_server.redaction import ADMIN_PREFIX, TOKEN_NOTE, redact
 
 AUDIENCE = "kubevend"
 """The audience of a token by which a ServiceAccount calls kubevend, unless the settings name another."""
 
 _log = structlog.get_logger()
 
-_ADMIN_PREFIX = "kubevend-admin-"
 _SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
 _MOST_REMEMBERED = 10_000
 
@@ -115,15 +117,23 @@ class Authenticator:
         if self.audience not in audiences:
             raise _refused(
                 "TOKEN_AUDIENCE",
-                f"The bearer token is not meant for kubevend: its audience must be {self.audience!r}. For "
-                "a pod, project a "
-                "serviceAccountToken volume with that audience; by hand: kubectl create token NAME "
-                f"--audience={self.audience}.",
+                f"The bearer token is not meant for kubevend: its audience must be {self.audience!r}. In a pod, "
+                f"project a serviceAccountToken volume with that audience; by hand, {self._make_another(token)}.",
             )
         life = (expires - self.clock()).total_seconds()
         if life <= 0:
-            raise _refused("TOKEN_EXPIRED", f"The bearer token expired at {expires.isoformat()}: get a fresh one.")
+            raise _refused(
+                "TOKEN_EXPIRED",
+                f"The bearer token expired at {expires.isoformat(timespec='seconds')}: get a fresh one. In a pod, read "
+                f"the projected file again; by hand, {self._make_another(token)}.",
+            )
         return str(claims.get("iss", "")), life
+
+    def _make_another(self, token: str) -> str:
+        """The command that makes a token for kubevend, for the same ServiceAccount where the old one says which."""
+        namespace, name = Presented(token).owner() or ("NAMESPACE", "NAME")
+        audience = shlex.quote(f"--audience={self.audience}")
+        return f"`kubectl create token {name} --namespace={namespace} {audience}` makes one"
 
     async def _review(self, token: str, issuer: str) -> Caller | Unauthenticated:
         candidates = [c for c in self.clusters if not c.issuers or issuer in c.issuers]
@@ -166,9 +176,12 @@ def read_admin_digest(path: Path) -> bytes:
     Raises:
         ValueError: the file holds no token.
     """
-    token = read_or_make(path, lambda: _ADMIN_PREFIX + secrets.token_urlsafe(32) + "\n").strip()
-    if len(token) < len(_ADMIN_PREFIX):
-        raise ValueError(f"{path} holds no token: delete it, and the next start makes a new one.")
+    token = read_or_make(path, lambda: ADMIN_PREFIX + secrets.token_urlsafe(32) + "\n").strip()
+    if redact(token) != TOKEN_NOTE:
+        raise ValueError(
+            f"{path} holds no token: delete it, and the next start makes a new one. Its form ({ADMIN_PREFIX} and at "
+            "least 32 random letters, digits, - and _) is what keeps it out of logs where somebody shows it by mistake."
+        )
     return hashlib.sha256(token.encode()).digest()
 
 

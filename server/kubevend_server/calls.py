@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from google.protobuf.message import Message
 
 from kubevend_server.callers import Caller
+from kubevend_server.errors import KubevendError
 from kubevend_server.policy.grant import Grant
 from kubevend_server.policy.terms import Warning
-from kubevend_server.store.changes import Change, rehearse
+from kubevend_server.store.changes import Change, Fence, rehearse
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,13 @@ class Record:
         policies: the access policies that decided; None before there was a decision.
         rules: where each value of the grant came from.
         grant: what was granted.
+        anchor: the name of the Secret that the token is bound to, or empty.
         lease, jti, kubernetes_audit_id, expiration, token_expiration: what was issued.
         warnings: what came out otherwise than asked.
-        rows, change, committed, announced: for the journal, as in `journal.Entry`.
+        leases: the leases that the call ends.
+        rows, change, committed, announced, fence: for the journal, as in `journal.Entry`.
+        undo: what is to be written in place of these where the call fails.
+        settled: called once all is recorded, with the error that the call ends with, or None.
     """
 
     resource: str = ""
@@ -61,6 +66,7 @@ class Record:
     policies: tuple[str, ...] | None = None
     rules: tuple[str, ...] = ()
     grant: Grant | None = None
+    anchor: str = ""
     lease: str = ""
     jti: str = ""
     kubernetes_audit_id: str = ""
@@ -71,6 +77,10 @@ class Record:
     change: Change | None = None
     committed: Callable[[], None] | None = None
     announced: bool = False
+    fence: Fence | None = None
+    undo: Change | None = None
+    settled: list[Callable[[KubevendError | None], None]] = field(default_factory=list)
+    leases: tuple[str, ...] = ()
 
     def stage(self, change: Change, committed: Callable[[], None], *, validate_only: bool) -> None:
         """Leave a change for the journal; with `validate_only` it is rehearsed, and nothing follows."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from kubevend_server import __version__
+from kubevend_server.redaction import redact
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,7 +40,7 @@ def serve(settings_file: Path) -> None:
         logs.configure(found.log_level)
         uvloop.run(app.serve(found))
     except (ValueError, OSError, RuntimeError) as error:
-        raise click.ClickException(f"The server cannot run: {error}") from error
+        raise click.ClickException(redact(f"The server cannot run: {error}")) from error
 
 
 @main.command()
@@ -55,7 +56,7 @@ def check(settings_file: Path, configs: Sequence[str]) -> None:
     try:
         inspected = inspection.inspect(settings.load(settings_file), configs)
     except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(redact(str(error))) from error
     for one in inspected:
         inspection.show(one)
     for one in inspected:
@@ -87,7 +88,7 @@ def rbac(settings_file: Path, *, everything: bool, roles: Sequence[str], identit
         else:
             text = inspection.missing_manifests(found, config or DEFAULT_CONFIG)
     except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(redact(str(error))) from error
     if roles:
         click.echo(
             "This is for these roles alone. Applied, it takes the place of what the config's other roles have.",
@@ -122,10 +123,10 @@ def verify(settings_file: Path, files: Sequence[Path]) -> None:
         key = read_one_key(Path(found.audit.key_file), make=False)
         database = Database(found.store.url, make=False)
         # Before the lines are read: what is written meanwhile only adds to them.
-        committed = database.read_now(read_head)
+        committed = database.read_now(lambda connection: read_head(connection, found.instance.replica))
         report = check(_lines(files or [Path(found.audit.file)]), key, committed)
     except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(redact(str(error))) from error
     click.echo(f"{report.lines} lines in place, from sequence {report.first} on; {report.torn} torn by a crash")
     if report.first > 1:
         click.echo(f"The lines before sequence {report.first} were not given, so nothing is said of them.")

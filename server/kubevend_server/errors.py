@@ -16,6 +16,8 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from kubevend_server.redaction import redact
+
 DOMAIN = "kubevend.dev"
 
 _LONGEST_MESSAGE = 2000
@@ -43,7 +45,8 @@ class KubevendError(Exception):
 
     Attributes:
         reason: what happened, for programs, in UPPER_SNAKE.
-        message: what happened and what to do, for people. Never holds a secret.
+        message: what happened and what to do, for people. What has the form of a credential is taken out of it, and
+            out of all that follows.
         metadata: the facts in the message, by name.
         violations: the fields at fault, for `InvalidArgument`.
         retry_after: when to try again, where that is known.
@@ -60,13 +63,14 @@ class KubevendError(Exception):
         violations: Sequence[Violation] = (),
         retry_after: timedelta | None = None,
     ) -> None:
+        message = redact(message)
         if len(message) > _LONGEST_MESSAGE:
             message = message[:_LONGEST_MESSAGE] + "…"
         super().__init__(message)
         self.reason = reason
         self.message = message
-        self.metadata = dict(metadata or {})
-        self.violations = tuple(violations)
+        self.metadata = {name: redact(fact) for name, fact in (metadata or {}).items()}
+        self.violations = tuple(Violation(redact(v.field), redact(v.description)) for v in violations)
         self.retry_after = retry_after
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import protovalidate
@@ -11,12 +12,17 @@ from google.protobuf.message import Message
 
 from kubevend.v1 import rules_pb2
 from kubevend_server.errors import InvalidArgument, Violation
+from kubevend_server.redaction import may_hold_credential, redact
 
 # A message of 256 KiB can break a rule 100,000 times, and to tell each would take seconds.
 _SMALL_REQUEST = 8192
 # So many fit into an error, which can hold 8 KiB, each with a path, what was given, and the words of a rule.
 _MOST_VIOLATIONS = 5
 _LONGEST_SHOWN = 64
+_NO_CREDENTIAL = (
+    "must not hold a token or a private key, since what is there is stored and shown: a config's goes into "
+    "service_account_jwt, into private_key or into a file, a caller's own into the authorization metadata"
+)
 
 
 def check_rules(message: Message, prefix: str = "") -> None:
@@ -38,6 +44,54 @@ def check_rules(message: Message, prefix: str = "") -> None:
     violations = list(dict.fromkeys(_violation(message, v, prefix) for v in found))[:_MOST_VIOLATIONS]
     what = "; ".join(f"{v.field} {v.description}" for v in violations)
     raise InvalidArgument("FIELD_INVALID", f"The request breaks rules of its fields: {what}.", violations=violations)
+
+
+def check_no_credential(message: Message, payload: bytes) -> None:
+    """Refuse a credential in a field that is not for one: it would be stored, shown to others and logged.
+
+    Args:
+        message: the message.
+        payload: the bytes that it was parsed from.
+
+    Raises:
+        InvalidArgument: with the fields that hold one.
+    """
+    if not may_hold_credential(payload):
+        return
+    violations = [Violation(path, _NO_CREDENTIAL) for path in islice(_credentials(message), _MOST_VIOLATIONS)]
+    if violations:
+        what = ", ".join(v.field for v in violations)
+        raise InvalidArgument(
+            "FIELD_INVALID",
+            f"The request has a credential where none belongs: {what} {_NO_CREDENTIAL}.",
+            violations=violations,
+        )
+
+
+def _credentials(message: Message, prefix: str = "") -> Iterator[str]:
+    """The paths of the fields that hold a credential and are not for one."""
+    for field, value in message.ListFields():
+        if field.GetOptions().debug_redact:
+            continue
+        path = prefix + field.name
+        for place, item in _items(field, value):
+            if isinstance(item, Message):
+                yield from _credentials(item, f"{path}{place}.")
+            elif isinstance(item, str) and redact(item) != item:
+                yield path + place
+
+
+def _items(field: FieldDescriptor, value: Any) -> Iterator[tuple[str, Any]]:
+    """What is in a field, with its place there: the items of a list, the names and values of a map."""
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        for name in value:
+            yield "", name
+            yield f"[{_cut(name)}]", value[name]
+    elif field.is_repeated:
+        for number, item in enumerate(value):
+            yield f"[{number}]", item
+    else:
+        yield "", value
 
 
 def _violation(message: Message, found: protovalidate.Violation, prefix: str) -> Violation:

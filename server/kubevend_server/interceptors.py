@@ -21,8 +21,9 @@ from kubevend_server.audit import event
 from kubevend_server.audit.log import Event
 from kubevend_server.authentication import Authenticator
 from kubevend_server.calls import Call, Method
+from kubevend_server.checkpoints import Checkpoint, pass_by
 from kubevend_server.errors import Internal, InvalidArgument, KubevendError, to_status
-from kubevend_server.field_rules import check_rules
+from kubevend_server.field_rules import check_no_credential, check_rules
 from kubevend_server.journal import Entry, Journal
 from kubevend_server.metrics import Metrics
 
@@ -90,9 +91,10 @@ class Recorder:
     It stands outside authentication and authorization, so that denials are recorded too.
     """
 
-    def __init__(self, journal: Journal, metrics: Metrics) -> None:
+    def __init__(self, journal: Journal, metrics: Metrics, checkpoint: Checkpoint = pass_by) -> None:
         self._journal = journal
         self._metrics = metrics
+        self._checkpoint = checkpoint
         self._works: set[asyncio.Task[Message]] = set()
 
     async def record(self, call: Call, proceed: Handler) -> Message:
@@ -138,6 +140,7 @@ class Recorder:
         # Committing is itself something that must be carried to its end.
         call.irrevocable = True
         await self._commit(call, None)
+        await self._checkpoint("call.recorded")
         return reply
 
     async def _commit(self, call: Call, error: KubevendError | None, *, cancelled: bool = False) -> None:
@@ -148,6 +151,8 @@ class Recorder:
             error = refusal
             raise
         finally:
+            for settle in call.record.settled:
+                settle(error)
             self._metrics.count(call, error, cancelled=cancelled)
 
     def _entry(self, call: Call, error: KubevendError | None, *, cancelled: bool) -> Entry:
@@ -156,8 +161,8 @@ class Recorder:
 
         record = call.record
         if error is not None or cancelled:
-            return Entry(completion, announced=record.announced)
-        return Entry(completion, record.rows, record.change, record.committed, record.announced)
+            return Entry(completion, change=record.undo, announced=record.announced)
+        return Entry(completion, record.rows, record.change, record.committed, record.announced, record.fence)
 
 
 class Authentication:
@@ -173,7 +178,7 @@ class Authentication:
 
 
 async def parse_request(call: Call, proceed: Handler) -> Message:
-    """Parse the request and hold it against the rules in the protos."""
+    """Parse the request, hold it against the rules in the protos, and refuse credentials where none belong."""
     request = call.method.request()
     try:
         request.ParseFromString(call.payload)
@@ -183,6 +188,7 @@ async def parse_request(call: Call, proceed: Handler) -> Message:
             f"The request is no {request.DESCRIPTOR.full_name} in protobuf: generate your client from "
             "kubevend's protos.",
         ) from error
+    check_no_credential(request, call.payload)
     check_rules(request)
     call.request = request
     return await proceed(call)

@@ -3,28 +3,55 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from kubevend_server import names
+import sqlalchemy as sa
+import structlog
+
+from kubevend_server import ending, names
+from kubevend_server.anchors import Scope, SharedAnchors, scope_of
 from kubevend_server.audit import event
 from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Call
 from kubevend_server.catalog import Catalog
+from kubevend_server.checkpoints import Checkpoint, pass_by
 from kubevend_server.clock import Clock
 from kubevend_server.cluster.clusters import Clusters
+from kubevend_server.cluster.connection import Connection
+from kubevend_server.cluster.failures import AnchorGone
 from kubevend_server.cluster.tokens import IssuedToken, request_token
 from kubevend_server.errors import FailedPrecondition, KubevendError
+from kubevend_server.in_flight import InFlight
 from kubevend_server.journal import Journal
-from kubevend_server.leases import Lease, LeaseToken
+from kubevend_server.leases import ClusterObject, Lease, LeaseToken
+from kubevend_server.making import AnchorTaken, Maker, plan
+from kubevend_server.namespaces import Namespaces
 from kubevend_server.policy.grant import Grant, grant
-from kubevend_server.policy.terms import Asked, Limits, Terms, Warning, check_min_ttl, seconds, shortened, terms
+from kubevend_server.policy.terms import (
+    Asked,
+    Limits,
+    Naming,
+    Terms,
+    Warning,
+    check_min_ttl,
+    seconds,
+    shortened,
+    terms,
+)
+from kubevend_server.removal import Remover
 from kubevend_server.roles import Role
 from kubevend_server.store import leases as lease_store
+from kubevend_server.store.changes import Change, Fence
 from kubevend_server.store.configs import config_missing
 from kubevend_server.store.roles import role_not_found
 
 _SLACK = timedelta(seconds=60)
+_MOST_ANCHORS = 3
+"""How many shared anchors an issuance tries that somebody takes away before its token is bound."""
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +68,25 @@ class Issued:
     lease: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Issuing:
+    """One issuance on its way.
+
+    Attributes:
+        call: the call.
+        grant: what was granted.
+        lease: the lease's name.
+        connection: the way to the cluster.
+        audit_id: under which Kubernetes' audit log shall have the TokenRequest.
+    """
+
+    call: Call
+    grant: Grant
+    lease: str
+    connection: Connection
+    audit_id: str
+
+
 class Issuance:
     """Issues tokens."""
 
@@ -49,16 +95,28 @@ class Issuance:
         catalog: Catalog,
         authorizer: Authorizer,
         clusters: Clusters,
+        namespaces: Namespaces,
         journal: Journal,
+        anchors: SharedAnchors,
+        maker: Maker,
+        remover: Remover,
+        in_flight: InFlight,
         limits: Limits,
         clock: Clock,
+        checkpoint: Checkpoint = pass_by,
     ) -> None:
         self._catalog = catalog
         self._authorizer = authorizer
         self._clusters = clusters
+        self._namespaces = namespaces
         self._journal = journal
+        self._anchors = anchors
+        self._maker = maker
+        self._remover = remover
+        self._in_flight = in_flight
         self._limits = limits
         self._clock = clock
+        self._checkpoint = checkpoint
 
     async def issue(self, call: Call, role_name: str, asked: Asked, *, validate_only: bool) -> Issued:
         """Decide on a request, and have the cluster mint the token.
@@ -69,29 +127,28 @@ class Issuance:
         Raises:
             KubevendError: see the comment of IssueService.IssueToken.
         """
-        granted = self._decide(call, role_name, asked)
+        lease = names.new_lease_name(self._clock())
+        granted = self._decide(call, role_name, asked, lease)
         config = self._catalog.config(granted.terms.config)
         if config is None:
             raise config_missing(granted.terms.config)
         if validate_only:
             return _foreseen(granted, self._clock())
-        connection = self._clusters.of(config)
+        issuing = _Issuing(call, granted, lease, self._clusters.of(config), str(uuid.uuid4()))
+        if granted.terms.revocation == "NONE":
+            return await self._issue_on(issuing, None)
+        if granted.terms.revocation == "PER_LEASE":
+            return await self._issue_made(issuing, await self._make(issuing, plan(granted, lease, self._clock())))
+        return await self._issue_shared(issuing, scope_of(granted, call.who.name))
 
-        lease_name, audit_id = names.new_lease_name(self._clock()), str(uuid.uuid4())
-        await self._journal.intend(event.intent(call, granted, lease_name, audit_id))
-        call.record.kubernetes_audit_id, call.record.announced = audit_id, True
-        # From here on a token may exist, so the work is carried to its end, whether or not the caller waits for it.
-        call.irrevocable = True
-        token = await request_token(connection, granted, audit_id)
-        return self._lease(call, granted, token, lease_name)
-
-    def _decide(self, call: Call, role_name: str, asked: Asked) -> Grant:
+    def _decide(self, call: Call, role_name: str, asked: Asked, lease: str) -> Grant:
         call.record.resource = role_name
         # A role that is not there takes the way of one that allows nothing, and of one that the caller may not see.
         found = self._catalog.role(role_name)
         role = found or Role(role_name)
+        namespaces = self._namespaces.of(role) if role.allowed_namespace_selector else None
         try:
-            offered = terms(role, asked, self._limits)
+            offered = terms(role, asked, self._limits, Naming(lease, call.who.name), namespaces)
         except KubevendError as refusal:
             # The refusal tells what the role allows, which is for those who may see the role.
             self._require_sight(call, role)
@@ -106,32 +163,194 @@ class Issuance:
             call.record.denied = True
             raise role_not_found(role.name)
 
-    def _lease(self, call: Call, granted: Grant, token: IssuedToken, lease_name: str) -> Issued:
-        record = call.record
+    # A token that stands on nothing, or on what is there.
+
+    async def _issue_on(self, issuing: _Issuing, anchor: ClusterObject | None) -> Issued:
+        """Have a token minted, bound to an anchor that is there where one is given."""
+        call = issuing.call
+        call.record.anchor = anchor.name if anchor else ""
+        intent = event.intent(call, issuing.grant, issuing.lease, issuing.audit_id)
+        await self._journal.intend(intent, announced=call.record.announced)
+        call.record.kubernetes_audit_id, call.record.announced = issuing.audit_id, True
+        # From here on a token may exist, so the work is carried to its end, whether or not the caller waits for it.
+        call.irrevocable = True
+        await self._checkpoint("issue.intended")
+        token = await self._mint(issuing, anchor)
+        lease = self._lease(issuing, token, () if anchor is None else (anchor,))
+        call.record.rows = lease_store.rows(replace(lease, objects=()))
+        call.record.fence = Fence(anchor.id, lease.name) if anchor else None
+        return self._issued(issuing, token, lease)
+
+    async def _issue_shared(self, issuing: _Issuing, scope: Scope) -> Issued:
+        """Have a token minted on the anchor that its scope shares; make that where there is none."""
+        for _ in range(_MOST_ANCHORS):
+            anchor = await self._anchors.find(scope)
+            if anchor is None:
+                made = await self._make_shared(issuing, scope)
+                if made is not None:
+                    return await self._issue_made(issuing, made)
+                continue
+            self._take(issuing.call, anchor)
+            try:
+                if not anchor.uid:
+                    # Somebody wrote down that it is about to be made; whoever comes first makes it.
+                    await self._maker.make_shared(issuing.connection, anchor, issuing.grant)
+                return await self._issue_on(issuing, anchor)
+            except AnchorGone:
+                await self._lose(anchor)
+        raise AnchorGone(
+            "ANCHOR_GONE",
+            f"The Secret that tokens of {issuing.grant.terms.role} are bound to was deleted in the cluster {_MOST_ANCHORS} "
+            "times while this one was being issued. Find out who deletes kubevend's Secrets, and try again.",
+            metadata={"role": issuing.grant.terms.role},
+        )
+
+    async def _make_shared(self, issuing: _Issuing, scope: Scope) -> Lease | None:
+        """Make the anchor of a scope, with the first lease on it. None where somebody else was faster."""
+        async with self._anchors.turn(scope):
+            if await self._anchors.find(scope) is not None:
+                return None
+            planned = plan(issuing.grant, issuing.lease, self._clock(), scope.text)
+            self._take(issuing.call, planned[0])
+            try:
+                made = await self._make(issuing, planned)
+            except AnchorTaken:
+                return None
+            self._anchors.remember(scope, made.objects[0])
+            return made
+
+    def _take(self, call: Call, anchor: ClusterObject) -> None:
+        """Keep an anchor for as long as the call is not settled."""
+        self._in_flight.take(anchor.id)
+
+        def settle(error: KubevendError | None) -> None:
+            self._in_flight.drop(anchor.id)
+            if error is not None and error.reason == "LEASE_ENDED":
+                self._anchors.forget({anchor.id})
+
+        call.record.settled.append(settle)
+
+    async def _lose(self, anchor: ClusterObject) -> None:
+        """Somebody has deleted an anchor in the cluster: what stood on it has ended, and it is not used again."""
+        _log.warning("anchor_deleted_by_others", config=anchor.config, namespace=anchor.namespace, name=anchor.name)
+        cause, now = "its anchor was deleted in the cluster by somebody else", self._clock()
+        await self._journal.change(
+            lambda connection: lease_store.end_anchor(connection, anchor.id, "REVOKED", cause, now)
+        )
+        self._anchors.forget({anchor.id})
+        self._remover.poke()
+
+    # A token that stands on what is made for it.
+
+    async def _make(self, issuing: _Issuing, planned: Sequence[ClusterObject]) -> Lease:
+        """Write down the lease as pending, with what it is to stand on, and make that.
+
+        Returns:
+            The lease, with what was made.
+
+        Raises:
+            AnchorTaken: the shared anchor that was planned is there already; nothing was written.
+            KubevendError: it was refused, or failed. What was made is deleted once the call's failure is recorded.
+        """
+        call, now = issuing.call, self._clock()
+        pending = self._pending(issuing, planned, now)
+        call.record.anchor = planned[0].name if pending.anchor else ""
+        intent = event.intent(call, issuing.grant, issuing.lease, issuing.audit_id)
+        call.record.kubernetes_audit_id = issuing.audit_id
+        call.irrevocable = True
+        self._in_flight.begin(pending.name)
+        call.record.settled.append(lambda _: self._in_flight.end(pending.name))
+        await self._maker.begin(pending, intent)
+        touched: list[ClusterObject] = []
+        call.record.undo = self._undo(pending, touched)
+        call.record.settled.append(lambda error: self._clean_up(error, pending, touched))
+        await self._checkpoint("issue.pending")
+        return await self._maker.make(issuing.connection, pending, issuing.grant, touched)
+
+    def _pending(self, issuing: _Issuing, planned: Sequence[ClusterObject], now: datetime) -> Lease:
+        offered = issuing.grant.terms
+        return Lease(
+            name=issuing.lease,
+            role=offered.role,
+            config=offered.config,
+            caller=issuing.call.who.name,
+            namespace=offered.namespace,
+            service_account=offered.service_account,
+            audiences=offered.audiences,
+            create_time=now,
+            expire_time=now + offered.ttl,
+            stored_state="PENDING",
+            revocation=offered.revocation,
+            anchor=next((made.id for made in planned if made.kind == "Secret"), ""),
+            cluster_wide=offered.account is not None and offered.account.cluster_wide,
+            owner=self._maker.process,
+            objects=tuple(planned),
+        )
+
+    def _undo(self, pending: Lease, touched: list[ClusterObject]) -> Change:
+        def change(connection: sa.Connection) -> None:
+            cause = "its issuance failed"
+            ending.fail(connection, pending, touched, cause, self._clock(), self._in_flight.anchors)
+
+        return change
+
+    def _clean_up(self, error: KubevendError | None, pending: Lease, touched: list[ClusterObject]) -> None:
+        """After a failure see to it that what was made goes."""
+        if error is None:
+            return
+        if error.reason == "LEASE_ENDED":
+            # Whoever ended it could not know what was made only after that.
+            self._remover.run_soon(self._journal.change(self._undo(pending, touched)))
+        self._remover.poke()
+
+    async def _issue_made(self, issuing: _Issuing, pending: Lease) -> Issued:
+        """Have the token minted for which all is made."""
+        anchor = pending.objects[0] if pending.anchor else None
+        token = await self._mint(issuing, anchor)
+        lease = self._lease(issuing, token, pending.objects)
+        issuing.call.record.change = lambda connection: lease_store.activate(connection, lease)
+        return self._issued(issuing, token, lease)
+
+    # Both.
+
+    async def _mint(self, issuing: _Issuing, anchor: ClusterObject | None) -> IssuedToken:
+        granted = issuing.grant
+        token = await request_token(issuing.connection, granted, issuing.audit_id, anchor, granted.token_ttl)
+        await self._checkpoint("issue.minted")
+        return token
+
+    def _lease(self, issuing: _Issuing, token: IssuedToken, objects: Sequence[ClusterObject]) -> Lease:
+        granted, record = issuing.grant, issuing.call.record
         record.jti, record.token_expiration = token.jti, token.expire_time
         record.warnings = (*granted.terms.warnings, *_by_cluster(granted.terms, token))
         _check_minted(granted, token)
-        check_min_ttl(token.ttl, granted.terms, record.warnings)
-        lease = Lease(
-            name=lease_name,
-            role=granted.terms.role,
-            config=granted.terms.config,
-            caller=call.who.name,
-            namespace=granted.namespace,
-            service_account=granted.service_account,
+        check_min_ttl(min(token.ttl, granted.ttl), granted.terms, record.warnings)
+        lease = self._pending(issuing, objects, token.issue_time)
+        return replace(
+            lease,
             audiences=token.audiences,
-            create_time=token.issue_time,
-            expire_time=token.expire_time,
+            expire_time=self._end(granted, token),
+            stored_state="ACTIVE",
+            owner="",
+            objects=tuple(objects),
             tokens=(LeaseToken(token.jti, token.kubernetes_audit_id, token.issue_time, token.expire_time),),
         )
+
+    def _end(self, granted: Grant, token: IssuedToken) -> datetime:
+        """When the lease ends: with its token, unless kubevend ends it earlier, by its own clock."""
+        if granted.ttl >= granted.token_ttl:
+            return token.expire_time
+        return min(self._clock() + granted.ttl, token.expire_time)
+
+    def _issued(self, issuing: _Issuing, token: IssuedToken, lease: Lease) -> Issued:
+        record = issuing.call.record
         record.lease, record.expiration = lease.name, lease.expire_time
-        record.rows = lease_store.rows(lease)
         return Issued(
-            grant=granted,
+            grant=issuing.grant,
             audiences=token.audiences,
             expiration=lease.expire_time,
             token_expiration=token.expire_time,
-            granted_ttl=token.expire_time - token.issue_time,
+            granted_ttl=min(token.expire_time - token.issue_time, issuing.grant.ttl),
             warnings=record.warnings,
             token=token,
             lease=lease.name,
@@ -144,7 +363,7 @@ def _check_minted(granted: Grant, token: IssuedToken) -> None:
     Raises:
         FailedPrecondition: it is.
     """
-    longer = token.expire_time - token.issue_time > granted.ttl + _SLACK
+    longer = token.expire_time - token.issue_time > granted.token_ttl + _SLACK
     if longer or not set(token.audiences) <= set(granted.audiences):
         raise FailedPrecondition(
             "TOKEN_NOT_AS_GRANTED",
@@ -174,7 +393,7 @@ def _foreseen(granted: Grant, now: datetime) -> Issued:
         grant=granted,
         audiences=granted.audiences,
         expiration=end,
-        token_expiration=end,
+        token_expiration=now + granted.token_ttl,
         granted_ttl=granted.ttl,
         warnings=granted.terms.warnings,
     )

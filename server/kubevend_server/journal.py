@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -33,9 +33,11 @@ import structlog
 from kubevend_server.audit.chain import Head
 from kubevend_server.audit.log import AuditLog, Event
 from kubevend_server.errors import KubevendError, Unavailable
-from kubevend_server.store.changes import Change
+from kubevend_server.store import objects as object_store
+from kubevend_server.store.changes import Change, Fence
 from kubevend_server.store.database import Database, is_locked
-from kubevend_server.store.schema import audit_head, leases, tokens
+from kubevend_server.store.leases import lease_ended
+from kubevend_server.store.schema import audit_head, leases, objects, tokens
 
 _GATHER_SECONDS = 0.004
 _SLOW_SECONDS = 0.002
@@ -45,8 +47,17 @@ _log = structlog.get_logger()
 
 
 # Made once: a statement that is made anew for each group costs more than its rows.
-_INSERTS = {table: sa.insert(table) for table in (leases, tokens)}
-_UPDATE_HEAD = sa.update(audit_head).values(sequence=sa.bindparam("head_sequence"), hash=sa.bindparam("head_hash"))
+_INSERTS = {table: sa.insert(table) for table in (leases, objects, tokens)}
+_UPDATE_HEAD = (
+    sa.update(audit_head)
+    .where(audit_head.c.replica == sa.bindparam("head_replica"))
+    .values(sequence=sa.bindparam("head_sequence"), hash=sa.bindparam("head_hash"))
+)
+
+T = TypeVar("T")
+
+DEFAULT_REPLICA = "main"
+"""The name of the process that has a store for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +65,21 @@ class Entry:
     """What one call leaves behind.
 
     Attributes:
-        event: makes the audit event; its argument is the error that came up while it was recorded, or None.
-        rows: new rows that cannot be refused, by table.
-        change: a change that can be: it raises a KubevendError.
+        event: makes the audit event; its argument is the error that came up while it was recorded, or None. It may make
+            none.
+        rows: new rows that only their fence can refuse, by table.
+        change: a change that can be refused: it raises a KubevendError.
         committed: called once it is durable.
         announced: whether `intend` was called for it before.
+        fence: what must still hold for the rows, looked up for a whole group at once.
     """
 
-    event: Callable[[KubevendError | None], Event]
+    event: Callable[[KubevendError | None], Event | None]
     rows: Sequence[tuple[sa.Table, dict[str, object]]] = ()
     change: Change | None = None
     committed: Callable[[], None] | None = None
     announced: bool = False
+    fence: Fence | None = None
 
 
 Waiting = tuple[Entry, "asyncio.Future[None]"]
@@ -78,16 +92,20 @@ Refusals = list[KubevendError | None]
 class Journal:
     """Commits entries in groups, one group at a time. To be used on the event loop's thread only."""
 
-    def __init__(self, database: Database, audit: AuditLog, slow: float = _SLOW_SECONDS) -> None:
+    def __init__(
+        self, database: Database, audit: AuditLog, slow: float = _SLOW_SECONDS, replica: str = DEFAULT_REPLICA
+    ) -> None:
         """Take what it writes to.
 
         Args:
             database: the store.
             audit: the audit log; nobody else may write to it.
             slow: seconds; after a group that took longer, the next one runs in a thread.
+            replica: whose log it is, among the processes that share the store.
         """
         self._database = database
         self._audit = audit
+        self._replica = replica
         self._slow = slow
         self._took = 0.0
         self._waiting: list[Waiting] = []
@@ -98,8 +116,12 @@ class Journal:
         self._idle.set()
         database.set_patience(0)
 
-    async def intend(self, event: Event) -> None:
+    async def intend(self, event: Event, *, announced: bool = False) -> None:
         """Write down, without a sync, what is about to be asked of Kubernetes. An announced entry must follow.
+
+        Args:
+            event: the audit event.
+            announced: one was announced before, of the same call.
 
         Raises:
             Unavailable: it could not be written, so it must not be asked.
@@ -112,7 +134,7 @@ class Journal:
             self._rewind(mark)
             _log.error("intent_not_recorded", error=str(error))
             raise not_recorded() from error
-        self._on_the_way += 1
+        self._on_the_way += not announced
 
     async def commit(self, entry: Entry) -> None:
         """Make an entry durable, together with all others that are waiting.
@@ -128,15 +150,35 @@ class Journal:
         self._schedule()
         await done
 
-    async def change(self, change: Change) -> None:
+    async def change(self, change: Callable[[sa.Connection], T]) -> T:
         """Make a change of the server's own, which no call asked for and no event tells.
 
         Raises:
+            KubevendError: the change was refused.
             sqlalchemy.exc.SQLAlchemyError: the store did not take it.
         """
         await self._take_turn()
+        try:
+            return self._change_now(change)
+        except sa.exc.OperationalError as error:
+            if not is_locked(error):
+                raise
+        # Somebody else writes to the store just now: that is waited for where it stops nobody.
+        self._idle.clear()
+        work = asyncio.get_running_loop().run_in_executor(self._thread, self._change_in_thread, change)
+        work.add_done_callback(lambda _: self._go_on())
+        return await asyncio.shield(work)
+
+    def _change_now(self, change: Callable[[sa.Connection], T]) -> T:
         with self._database.writer.begin() as connection:
-            change(connection)
+            return change(connection)
+
+    def _change_in_thread(self, change: Callable[[sa.Connection], T]) -> T:
+        self._database.set_patience(_PATIENCE_SECONDS)
+        try:
+            return self._change_now(change)
+        finally:
+            self._database.set_patience(0)
 
     async def reopen(self) -> None:
         """Open the audit file by its name again, after it was moved away."""
@@ -187,6 +229,9 @@ class Journal:
             _log.exception("not_recorded", entries=len(waiting))
             refusals = [not_recorded() for _ in waiting]
         _settle_all(waiting, refusals)
+        self._go_on()
+
+    def _go_on(self) -> None:
         # Whoever waits for its turn goes before the next group, which may be long.
         self._idle.set()
         if self._waiting:
@@ -232,11 +277,15 @@ class Journal:
         mark = self._audit.mark()
         try:
             with self._database.writer.begin() as connection:
+                refusals = _fenced_off(connection, entries)
                 # Leases first: a change that asks whether some live must see those of its own group.
-                _insert(connection, entries)
-                refusals = [_apply(connection, entry.change) for entry in entries]
+                _insert(connection, [e for e, refusal in zip(entries, refusals, strict=True) if refusal is None])
+                refusals = [
+                    refusal or _apply(connection, entry.change)
+                    for entry, refusal in zip(entries, refusals, strict=True)
+                ]
                 self._write(entries, refusals)
-                _save_head(connection, self._audit.head)
+                self._save_head(connection)
         except Exception:
             self._rewind(mark)
             raise
@@ -251,8 +300,17 @@ class Journal:
 
     def _write(self, entries: Sequence[Entry], refusals: Sequence[KubevendError | None]) -> None:
         for entry, refusal in zip(entries, refusals, strict=True):
-            self._audit.append(entry.event(refusal))
+            event = entry.event(refusal)
+            if event is not None:
+                self._audit.append(event)
         self._audit.sync()
+
+    def _save_head(self, connection: sa.Connection) -> None:
+        head = self._audit.head
+        values = {"head_replica": self._replica, "head_sequence": head.sequence, "head_hash": head.hash}
+        if connection.execute(_UPDATE_HEAD, values).rowcount == 0:
+            row = {"replica": self._replica, "sequence": head.sequence, "hash": head.hash}
+            connection.execute(sa.insert(audit_head).values(row))
 
     def _record_failure(self, entries: Sequence[Entry]) -> None:
         """Try to leave true events where the store failed but the audit file may still take lines."""
@@ -294,10 +352,21 @@ def not_recorded() -> Unavailable:
     )
 
 
-def read_head(connection: sa.Connection) -> Head:
-    """The last line of the audit log that the store knows to be on the disk."""
-    row = connection.execute(sa.select(audit_head.c.sequence, audit_head.c.hash)).one_or_none()
+def read_head(connection: sa.Connection, replica: str = DEFAULT_REPLICA) -> Head:
+    """The last line of a replica's audit log that the store knows to be on the disk."""
+    query = sa.select(audit_head.c.sequence, audit_head.c.hash).where(audit_head.c.replica == replica)
+    row = connection.execute(query).one_or_none()
     return Head() if row is None else Head(row.sequence, row.hash)
+
+
+def _fenced_off(connection: sa.Connection, entries: Sequence[Entry]) -> Refusals:
+    """For each entry the refusal where what its lease stands on is not to live any more, else None."""
+    fences = {entry.fence.anchor for entry in entries if entry.fence is not None}
+    gone = object_store.not_live(connection, fences) if fences else set()
+    return [
+        lease_ended(entry.fence.lease) if entry.fence is not None and entry.fence.anchor in gone else None
+        for entry in entries
+    ]
 
 
 def _apply(connection: sa.Connection, change: Change | None) -> KubevendError | None:
@@ -318,9 +387,3 @@ def _insert(connection: sa.Connection, entries: Sequence[Entry]) -> None:
             by_table.setdefault(table, []).append(row)
     for table, rows in by_table.items():
         connection.execute(_INSERTS[table], rows)
-
-
-def _save_head(connection: sa.Connection, head: Head) -> None:
-    values = {"head_sequence": head.sequence, "head_hash": head.hash}
-    if connection.execute(_UPDATE_HEAD, values).rowcount == 0:
-        connection.execute(sa.insert(audit_head).values(id=1, sequence=head.sequence, hash=head.hash))

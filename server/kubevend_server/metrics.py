@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
+import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from kubevend_server.calls import Call
 from kubevend_server.errors import KubevendError
-from kubevend_server.store.leases import LiveLeases
+from kubevend_server.store import leases as lease_store
+from kubevend_server.store import objects as object_store
+from kubevend_server.store.leases import LeaseCounts
+from kubevend_server.store.objects import ObjectCounts
 
 
 class Metrics:
@@ -45,21 +50,51 @@ class Metrics:
             self._issuances.labels(call.record.resource).inc()
 
 
-class LeaseCollector(Collector):
-    """The live leases, counted in the store whenever the metrics are asked for."""
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the store tells of leases and of what stands for them."""
 
-    def __init__(self, read: Callable[[], LiveLeases]) -> None:
+    leases: LeaseCounts
+    objects: ObjectCounts
+
+
+def count_all(connection: sa.Connection, now: datetime) -> Counts:
+    """Count leases and objects in the store."""
+    return Counts(lease_store.count(connection, now), object_store.count_all(connection))
+
+
+class LeaseCollector(Collector):
+    """The leases and their objects, counted in the store whenever the metrics are asked for."""
+
+    def __init__(self, read: Callable[[], Counts]) -> None:
         """Take how to ask the store; called in the metrics server's thread."""
         self._read = read
 
     def collect(self) -> Iterator[Metric]:
         """Count."""
-        live = self._read()
-        yield GaugeMetricFamily("kubevend_live_leases", "Leases that have not ended.", value=live.count)
+        found = self._read()
+        leases, objects = found.leases, found.objects
+        yield GaugeMetricFamily("kubevend_live_leases", "Leases that have not ended.", value=leases.live)
         yield GaugeMetricFamily(
             "kubevend_next_lease_expiry_timestamp_seconds",
             "When the next live lease ends, in seconds since the epoch; 0 where none lives.",
-            value=_epoch(live.next_expire_time),
+            value=_epoch(leases.next_expire_time),
+        )
+        yield GaugeMetricFamily(
+            "kubevend_revoking_leases",
+            "Leases that have ended, while what stands for them in the cluster is not gone yet.",
+            value=leases.revoking,
+        )
+        yield GaugeMetricFamily(
+            "kubevend_objects", "Objects in clusters that stand for leases.", value=objects.standing
+        )
+        yield GaugeMetricFamily(
+            "kubevend_objects_to_delete", "Objects in clusters that are to be deleted.", value=objects.doomed
+        )
+        yield GaugeMetricFamily(
+            "kubevend_failing_deletions",
+            "Objects in clusters whose deletion has failed and is tried again.",
+            value=objects.failing,
         )
 
 

@@ -13,14 +13,15 @@ _LEASE_ID_LENGTH = 26
 
 
 def new_lease_name(now: datetime) -> str:
-    """Make the name of a lease granted at `now`.
+    """Make the name of a lease granted at `now`; names sort by time, so that pages of a list stay where they are."""
+    return f"leases/{new_id(now)}"
 
-    The id is a ULID in lower case (48 bits of milliseconds, 80 random bits), so that names sort by time and pages
-    of a list stay where they are. See https://github.com/ulid/spec.
-    """
+
+def new_id(now: datetime) -> str:
+    """Make an id: a ULID in lower case, 48 bits of milliseconds, 80 random bits. See https://github.com/ulid/spec."""
     number = int(now.timestamp() * 1000) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
     digits = [_CROCKFORD[number >> 5 * place & 31] for place in reversed(range(_LEASE_ID_LENGTH))]
-    return "leases/" + "".join(digits)
+    return "".join(digits)
 
 
 def new_etag() -> str:

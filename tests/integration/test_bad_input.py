@@ -7,6 +7,7 @@ import itertools
 import json
 import secrets
 import subprocess
+import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -296,9 +297,8 @@ def test_the_audit_log_is_whole_after_all_that(house: House) -> None:
     house.still_serves()
     settings = str(house.vending.server.folder / "settings.toml")
 
-    verified = subprocess.run(
-        ["kubevend-server", "audit", "verify", "--settings", settings], check=False, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "kubevend_server.cli", "audit", "verify", "--settings", settings]
+    verified = subprocess.run(command, check=False, capture_output=True, text=True)
 
     assert verified.returncode == 0, verified.stdout + verified.stderr
     # Not splitlines, for which U+2028 ends a line too.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from kubevend.v1.role_service_pb2 import Role
 from tests.integration.conftest import Start, Vending
 from tests.support.client import Client, Refusal
 from tests.support.clusters import make_namespace
+from tests.support.identities import expired_token
 
 ISSUE = "kubevend.v1.IssueService/IssueToken"
 
@@ -260,3 +262,61 @@ def test_foreign_tokens_are_refused(
         "deleted": "TOKEN_REJECTED",
         "changed": "TOKEN_REJECTED",
     }
+
+
+@pytest.mark.parametrize("kind", ["for somebody else", "expired"])
+def test_the_command_in_a_refusal_makes_a_token_that_will_do(
+    open_house: Vending, cluster: DevCluster, namespace: str, kind: str
+) -> None:
+    """Who shows a token of no use is told the command that makes one for the same ServiceAccount, and it works."""
+    of_no_use = {
+        "for somebody else": cluster.token(namespace, "demo"),
+        "expired": expired_token(cluster, namespace, "demo", "kubevend"),
+    }[kind]
+    refusal = open_house.client(of_no_use).issue_refused()
+    command = refusal.message.partition("`kubectl ")[2].partition("`")[0]
+
+    fresh = cluster.kubectl(*command.split()).strip()
+
+    reason = {"for somebody else": "TOKEN_AUDIENCE", "expired": "TOKEN_EXPIRED"}[kind]
+    assert (refusal.status, refusal.reason) == ("UNAUTHENTICATED", reason)
+    assert open_house.client(fresh).issue().token
+
+
+@pytest.mark.parametrize(
+    ("reviewing", "status", "reason", "words"),
+    [
+        (
+            {"kubernetes_host": "https://127.0.0.1:9"},
+            "UNAVAILABLE",
+            "CALLER_NOT_CHECKED",
+            "could not be checked at the cluster 'dev' (KUBERNETES_UNREACHABLE). Try again",
+        ),
+        (
+            {"issuers": ["https://elsewhere"]},
+            "UNAUTHENTICATED",
+            "TOKEN_FOREIGN",
+            "No cluster whose ServiceAccounts may call here issues such tokens",
+        ),
+    ],
+)
+def test_a_token_that_nobody_can_review(
+    start: Start,
+    cluster: DevCluster,
+    namespace: str,
+    tmp_path: Path,
+    reviewing: dict[str, Any],
+    status: str,
+    reason: str,
+    words: str,
+) -> None:
+    """A cluster that cannot be asked is not the caller's fault; a token that is of none of the clusters is."""
+    (tmp_path / "reviewer").write_text(cluster.token("kubevend", "kubevend"))
+    found = {"kubernetes_host": cluster.server, "ca_file": str(cluster.ca_file)}
+    clusters = {"dev": {**found, "token_file": str(tmp_path / "reviewer"), **reviewing}}
+    vending = start({"callers": {"clusters": clusters}})
+
+    refusal = vending.client(cluster.token(namespace, "demo", audience="kubevend")).issue_refused()
+
+    assert (refusal.status, refusal.reason) == (status, reason)
+    assert words in refusal.message

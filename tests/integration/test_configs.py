@@ -142,6 +142,9 @@ def test_a_config_in_use_stays(vending: Vending, cluster: DevCluster) -> None:
     )
 
     assert [r.reason for r in (with_role, move, with_lease)] == ["CONFIG_IN_USE"] * 3
+    assert {(r.status, r.details[2]) for r in (with_role, move, with_lease)} == {
+        ("FAILED_PRECONDITION", "google.rpc.PreconditionFailure")
+    }
     assert "roles/ci" in with_role.message
     assert "live leases" in move.message
     assert "live leases" in with_lease.message

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,7 +67,8 @@ def issue_until_it_fails(vending: Vending, held: list[tuple[str, str]], failures
 def verify(vending: Vending, *files: Path) -> int:
     """Run `kubevend-server audit verify` and return its exit code."""
     settings = vending.server.folder / "settings.toml"
-    command = ["kubevend-server", "audit", "verify", "--settings", str(settings), *map(str, files)]
+    verifying = ["audit", "verify", "--settings", str(settings), *map(str, files)]
+    command = [sys.executable, "-m", "kubevend_server.cli", *verifying]
     return subprocess.run(command, check=False, capture_output=True).returncode
 
 

@@ -11,18 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from devcluster import DevCluster
-from kubevend.v1 import config_service_pb2, issue_service_pb2
+from kubevend.v1 import config_service_pb2, issue_service_pb2, lease_service_pb2, role_service_pb2
 from tests.integration.conftest import Start, Vending
 from tests.support.client import Refusal
 from tests.support.clusters import VENDOR, admit_tokens_alone, admit_tokens_by, grant_everywhere, throttle
 from tests.support.https import impostor, reply
-from tests.support.identities import expired_token
+from tests.support.identities import client_certificate, expired_token
 from tests.support.proxy import HoldingProxy
 from tests.support.waiting import until
 
 ALWAYS = ("google.rpc.ErrorInfo", "google.rpc.RequestInfo")
+BAD_REQUEST = (*ALWAYS, "google.rpc.BadRequest")
 PRECONDITION = (*ALWAYS, "google.rpc.PreconditionFailure")
 RETRY = (*ALWAYS, "google.rpc.RetryInfo")
 
@@ -172,6 +176,41 @@ def test_credential_expired(vending: Vending, cluster: DevCluster, namespace: st
     check(refusal, "FAILED_PRECONDITION", "KUBERNETES_UNAUTHORIZED", PRECONDITION, *words)
 
 
+def test_a_stored_credential_expired(vending: Vending, cluster: DevCluster, namespace: str) -> None:
+    """Of a token that is in the config itself, the refusal says by which call a fresh one is given."""
+    refusal = refused_by(
+        vending, cluster, namespace, service_account_jwt=expired_token(cluster, "kubevend", "kubevend")
+    )
+
+    update = 'UpdateConfig \'{"config":{"name":"configs/broken","serviceAccountJwt":"TOKEN"}}\' takes it'
+    words = ("the stored token", "it expired at", "`kubectl create token kubevend --namespace=kubevend`", update)
+    check(refusal, "FAILED_PRECONDITION", "KUBERNETES_UNAUTHORIZED", PRECONDITION, *words)
+
+
+def test_a_credential_for_another_audience(vending: Vending, cluster: DevCluster, namespace: str) -> None:
+    """A token that was made for somebody else than the API server is refused by telling for whom it is."""
+    refusal = refused_by(
+        vending, cluster, namespace, service_account_jwt=cluster.token("kubevend", "kubevend", audience="vault")
+    )
+
+    words = ("configs/broken", "for another audience than the API server's (it is for vault)")
+    check(refusal, "FAILED_PRECONDITION", "KUBERNETES_UNAUTHORIZED", PRECONDITION, *words)
+
+
+def test_a_client_certificate_refused(
+    vending: Vending, cluster: DevCluster, capped_cluster: DevCluster, namespace: str
+) -> None:
+    """A client certificate that another cluster signed is told as that, and how one is made that will do."""
+    certificate, private_key = client_certificate(capped_cluster, "kubevend")
+    pair = config_service_pb2.ClientCertificate(certificate=certificate, private_key=private_key)
+
+    refusal = refused_by(vending, cluster, namespace, client_certificate=pair)
+
+    update = '"clientCertificate":{"certificate":"PEM","privateKey":"PEM"}}}\' takes it'
+    words = ("the client certificate (configs/broken)", "not signed by", "kubernetes.io/kube-apiserver-client", update)
+    check(refusal, "FAILED_PRECONDITION", "KUBERNETES_UNAUTHORIZED", PRECONDITION, *words)
+
+
 def test_no_right(vending: Vending) -> None:
     """RBAC that lacks altogether: who lacks what and where, that the namespace may not exist, and what grants it."""
     vending.admin.create_role("elsewhere", allowed_namespaces=["nowhere"])
@@ -201,6 +240,29 @@ def test_the_commands_in_a_refusal_mend_it(vending: Vending, cluster: DevCluster
 
     assert len(commands) == 2
     assert until(lambda: issued(vending, "roles/web"), "the role binding to come into force").service_account == "web"
+
+
+@pytest.mark.parametrize("broken", ["kubernetes_host", "kubernetes_ca_cert"])
+def test_the_update_in_a_refusal_mends_it(
+    vending: Vending, cluster: DevCluster, capped_cluster: DevCluster, namespace: str, broken: str
+) -> None:
+    """The call that a refusal prints, with its capitals filled in as the refusal says, is enough."""
+    wrong = {"kubernetes_host": "https://127.0.0.1:9", "kubernetes_ca_cert": capped_cluster.ca_file.read_text()}
+    refusal = refused_by(vending, cluster, namespace, **{broken: wrong[broken]})
+    printed = refusal.message.partition("ConfigService/UpdateConfig '")[2].partition("'")[0]
+    # As `awk '{printf "%s\\n", $0}'` writes it.
+    authority = cluster.ca_file.read_text().replace("\n", "\\n")
+    for words, value in (
+        ("https://HOST:PORT", cluster.server),
+        ("PEM", authority),
+        ("TOKEN", cluster.token("kubevend", "kubevend")),
+    ):
+        printed = printed.replace(f'"{words}"', f'"{value}"')
+
+    config = json_format.Parse(printed, config_service_pb2.UpdateConfigRequest())
+    vending.admin.call(vending.admin.configs.UpdateConfig, config)
+
+    assert vending.admin.issue("roles/broken").token
 
 
 def issued(vending: Vending, role: str) -> issue_service_pb2.IssueTokenResponse | None:
@@ -350,6 +412,86 @@ def test_names_that_are_taken(vending: Vending, cluster: DevCluster) -> None:
     again = config_service_pb2.CreateConfigRequest(config_id="default", config=config)
 
     refusal = admin.refused(admin.configs.CreateConfig, again)
+    role = admin.call(admin.roles.GetRole, role_service_pb2.GetRoleRequest(name="roles/ci")).role
+    second = admin.refused(admin.roles.CreateRole, role_service_pb2.CreateRoleRequest(role_id="ci", role=role))
 
     words = ("configs/default exists already", "UpdateConfig")
     check(refusal, "ALREADY_EXISTS", "CONFIG_EXISTS", ALWAYS, *words)
+    check(second, "ALREADY_EXISTS", "ROLE_EXISTS", ALWAYS, "roles/ci exists already", "UpdateRole")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason", "words"),
+    [
+        ("namespace", "apps", "NAMESPACE_REQUIRED", ("roles/two allows apps, web", "set namespace")),
+        (
+            "service_account_name",
+            "demo",
+            "SERVICE_ACCOUNT_REQUIRED",
+            ("roles/two allows demo, ghost", "set service_account_name"),
+        ),
+        ("audiences", ["a"], "AUDIENCE_REQUIRED", ("roles/two allows the audiences a, b", "set audiences")),
+    ],
+)
+def test_what_a_role_leaves_open_must_be_said(
+    vending: Vending, field: str, value: Any, reason: str, words: tuple[str, ...]
+) -> None:
+    """Where a role allows several, the request that does not say which is told the field and what it can be."""
+    vending.admin.create_role(
+        "two",
+        allowed_namespaces=["apps", "web"],
+        allowed_service_accounts=["demo", "ghost"],
+        allowed_audiences=["a", "b"],
+    )
+    whole = {"namespace": "apps", "service_account_name": "demo", "audiences": ["a"], "validate_only": True}
+
+    refusal = vending.admin.issue_refused("roles/two", **{name: whole[name] for name in whole if name != field})
+
+    check(refusal, "INVALID_ARGUMENT", reason, BAD_REQUEST, *words)
+    assert refusal.violations == (field,)
+    assert vending.admin.issue("roles/two", **{**whole, field: value}).namespace == "apps"
+
+
+def test_a_config_moves_with_its_credential(vending: Vending, cluster: DevCluster) -> None:
+    """Another host without the credential is refused by naming the field that is missing, and then taken with it."""
+    admin = vending.admin
+    config = config_service_pb2.Config(name="configs/default", kubernetes_host="https://127.0.0.1:9")
+
+    refusal = admin.refused(admin.configs.UpdateConfig, config_service_pb2.UpdateConfigRequest(config=config))
+
+    words = ("give configs/default its credential again", "in the same UpdateConfig, as service_account_jwt")
+    check(refusal, "INVALID_ARGUMENT", "CREDENTIAL_REQUIRED", BAD_REQUEST, *words)
+    assert refusal.violations == ("config.service_account_jwt",)
+    config.service_account_jwt = cluster.token("kubevend", "kubevend")
+    admin.call(admin.configs.UpdateConfig, config_service_pb2.UpdateConfigRequest(config=config))
+
+
+def test_a_role_that_cannot_be(vending: Vending) -> None:
+    """A role that contradicts itself is refused by every field at fault, a mask by the fields that it can name."""
+    admin = vending.admin
+    role = role_service_pb2.Role(
+        allowed_namespaces=["apps"],
+        allowed_service_accounts=["demo"],
+        allowed_audiences=["a"],
+        ttl=Duration(seconds=60),
+        max_ttl=Duration(seconds=30),
+    )
+    masked = role_service_pb2.UpdateRoleRequest(
+        role=role_service_pb2.Role(name="roles/ci"), update_mask=FieldMask(paths=["create_time"])
+    )
+
+    impossible = admin.refused(admin.roles.CreateRole, role_service_pb2.CreateRoleRequest(role_id="no", role=role))
+    refusal = admin.refused(admin.roles.UpdateRole, masked)
+
+    check(impossible, "INVALID_ARGUMENT", "ROLE_INVALID", BAD_REQUEST, "role.ttl: 60s is less than 600s")
+    assert {"role.ttl", "role.max_ttl"} <= set(impossible.violations)
+    check(refusal, "INVALID_ARGUMENT", "UPDATE_MASK_INVALID", BAD_REQUEST, "create_time", "allowed_namespaces")
+
+
+def test_a_lease_that_is_none(vending: Vending) -> None:
+    """A lease that is not there is told with what lists those that are."""
+    request = lease_service_pb2.GetLeaseRequest(name=f"leases/{'0' * 26}")
+
+    refusal = vending.admin.refused(vending.admin.leases.GetLease, request)
+
+    check(refusal, "NOT_FOUND", "LEASE_NOT_FOUND", ALWAYS, request.name, "ListLeases")

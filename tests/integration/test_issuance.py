@@ -206,25 +206,64 @@ def test_the_cluster_shortens(start: Start, capped_cluster: DevCluster) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "status", "reason"),
+    ("fields", "status", "reason", "words"),
     [
-        ({"namespace": "kube-system"}, "PERMISSION_DENIED", "NAMESPACE_NOT_ALLOWED"),
-        ({"service_account_name": "other"}, "PERMISSION_DENIED", "SERVICE_ACCOUNT_NOT_ALLOWED"),
-        ({"audiences": ["vault"]}, "PERMISSION_DENIED", "AUDIENCE_NOT_ALLOWED"),
-        ({"audiences": ["kubevend"]}, "PERMISSION_DENIED", "AUDIENCE_NOT_ALLOWED"),
-        ({"ttl": seconds(599)}, "INVALID_ARGUMENT", "TTL_TOO_SHORT"),
-        ({"ttl": seconds(600), "min_ttl": seconds(700)}, "INVALID_ARGUMENT", "MIN_TTL_ABOVE_TTL"),
-        ({"min_ttl": seconds(90000)}, "FAILED_PRECONDITION", "MIN_TTL_NOT_MET"),
-        ({"namespace": "Not/A/Name"}, "INVALID_ARGUMENT", "FIELD_INVALID"),
-        ({"role": "roles/none"}, "NOT_FOUND", "ROLE_NOT_FOUND"),
+        (
+            {"namespace": "kube-system"},
+            "PERMISSION_DENIED",
+            "NAMESPACE_NOT_ALLOWED",
+            ["it allows test-", "Ask for one of those", "allowed_namespaces of roles/ci extended"],
+        ),
+        (
+            {"service_account_name": "other"},
+            "PERMISSION_DENIED",
+            "SERVICE_ACCOUNT_NOT_ALLOWED",
+            ["it allows demo", "Ask for one of those", "allowed_service_accounts of roles/ci extended"],
+        ),
+        (
+            {"audiences": ["vault"]},
+            "PERMISSION_DENIED",
+            "AUDIENCE_NOT_ALLOWED",
+            ["'vault'", f"it allows {KUBERNETES_AUDIENCE}", "allowed_audiences of roles/ci extended"],
+        ),
+        ({"audiences": ["kubevend"]}, "PERMISSION_DENIED", "AUDIENCE_NOT_ALLOWED", ["'kubevend'"]),
+        ({"ttl": seconds(599)}, "INVALID_ARGUMENT", "TTL_TOO_SHORT", ["ttl is 599s", "ask for 600s or more"]),
+        (
+            {"ttl": seconds(600), "min_ttl": seconds(700)},
+            "INVALID_ARGUMENT",
+            "MIN_TTL_ABOVE_TTL",
+            ["min_ttl", "700s", "600s"],
+        ),
+        (
+            {"min_ttl": seconds(90000)},
+            "FAILED_PRECONDITION",
+            "MIN_TTL_NOT_MET",
+            ["min_ttl is 90000s", "would live 3600s only", "Ask for a longer ttl"],
+        ),
+        (
+            {"namespace": "Not/A/Name"},
+            "INVALID_ARGUMENT",
+            "FIELD_INVALID",
+            ["namespace is 'Not/A/Name'", "must be the name of a namespace"],
+        ),
+        ({"role": "roles/none"}, "NOT_FOUND", "ROLE_NOT_FOUND", ["roles/none", "ListRoles"]),
     ],
 )
 def test_what_is_not_allowed_is_refused(
-    vending: Vending, cluster: DevCluster, namespace: str, fields: dict[str, Any], status: str, reason: str
+    vending: Vending,
+    cluster: DevCluster,
+    namespace: str,
+    fields: dict[str, Any],
+    status: str,
+    reason: str,
+    words: list[str],
 ) -> None:
-    """What the role does not allow is refused, recorded with its reason, and never asked of the cluster."""
+    """What the role does not allow is refused with what to do, recorded, and never asked of the cluster."""
     refusal = vending.admin.issue_refused(**fields)
 
+    named = {"INVALID_ARGUMENT": ["google.rpc.BadRequest"], "FAILED_PRECONDITION": ["google.rpc.PreconditionFailure"]}
+    assert list(refusal.details) == ["google.rpc.ErrorInfo", "google.rpc.RequestInfo", *named.get(status, [])]
+    assert not [word for word in words if word not in refusal.message], refusal.message
     (event,) = vending.events(method="kubevend.v1.IssueService/IssueToken")
     assert (refusal.status, refusal.reason) == (status, reason)
     assert (event["status"], event["reason"], event["message"]) == (status, reason, refusal.message)
@@ -249,6 +288,8 @@ def test_a_changed_role_holds_at_once(vending: Vending) -> None:
     expected.update_time.CopyFrom(changed.update_time)
     assert changed == expected
     assert (stale.status, stale.reason) == ("ABORTED", "ETAG_MISMATCH")
+    assert "read it again, and make the change to what you get" in stale.message
+    assert stale.details == ("google.rpc.ErrorInfo", "google.rpc.RequestInfo")
     assert [(w.reason, dict(w.metadata)) for w in reply.warnings] == [
         ("TTL_CAPPED_BY_ROLE", {"by": "max_ttl of roles/ci", "from": "3600s", "to": "900s"})
     ]

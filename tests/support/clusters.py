@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import ssl
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 
 from devcluster import DevCluster
@@ -64,6 +66,47 @@ roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: kubevend}}
 subjects: [{{kind: ServiceAccount, name: kubevend, namespace: kubevend}}]
 """
     )
+
+
+def allow_anchors(cluster: DevCluster, namespace: str) -> None:
+    """Let kubevend make and delete Secrets in a namespace, and nothing else with them."""
+    cluster.apply(
+        f"""
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {{name: kubevend-anchors, namespace: {namespace}}}
+rules:
+- {{apiGroups: [""], resources: [secrets], verbs: [create, delete]}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {{name: kubevend-anchors, namespace: {namespace}}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: kubevend-anchors}}
+subjects: [{{kind: ServiceAccount, name: kubevend, namespace: kubevend}}]
+"""
+    )
+
+
+def anchors(cluster: DevCluster, namespace: str) -> list[str]:
+    """The names of the anchors in a namespace."""
+    listed = cluster.kubectl(
+        "get", "secrets", f"--namespace={namespace}", "--field-selector=type=kubevend.dev/anchor", "--output=name"
+    )
+    return [name.removeprefix("secret/") for name in listed.split()]
+
+
+def works(cluster: DevCluster, token: str) -> bool:
+    """Whether the API server accepts a token."""
+    headers = {"Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(f"{cluster.server}/version", headers=headers)  # noqa: S310 - the devcluster's https URL
+    trust = ssl.create_default_context(cafile=str(cluster.ca_file))
+    try:
+        with urllib.request.urlopen(request, context=trust):  # noqa: S310
+            return True
+    except urllib.error.HTTPError as error:
+        if error.code == HTTPStatus.UNAUTHORIZED:
+            return False
+        raise
 
 
 def grant_everywhere(cluster: DevCluster, service_account: str) -> None:

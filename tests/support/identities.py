@@ -38,14 +38,16 @@ def client_certificate(cluster: DevCluster, user: str, life: timedelta = timedel
     return certificate.public_bytes(serialization.Encoding.PEM).decode(), written.decode()
 
 
-def expired_token(cluster: DevCluster, namespace: str, service_account: str) -> str:
+def expired_token(
+    cluster: DevCluster, namespace: str, service_account: str, audience: str = "https://kubernetes.default.svc"
+) -> str:
     """A token that the cluster itself would have signed two hours ago, and that ended an hour ago."""
     key = serialization.load_pem_private_key((cluster.ca_file.parent / "sa.key").read_bytes(), password=None)
     assert isinstance(key, rsa.RSAPrivateKey)
     now = int(datetime.now(UTC).timestamp())
     claims = {
         "iss": "https://kubernetes.default.svc",
-        "aud": ["https://kubernetes.default.svc"],
+        "aud": [audience],
         "iat": now - 7200,
         "nbf": now - 7200,
         "exp": now - 3600,

@@ -179,7 +179,9 @@ class Malformed:
         self._seen: dict[str, list[Any]] = {}
         for example in examples:
             self._learn(example)
-        self._texts = sorted({value for values in self._seen.values() for value in values if isinstance(value, str)})
+        # In the order in which they were learned: what is made must not depend on what is in a token.
+        texts = (value for values in self._seen.values() for value in values if isinstance(value, str))
+        self._texts = list(dict.fromkeys(texts))
 
     def requests(self, descriptor: Descriptor) -> st.SearchStrategy[bytes]:
         """Serialized messages: most are sound but for a field or two, some are wild, some have what is not theirs."""

@@ -25,7 +25,7 @@ from kubevend_server.configs import Config, Credential
 from kubevend_server.leases import Lease, LeaseToken
 from kubevend_server.policy.access import Decision
 from kubevend_server.policy.grant import Grant, grant
-from kubevend_server.policy.terms import Asked, Limits, terms
+from kubevend_server.policy.terms import Asked, Limits, Naming, terms
 from kubevend_server.roles import Role
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, 123456, tzinfo=UTC)
@@ -35,6 +35,9 @@ AUDIT_KEY = bytes(range(32))
 ADMIN_TOKEN = "kubevend-admin-for-the-tests"
 SECRET = "s3cr3t-jwt-of-a-cluster"
 PERMIT_ALL = '@id("everything") permit(principal, action, resource);'
+
+
+NAMING = Naming("leases/01kqr6d2m0abcdefghjkmnpqrs", "kubernetes://prod/ci/runner")
 
 
 def clock() -> datetime:
@@ -75,7 +78,7 @@ def limits(**overrides: Any) -> Limits:
 
 def granted(**overrides: Any) -> Grant:
     """The grant of a request through `role`, with overrides of the request."""
-    return grant(terms(role(), asked(**overrides), limits()), Decision(True, ("everything",)))
+    return grant(terms(role(), asked(**overrides), limits(), NAMING), Decision(True, ("everything",)))
 
 
 def config(**overrides: Any) -> Config:

@@ -141,6 +141,23 @@ async def test_a_token_that_is_none_is_refused_at_once(token: str) -> None:
 ANYTHING = st.one_of(st.none(), st.text(), st.integers(), st.floats(), st.lists(st.text()))
 
 
+@pytest.mark.parametrize(
+    ("subject", "told"),
+    [
+        ("system:serviceaccount:ci:runner", "runner --namespace=ci"),
+        ("system:serviceaccount:ci:--help", "NAME --namespace=NAMESPACE"),
+        ("somebody", "NAME --namespace=NAMESPACE"),
+        (5, "NAME --namespace=NAMESPACE"),
+    ],
+)
+@pytest.mark.parametrize("claims", [{"aud": "vault"}, {"exp": 1}])
+async def test_a_token_of_no_use_says_how_to_make_another(claims: dict[str, Any], subject: object, told: str) -> None:
+    """A token for somebody else, or one that has ended, is refused with the command that makes one that will do."""
+    with pytest.raises(Unauthenticated) as refusal:
+        await authenticator(prod()).authenticate({"authorization": f"Bearer {bearer(sub=subject, **claims)}"})
+    assert refusal.value.message.endswith(f"by hand, `kubectl create token {told} --audience=kubevend` makes one.")
+
+
 @given(st.dictionaries(st.sampled_from(["aud", "exp"]), ANYTHING))
 async def test_no_claims_bring_the_server_down(claims: dict[str, Any]) -> None:
     """Whatever a token's claims are, the answer is a caller or a refusal."""
@@ -304,9 +321,11 @@ def test_the_admins_token_is_made_at_the_first_start(tmp_path: Path) -> None:
     assert digest == hashlib.sha256(token.encode()).digest() == read_admin_digest(file)
 
 
-@pytest.mark.parametrize("text", ["", "\n", "short"])
+@pytest.mark.parametrize(
+    "text", ["", "\n", "short", "kubevend-admin-" + "a" * 43, "A1b2" * 12, "kubevend-admin-" + "A1b2" * 7]
+)
 def test_a_file_without_a_token_is_refused(tmp_path: Path, text: str) -> None:
-    """An empty or short token is none: everyone could guess it."""
+    """What is empty or short everyone could guess, and what has another form could not be kept out of logs."""
     file = tmp_path / "admin.token"
     file.write_text(text)
     with pytest.raises(ValueError, match="holds no token"):

@@ -41,7 +41,7 @@ from kubevend_server.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from tests.unit.builders import bearer
+from tests.unit.builders import bearer, client_certificate
 
 HOST = "https://10.0.0.1:6443"
 MINTING = Attempt(
@@ -320,9 +320,8 @@ def test_another_name_says_how_to_see_the_right_ones(host: str, where: str) -> N
     """Where a certificate is for other names, a command shows which, with the host as one word to a shell."""
     message = from_exception(_refused_certificate(62, "Hostname mismatch"), replace(MINTING, host=host)).message
     assert message.endswith(
-        "for which the certificate was made, in UpdateConfig together with the credential, which is asked for again. "
-        f"`kubectl cluster-info` shows an address that fits; `openssl s_client -connect {where} </dev/null | openssl "
-        "x509 -noout -ext subjectAltName` shows what it was made for."
+        "for which the certificate was made: `kubectl cluster-info` shows one that fits; `openssl s_client -connect "
+        f"{where} </dev/null | openssl x509 -noout -ext subjectAltName` shows what it was made for."
     )
 
 
@@ -333,31 +332,85 @@ def test_a_host_that_is_none_has_no_command(host: str) -> None:
     assert "openssl s_client" not in message
 
 
-BY_UPDATE = "in UpdateConfig together with the credential, which is asked for again"
+AGAIN = "sets it; the credential is asked for again, since it was not meant for the new one."
+GIVEN = '"tokenFile":"/run/prod/token"'
 
 
 @pytest.mark.parametrize(
-    ("trusts", "label", "told"),
+    ("trusts", "given", "told"),
     [
-        ("kubernetes_ca_cert of configs/default", "configs/default", True),
-        ("the CA file /ca.crt", "configs/default", False),
-        ("the CA file /ca.crt", "callers.clusters.prod", False),
+        ("kubernetes_ca_cert of configs/default", GIVEN, True),
+        ("kubernetes_ca_cert of configs/default", '"inCluster":{}', True),
+        ("the CA file /ca.crt", '"inCluster":{}', False),
+        ("the CA file /ca.crt", "", False),
     ],
 )
-def test_a_ca_is_changed_where_it_stands(trusts: str, label: str, told: bool) -> None:
-    """Only what stands in a config is changed with UpdateConfig."""
-    error = from_exception(_refused_certificate(18, "x"), replace(MINTING, trusts=trusts, label=label))
-    assert (BY_UPDATE in error.message) == told
+def test_a_ca_is_changed_where_it_stands(trusts: str, given: str, told: bool) -> None:
+    """Only what stands in a config is changed with UpdateConfig, and the call is told, as JSON takes the CA."""
+    error = from_exception(_refused_certificate(18, "x"), replace(MINTING, trusts=trusts, given=given))
+    update = f'{{"config":{{"name":"configs/default","kubernetesCaCert":"PEM",{given}}}}}'
+    assert error.message.endswith(f" ConfigService/UpdateConfig '{update}' {AGAIN}") == told
+    assert ("""| base64 -d | awk '{printf "%s\\\\n", $0}'`""" in error.message) == told
 
 
-@pytest.mark.parametrize("label", ["configs/default", "callers.clusters.prod"])
+@pytest.mark.parametrize("given", [GIVEN, '"inCluster":{}', ""])
 @pytest.mark.parametrize(
     "error", [TimeoutError(), Redirected(), aiohttp.ClientConnectorSSLError(KEY, REFUSED), UnicodeError()]
 )
-def test_a_host_is_changed_with_its_credential(error: Exception, label: str) -> None:
-    """Who is told to change the host of a config is told that the credential is asked for again."""
-    message = from_exception(error, replace(MINTING, label=label)).message
-    assert (BY_UPDATE in message) == ("kubernetes_host" in message and label.startswith("configs/"))
+def test_a_host_is_changed_with_its_credential(error: Exception, given: str) -> None:
+    """Who is told to change a config's host is told by which call, with the credential, which is asked for again; the
+    pod's own can be shown to no other host.
+    """
+    message = from_exception(error, replace(MINTING, given=given)).message
+    update = f'{{"config":{{"name":"configs/default","kubernetesHost":"https://HOST:PORT",{GIVEN}}}}}'
+    told = message.endswith(f" ConfigService/UpdateConfig '{update}' {AGAIN}")
+    assert told == ("kubernetes_host" in message and given == GIVEN)
+
+
+@pytest.mark.parametrize("given", ['"tokenFile":"/it\'s/token"', f'"tokenFile":"/{"a" * 400}"'])
+def test_a_call_that_cannot_be_pasted_is_left_out(given: str) -> None:
+    """A path that a shell would take otherwise, or that is too long, is told in words alone."""
+    message = from_exception(Redirected(), replace(MINTING, given=given)).message
+    assert message.endswith(f" UpdateConfig {AGAIN}")
+
+
+@pytest.mark.parametrize(
+    ("given", "takes"),
+    [
+        ('"serviceAccountJwt":"TOKEN"', True),
+        ('"clientCertificate":{"certificate":"PEM","privateKey":"PEM"}', True),
+        ('"clientCertificateFiles":{"certificateFile":"/a","privateKeyFile":"/b"}', False),
+        (GIVEN, False),
+        ('"inCluster":{}', False),
+        ("", False),
+    ],
+)
+def test_a_stored_credential_is_renewed_by_update(given: str, takes: bool) -> None:
+    """A credential that is in no file is given anew by UpdateConfig, and a 401 tells the call."""
+    message = _status(401, attempt=replace(MINTING, given=given)).message
+    told = f'ConfigService/UpdateConfig \'{{"config":{{"name":"configs/default",{given}}}}}\' takes it.'
+    assert message.endswith(told) == takes
+
+
+def test_a_401_tells_for_whom_the_token_is() -> None:
+    """The audiences of a token that is not accepted are told, since they may be why."""
+    for audiences, told in (("vault", "vault"), (["vault", "b"], "vault, b")):
+        message = _status(401, presented=Presented(bearer(aud=audiences, exp=4102444800))).message
+        assert f"is for another audience than the API server's (it is for {told})." in message
+    nothing: list[object] = [None, 5, [], ""]
+    for audience in nothing:
+        message = _status(401, presented=Presented(bearer(aud=audience, exp=4102444800))).message
+        assert "is for another audience than the API server's. Put" in message
+
+
+def test_a_certificate_that_is_not_accepted_is_no_token() -> None:
+    """A 401 for a client certificate tells how a certificate is made anew."""
+    valid, ended = client_certificate(life=timedelta(days=99999)), client_certificate(life=timedelta(days=-1 / 2))
+    renewal = "Put one in its place, with its key, that the cluster has signed (a CertificateSigningRequest for "
+    message = _status(401, presented=valid.presented).message
+    assert "not signed by an authority that the cluster lets sign client certificates. " + renewal in message
+    message = _status(401, presented=ended.presented).message
+    assert "(configs/default): it expired at 2026-05-04T00:00:00+00:00. " + renewal in message
 
 
 def test_a_missing_service_account_may_be_another_one() -> None:

@@ -96,6 +96,18 @@ def _leases(**fields: Any) -> ls.ListLeasesRequest:
     return ls.ListLeasesRequest(filter=ls.LeaseFilter(**fields))
 
 
+def _revoked(**fields: Any) -> ls.RevokeLeasesRequest:
+    return ls.RevokeLeasesRequest(filter=ls.LeaseFilter(**fields))
+
+
+def _selecting(**fields: Any) -> rs.CreateRoleRequest:
+    return _role(allowed_namespace_selector=rs.LabelSelector(**fields))
+
+
+def _requirement(**fields: Any) -> rs.LabelSelectorRequirement:
+    return rs.LabelSelectorRequirement(**{"key": "env", "operator": "OPERATOR_EXISTS", **fields})
+
+
 def _named(request: Callable[[Any], Message], field: str, words: str, collection: str, empty: str = "") -> Rule:
     long = f"{collection}/{'a' * 64}"
     bad = {name: f"is {name!r}: " for name in ("ci", f"{collection}/", "other/ci", f"{collection}/Ci")}
@@ -136,11 +148,11 @@ def _allowed(
     request: Callable[[Any], Message], field: str, kind: str, words: str, bad: Mapping[str, str]
 ) -> list[Rule]:
     many = [f"a{number}" for number in range(101)]
-    all_words = f"must be 1 to 100 {kind}, each of them once, or * alone for all: {NOTHING}"
+    all_words = f"must be at most 100 {kind}, each of them once, or * alone for all"
     common = {"": "is empty: ", "**": "is '**': ", "a*": "is 'a*': ", "A": "is 'A': ", "a/b": "is 'a/b': "}
     common |= {"-a": "is '-a': ", "a-": "is 'a-': ", "a\n": "is 'a\\n': ", "ä": "is '\\xe4': "}
     return [
-        Rule(request, field, all_words, [["*"], many[:1], many[:100]], [[], ["a", "a"], many]),
+        Rule(request, field, all_words, [[], ["*"], many[:1], many[:100]], [["a", "a"], many]),
         Rule(
             lambda item: request(["x", item]),
             f"{field}[1]",
@@ -184,6 +196,99 @@ ISSUE_RULES = [
         lambda items: _issue(audiences=items), "audiences", "must be at most 20 audiences, each of them once", least=0
     ),
 ]
+
+
+def _made_roles() -> list[Rule]:
+    """What a role must keep that makes credentials, that selects namespaces, or whose leases can be ended."""
+    field, kinds = "role.allowed_namespace_selector", [-1, 3]
+    kind_words = "must be KUBERNETES_ROLE_KIND_ROLE or KUBERNETES_ROLE_KIND_CLUSTER_ROLE"
+    name_words = "must be the name of a Role or ClusterRole, 1 to 253 characters without / and %: view"
+    rules_words = (
+        "must be rules as in a Role's manifest, in YAML or JSON, at most 65536 characters: "
+        '[{apiGroups: [""], resources: [pods], verbs: [get, list]}]'
+    )
+    return [
+        Rule(
+            lambda count: _selecting(match_labels={str(number): "" for number in range(count)}),
+            f"{field}.match_labels",
+            "must be at most 32 labels",
+            [0, 32],
+            [33],
+        ),
+        Rule(
+            lambda count: _selecting(match_expressions=[_requirement()] * count),
+            f"{field}.match_expressions",
+            "must be at most 32 requirements",
+            [0, 32],
+            [33],
+        ),
+        Rule(
+            lambda operator: _selecting(match_expressions=[_requirement(operator=operator)]),
+            f"{field}.match_expressions[0].operator",
+            "must be OPERATOR_IN, OPERATOR_NOT_IN, OPERATOR_EXISTS or OPERATOR_DOES_NOT_EXIST",
+            [1, 2, 3, 4],
+            [0, -1, 5],
+        ),
+        Rule(
+            lambda count: _selecting(match_expressions=[_requirement(values=["a"] * count)]),
+            f"{field}.match_expressions[0].values",
+            "must be at most 100 values",
+            [0, 100],
+            [101],
+        ),
+        Rule(
+            lambda revocation: _role(revocation=revocation),
+            "role.revocation",
+            "must be REVOCATION_NONE, REVOCATION_PER_LEASE, REVOCATION_PER_CALLER or REVOCATION_PER_ROLE, or left out",
+            [0, 1, 2, 3, 4],
+            [-1, 5],
+        ),
+        Rule(
+            lambda kind: _role(kubernetes_role=rs.KubernetesRole(kind=kind, name="view")),
+            "role.kubernetes_role.kind",
+            kind_words,
+            [0, 1, 2],
+            kinds,
+        ),
+        Rule(
+            lambda name: _role(kubernetes_role=rs.KubernetesRole(name=name)),
+            "role.kubernetes_role.name",
+            name_words,
+            ["view", "system:node", "a" * 253],
+            {"": "is empty: ", "a/b": "is 'a/b': ", "a%": "is 'a%': ", "a" * 254: ""},
+        ),
+        Rule(
+            lambda kind: _role(generated_role=rs.GeneratedRole(kind=kind, rules="[]")),
+            "role.generated_role.kind",
+            kind_words,
+            [0, 1, 2],
+            kinds,
+        ),
+        Rule(
+            lambda rules: _role(generated_role=rs.GeneratedRole(rules=rules)),
+            "role.generated_role.rules",
+            rules_words,
+            ["[]", "x" * 65536],
+            {"": "is empty: ", "x" * 65537: ""},
+        ),
+        _longest(lambda template: _role(name_template=template), "role.name_template", 100),
+        Rule(
+            lambda count: _role(extra_labels={str(number): "" for number in range(count)}),
+            "role.extra_labels",
+            "must be at most 32 labels",
+            [0, 32],
+            [33],
+        ),
+        Rule(
+            lambda count: _role(extra_annotations={str(number): "" for number in range(count)}),
+            "role.extra_annotations",
+            "must be at most 32 annotations",
+            [0, 32],
+            [33],
+        ),
+        _longest(lambda value: _role(extra_annotations={"a": value}), "role.extra_annotations[a]", 4096),
+    ]
+
 
 ROLE_RULES = [
     _named(lambda name: rs.GetRoleRequest(name=name), "name", A_ROLE, "roles", empty="is empty: "),
@@ -245,6 +350,7 @@ ROLE_RULES = [
     ),
     _longest(lambda value: _role(labels={"team": value}), "role.labels[team]", 253),
     _longest(lambda etag: _role(etag=etag), "role.etag", 64),
+    *_made_roles(),
     _named(lambda name: rs.DeleteRoleRequest(name=name), "name", A_ROLE, "roles", empty="is empty: "),
     _longest(lambda etag: rs.DeleteRoleRequest(name="roles/ci", etag=etag), "etag", 64),
 ]
@@ -272,9 +378,28 @@ LEASE_RULES = [
     Rule(
         lambda state: _leases(state=state),
         "filter.state",
-        "must be STATE_ACTIVE or STATE_EXPIRED, or left out for leases in any state",
+        "must be one of Lease.State, as STATE_ACTIVE, or left out for leases in any state",
         ls.Lease.State.values(),
-        [-1, 3, 9],
+        [-1, 7, 9],
+    ),
+    Rule(
+        lambda name: ls.RevokeLeaseRequest(name=name),
+        "name",
+        A_LEASE,
+        ["leases/" + "a0" * 13],
+        {"": "is empty: ", "leases/a": "is 'leases/a': "},
+    ),
+    _named(lambda name: _revoked(role=name), "filter.role", A_ROLE, "roles"),
+    _named(lambda name: _revoked(config=name), "filter.config", A_CONFIG, "configs"),
+    _longest(lambda name: _revoked(namespace=name), "filter.namespace", 63),
+    _longest(lambda name: _revoked(service_account=name), "filter.service_account", 253),
+    _longest(lambda name: _revoked(caller=name), "filter.caller", 2048),
+    Rule(
+        lambda state: _revoked(state=state),
+        "filter.state",
+        "must be one of Lease.State, as STATE_ACTIVE, or left out for leases in any state",
+        ls.Lease.State.values(),
+        [-1, 7, 9],
     ),
 ]
 
@@ -379,7 +504,8 @@ def _ruled(message: Descriptor, prefix: str = "") -> Iterator[str]:
         if rules.repeated.HasField("items") or rules.map.HasField("keys") or rules.map.HasField("values"):
             yield f"{prefix}{field.name}[]"
         if field.message_type is not None and field.message_type.file.package == "kubevend.v1":
-            yield from _ruled(field.message_type, f"{prefix}{field.name}.")
+            items = "[]" if field.is_repeated else ""
+            yield from _ruled(field.message_type, f"{prefix}{field.name}{items}.")
 
 
 @pytest.mark.parametrize("module", SERVICES, ids=lambda module: module.DESCRIPTOR.name)
@@ -442,8 +568,8 @@ def test_a_lifetime_has_no_fraction_of_a_second(nanos: int) -> None:
 
 def test_a_prefix_goes_before_every_path() -> None:
     """A message that is checked as part of a request has its fields named from the request."""
-    found = _violations(rs.Role(**{**SOUND, "allowed_namespaces": []}), "role.")
-    assert [violation.field for violation in found] == ["role.allowed_namespaces"]
+    found = _violations(rs.Role(**{**SOUND, "allowed_audiences": []}), "role.")
+    assert [violation.field for violation in found] == ["role.allowed_audiences"]
 
 
 def test_several_faults_are_told_at_once() -> None:

@@ -23,7 +23,7 @@ from kubevend_server.policy.access import (
 )
 from kubevend_server.policy.terms import terms
 from kubevend_server.roles import Role
-from tests.unit.builders import PERMIT_ALL, asked, config, lease, limits, role
+from tests.unit.builders import NAMING, PERMIT_ALL, asked, config, lease, limits, role
 
 RUNNER = service_account("prod", "ci", "runner")
 DENIED = Decision(False, ())
@@ -40,7 +40,7 @@ def _methods() -> set[str]:
 
 def _issue(policies: str, of: Any = None, caller: Any = RUNNER, source: str = "", **request: Any) -> Decision:
     of = of or role()
-    circumstances = Circumstances(source, terms(of, asked(**request), limits()))
+    circumstances = Circumstances(source, terms(of, asked(**request), limits(), NAMING))
     return AccessPolicy(policies).authorize(caller, "IssueToken", of, circumstances)
 
 
@@ -51,7 +51,7 @@ def test_the_schema_knows_every_method_and_nothing_else() -> None:
 
 def _circumstances(action: str) -> Circumstances:
     if action == "IssueToken":
-        return Circumstances(terms=terms(role(), asked(), limits()))
+        return Circumstances(terms=terms(role(), asked(), limits(), NAMING))
     proposed: dict[str, Role | Config] = {"CreateRole": role(), "UpdateRole": role()}
     proposed |= {"CreateConfig": config(), "UpdateConfig": config()}
     return Circumstances(proposed=proposed.get(action))
@@ -84,7 +84,8 @@ def test_a_group_holds_its_actions_and_no_others(group: str) -> None:
         if policy.authorize(RUNNER, action, _resource(action), _circumstances(action)).allowed
     }
     reads = {name for name in _methods() if name.startswith(("Get", "List"))}
-    writes = {name for name in _methods() if name.startswith(("Create", "Update", "Delete", "Check"))} | {"UseConfig"}
+    changing = ("Create", "Update", "Delete", "Check", "Revoke")
+    writes = {name for name in _methods() if name.startswith(changing)} | {"UseConfig"}
     assert allowed == (reads if group == "view" else writes)
 
 

@@ -8,9 +8,9 @@ import pytest
 from kubevend_server.policy.access import Decision
 from kubevend_server.policy.grant import Grant, grant
 from kubevend_server.policy.terms import terms
-from tests.unit.builders import asked, granted, limits, role
+from tests.unit.builders import NAMING, asked, granted, limits, role
 
-TERMS = terms(role(), asked(), limits())
+TERMS = terms(role(), asked(), limits(), NAMING)
 ALLOWED = Decision(True, ("everything",))
 
 

@@ -22,7 +22,7 @@ from kubevend_server.policy.terms import (
     terms,
 )
 from kubevend_server.roles import Role
-from tests.unit.builders import asked, limits, role
+from tests.unit.builders import NAMING, asked, limits, role
 
 HOUR = timedelta(hours=1)
 
@@ -81,7 +81,7 @@ ANY_LIMITS = st.builds(
 
 def _outcome(case: tuple[Role, Asked], server: Limits) -> Terms | KubevendError:
     try:
-        return terms(*case, server)
+        return terms(*case, server, NAMING)
     except KubevendError as refusal:
         return refusal
 
@@ -159,7 +159,7 @@ def test_a_role_decides_what_is_left_open() -> None:
     """A request that names nothing gets the role's only namespace, ServiceAccount and audience and its ttl, and the
     rules say so.
     """
-    assert terms(role(), asked(), limits()) == Terms(
+    assert terms(role(), asked(), limits(), NAMING) == Terms(
         config="configs/default",
         role="roles/ci",
         namespace="apps",
@@ -183,7 +183,7 @@ def test_a_request_decides_within_the_role() -> None:
         allowed_namespaces=("*",), allowed_service_accounts=("a", "b"), allowed_audiences=("one", "two", "three")
     )
     request = Asked("tools", "b", ("three", "one"), timedelta(minutes=20), timedelta(minutes=10))
-    assert terms(wide, request, limits()) == Terms(
+    assert terms(wide, request, limits(), NAMING) == Terms(
         config="configs/default",
         role="roles/ci",
         namespace="tools",
@@ -203,19 +203,19 @@ def test_a_request_decides_within_the_role() -> None:
 
 def test_default_audiences_come_before_the_only_one() -> None:
     """A request without audiences gets the role's default_audiences where there are any."""
-    got = terms(role(allowed_audiences=("a", "b", "c"), default_audiences=("c", "a")), asked(), limits())
+    got = terms(role(allowed_audiences=("a", "b", "c"), default_audiences=("c", "a")), asked(), limits(), NAMING)
     assert (got.audiences, got.rules[2]) == (("c", "a"), "audiences: default_audiences of roles/ci")
 
 
 def test_the_server_decides_where_nobody_names_a_ttl() -> None:
     """Without a TTL in request and role the server's default_ttl holds."""
-    got = terms(role(ttl=None), asked(), limits())
+    got = terms(role(ttl=None), asked(), limits(), NAMING)
     assert (got.ttl, got.rules[3:]) == (timedelta(minutes=30), ("ttl: the server's default_ttl",))
 
 
 def test_two_caps_are_both_named() -> None:
     """A TTL that the role and then the server shorten comes with a warning and a rule for each."""
-    got = terms(role(max_ttl=2 * HOUR), asked(ttl=3 * HOUR), limits(max_ttl=HOUR))
+    got = terms(role(max_ttl=2 * HOUR), asked(ttl=3 * HOUR), limits(max_ttl=HOUR), NAMING)
     assert (got.ttl, got.rules[3:], got.warnings) == (
         HOUR,
         (
@@ -309,14 +309,14 @@ def test_what_a_role_does_not_allow_is_refused(
 ) -> None:
     """A request beyond the role, or one that leaves open what the role leaves open, is refused with its reason."""
     with pytest.raises(error) as refusal:
-        terms(role(**of), asked(**request_), limits())
+        terms(role(**of), asked(**request_), limits(), NAMING)
     assert (type(refusal.value), refusal.value.reason, refusal.value.violations) == (error, reason, violations)
 
 
 def test_a_refused_name_tells_the_allowed_ones() -> None:
     """The refusal of a namespace says what was asked and what is allowed, for people and for programs."""
     with pytest.raises(PermissionDenied) as refusal:
-        terms(role(allowed_namespaces=("apps", "tools")), asked(namespace="prod"), limits())
+        terms(role(allowed_namespaces=("apps", "tools")), asked(namespace="prod"), limits(), NAMING)
     assert refusal.value.message == (
         "roles/ci does not allow namespace 'prod'; it allows apps, tools. Ask for one of those, or have "
         "allowed_namespaces of roles/ci extended."
@@ -327,14 +327,14 @@ def test_a_refused_name_tells_the_allowed_ones() -> None:
 def test_a_refused_audience_does_not_offer_the_reserved_one() -> None:
     """The refusal of kubevend's own audience lists the others that the role allows, without it."""
     with pytest.raises(PermissionDenied) as refusal:
-        terms(role(allowed_audiences=("kubevend", "api")), asked(audiences=("kubevend",)), limits())
+        terms(role(allowed_audiences=("kubevend", "api")), asked(audiences=("kubevend",)), limits(), NAMING)
     assert refusal.value.metadata == {"role": "roles/ci", "audience": "kubevend", "allowed": "api"}
 
 
 def test_an_unmet_min_ttl_names_who_shortened() -> None:
     """The refusal of a life that is too short says by whose cap it would have been."""
     with pytest.raises(FailedPrecondition) as refusal:
-        terms(role(), asked(ttl=4 * HOUR, min_ttl=3 * HOUR), limits())
+        terms(role(), asked(ttl=4 * HOUR, min_ttl=3 * HOUR), limits(), NAMING)
     assert refusal.value.message == (
         "min_ttl is 10800s, but the token would live 7200s only. The TTL was shortened from 14400s to 7200s by "
         "max_ttl of roles/ci. Ask for a min_ttl of 7200s or less, or have max_ttl of roles/ci raised."
@@ -398,7 +398,7 @@ def test_a_refused_audience_says_what_extending_takes(of: dict[str, Any], wanted
     audience is not to be had by extending.
     """
     with pytest.raises(PermissionDenied) as refusal:
-        terms(role(**of), asked(audiences=(wanted,)), limits())
+        terms(role(**of), asked(audiences=(wanted,)), limits(), NAMING)
     assert refusal.value.message.endswith(f"Ask for one of those{todo}")
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +13,13 @@ from kubevend_server.cluster.credentials import Presented, Stored, TokenFile
 from kubevend_server.configs import Config, Credential
 from kubevend_server.encryption import Keyring
 from kubevend_server.paging import PageTokens
-from tests.unit.builders import SECRET, call, client_certificate, config, granted
+from kubevend_server.redaction import redact
+from tests.unit.builders import SECRET, bearer, call, client_certificate, config, granted, minted
 
 PROCESS = """
+import logging
+import sys
+
 import structlog
 from kubevend_server import logs
 
@@ -28,8 +33,14 @@ try:
     authenticate("s3cr3t-jwt-of-a-cluster", {"authorization": "Bearer s3cr3t-jwt-of-a-cluster"})
 except RuntimeError:
     structlog.get_logger().exception("defect", method="x")
-    import logging
     logging.getLogger("library").exception("a library's error")
+
+structlog.get_logger().warning("shown " + sys.argv[1], file=[sys.argv[1]], **{sys.argv[1]: b"x" + sys.argv[1].encode()})
+try:
+    raise RuntimeError("a path: /" + sys.argv[1])
+except RuntimeError:
+    structlog.get_logger().exception("defect", request=Exception(sys.argv[1]))
+    logging.getLogger("library").exception("%s", sys.argv[1], extra={"headers": sys.argv[1]})
 """
 
 
@@ -37,11 +48,29 @@ def test_the_process_log_shows_no_locals() -> None:
     """A defect's traceback in the process log names files and lines, and no values: on the way of an issuance they are
     bearer tokens, headers and requests. What libraries log is held to the same.
     """
-    done = subprocess.run([sys.executable, "-c", PROCESS], capture_output=True, text=True, check=True)
-    lines = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [line["event"] for line in lines] == ["defect", "a library's error"]
-    assert all("authenticate" in json.dumps(line["exception"]) for line in lines)
-    assert SECRET not in done.stderr
+    lines, written = _logged("x")
+    assert [line["event"] for line in lines] == ["defect", "a library's error", "shown x", "defect", "x"]
+    assert all("authenticate" in json.dumps(line["exception"]) for line in lines[:2])
+    assert SECRET not in written
+
+
+@pytest.mark.parametrize(
+    "secret", [minted(), bearer(), client_certificate().private_key], ids=["minted", "bearer", "key"]
+)
+def test_the_process_log_shows_no_credential(secret: str) -> None:
+    """A credential that is in an event, its fields, or an exception's text is in no line, and each line is JSON."""
+    lines, written = _logged(secret)
+    note = redact(secret)
+    assert [line["event"] for line in lines] == ["defect", "a library's error", f"shown {note}", "defect", note]
+    assert secret not in written
+    # A key's lines are escaped in JSON.
+    assert not any(part in written for part in secret.split("\n") if len(part) > 30 and "-----" not in part)
+
+
+def _logged(shown: str) -> tuple[list[dict[str, Any]], str]:
+    """What a process writes to its log that logs a text wherever one can be; parsed, and as it was written."""
+    done = subprocess.run([sys.executable, "-c", PROCESS, shown], capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stderr.splitlines()], done.stderr
 
 
 @pytest.mark.parametrize(

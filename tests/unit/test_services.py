@@ -257,11 +257,11 @@ async def test_a_moment_beyond_all_time_is_the_callers_mistake(world: World, mom
 async def test_a_changed_role_keeps_the_rules(world: World) -> None:
     """An update is held to the field rules as the role would be, and to the rules of roles."""
     await _with_role(world)
-    empty = rs.UpdateRoleRequest(role=rs.Role(name="roles/ci"), update_mask=FieldMask(paths=["allowed_namespaces"]))
+    empty = rs.UpdateRoleRequest(role=rs.Role(name="roles/ci"), update_mask=FieldMask(paths=["allowed_audiences"]))
     assert await _refusal(world, empty) == (
         code_pb2.INVALID_ARGUMENT,
         "FIELD_INVALID",
-        ["role.allowed_namespaces"],
+        ["role.allowed_audiences"],
     )
     short = rs.UpdateRoleRequest(role=rs.Role(name="roles/ci", ttl=Duration(seconds=60)))
     assert await _refusal(world, short) == (code_pb2.INVALID_ARGUMENT, "ROLE_INVALID", ["role.ttl"])
@@ -323,6 +323,7 @@ async def test_a_lease_is_listed_and_read(world: World) -> None:
         service_account="deployer",
         audiences=["https://api"],
         state=ls.Lease.STATE_ACTIVE,
+        revocation=rs.REVOCATION_NONE,
         create_time=moment,
         expire_time=end,
         tokens=[

@@ -25,7 +25,7 @@ from kubevend_server.roles import Role
 from kubevend_server.store import leases, migrations, roles
 from kubevend_server.store.configs import ConfigStore
 from kubevend_server.store.database import Database
-from kubevend_server.store.leases import LiveLeases
+from kubevend_server.store.leases import LeaseCounts
 from kubevend_server.store.schema import Moment, metadata
 from tests.unit.builders import NOW, SECRET, config, lease, role
 
@@ -71,7 +71,7 @@ def _all(database: Database) -> tuple[list[Config], list[Role]]:
 def _other_default(*compared: Any) -> bool:
     """Whether a default in the database is another than the schema's; Alembic itself takes ('') for another one."""
     _context, _column, _schema_column, found, _clause, wanted = compared
-    return bool((found and found.strip("()")) != (None if wanted is None else f"'{wanted}'"))
+    return bool((found and found.strip("()'")) != (None if wanted is None else wanted.strip("'")))
 
 
 def test_the_migrations_make_the_tables_of_the_schema(database: Database) -> None:
@@ -396,12 +396,13 @@ def test_live_leases_tell_when_the_last_of_them_ends(database: Database) -> None
     later = lease(3, config="configs/other", expire_time=NOW + 3 * HOUR)
     _do(database, _add(lease(1), lease(2, expire_time=NOW + 2 * HOUR), later))
     told = (
-        "configs/default has 2 live leases; the last of them ends at 2026-05-04T14:00:00.123456Z. Wait until then "
-        "(ListLeases with filter.config shows them)"
+        "configs/default has 2 live leases; the last of them ends at 2026-05-04T14:00:00.123456Z. Wait until then, "
+        "or end them (RevokeLeases; ListLeases with filter.config shows them)"
     )
     facts = {
         "config": "configs/default",
         "live_leases": "2",
+        "objects": "0",
         "last_expire_time": "2026-05-04T14:00:00.123456Z",
         "subject": "configs/default",
     }
@@ -492,11 +493,11 @@ def test_a_filter_narrows_by_all_that_it_has(database: Database, narrowed: dict[
     stored = [
         lease(1),
         lease(2, role="roles/b", caller="admin://local/bootstrap", expire_time=NOW + 2 * HOUR),
-        lease(3, config="configs/other", expire_time=NOW),
+        lease(3, config="configs/other", expire_time=NOW, stored_state="EXPIRED"),
         lease(4, namespace="tools", service_account="builder"),
     ]
     _do(database, _add(*stored))
-    found = database.read_now(lambda c: leases.page(c, LeaseFilter(**narrowed), "", 100, NOW))
+    found = database.read_now(lambda c: leases.page(c, LeaseFilter(**narrowed), "", 100)).found
     assert found == [each for each in reversed(stored) if int(each.name[-26:]) in expected]
     assert all((each.state(NOW) == "ACTIVE") == (each.expire_time > NOW) for each in found)
 
@@ -509,7 +510,7 @@ def test_pages_together_are_the_list(database: Database, limit: int) -> None:
     found: list[Lease] = []
 
     def page(connection: sa.Connection) -> list[Lease]:
-        return leases.page(connection, LeaseFilter(), found[-1].name if found else "", limit, NOW)
+        return leases.page(connection, LeaseFilter(), found[-1].name if found else "", limit).found
 
     while next_page := database.read_now(page):
         assert len(next_page) <= limit
@@ -519,12 +520,13 @@ def test_pages_together_are_the_list(database: Database, limit: int) -> None:
 
 def test_live_leases_are_counted(database: Database) -> None:
     """The count and the next end are those of the leases that have not ended."""
-    assert database.read_now(lambda c: leases.live(c, NOW)) == LiveLeases(0, None)
+    assert database.read_now(lambda c: leases.count(c, NOW)) == LeaseCounts(0, None, 0)
     _do(database, _add(lease(1), lease(2, expire_time=NOW + 2 * HOUR), lease(3, expire_time=NOW)))
-    assert database.read_now(lambda c: leases.live(c, NOW)) == LiveLeases(2, NOW + HOUR)
-    assert database.read_now(lambda c: leases.live(c, NOW + HOUR)) == LiveLeases(1, NOW + 2 * HOUR)
-    counts = [database.read_now(lambda c, n=n: leases.count_live(c, n, NOW)) for n in ("configs/default", "configs/x")]  # type: ignore[misc]
-    assert counts == [2, 0]
+    _do(database, _add(lease(4, stored_state="REVOKING")))
+    assert database.read_now(lambda c: leases.count(c, NOW)) == LeaseCounts(2, NOW + HOUR, 1)
+    assert database.read_now(lambda c: leases.count(c, NOW + HOUR)) == LeaseCounts(1, NOW + 2 * HOUR, 1)
+    ends = [database.read_now(lambda c, n=n: leases.last_end(c, n, NOW)) for n in ("configs/default", "configs/x")]  # type: ignore[misc]
+    assert ends == [(3, NOW + 2 * HOUR), (0, None)]
 
 
 async def test_a_read_runs_beside_a_write(database: Database) -> None:

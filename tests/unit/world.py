@@ -19,6 +19,7 @@ from grpc import aio
 from multidict import CIMultiDict
 from prometheus_client import CollectorRegistry
 
+from kubevend_server.anchors import SharedAnchors
 from kubevend_server.audit.log import AuditLog
 from kubevend_server.authentication import Authenticator, CallerCluster
 from kubevend_server.authorization import Authorizer
@@ -29,17 +30,23 @@ from kubevend_server.cluster.clusters import Clusters, OwnCluster
 from kubevend_server.cluster.connection import Answer, Connection, Request, Transport
 from kubevend_server.cluster.credentials import Presented, Stored
 from kubevend_server.cluster.failures import Attempt
+from kubevend_server.cluster.namespaces import NamespaceWatches
 from kubevend_server.cluster.trust import Endpoint
 from kubevend_server.config_rules import ConfigRules
 from kubevend_server.configs import Config
 from kubevend_server.encryption import Keyring
 from kubevend_server.errors import KubevendError
+from kubevend_server.in_flight import InFlight
 from kubevend_server.interceptors import Recorder, behavior, chain
 from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
+from kubevend_server.making import Maker
 from kubevend_server.metrics import Metrics
+from kubevend_server.namespaces import Namespaces
 from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import AccessPolicy
+from kubevend_server.removal import Remover
+from kubevend_server.revocation import Revocation
 from kubevend_server.services import Service
 from kubevend_server.services.configs import ConfigService
 from kubevend_server.services.issue import IssueService
@@ -209,12 +216,27 @@ class World:
         rules = ConfigRules(own_host, credential_folders or {})
         clusters = clusters or FakeClusters(self.connection, rules)
         checker = Checker(clusters, caller_clusters, limits(), clock)
-        issuance = Issuance(self.catalog, authorizer, clusters, self.journal, limits(), clock)
+        anchors, self.in_flight = SharedAnchors(self.database), InFlight()
+        self.remover = Remover(self.database, self.journal, self.catalog, clusters, "main/1", clock)
+        issuance = Issuance(
+            self.catalog,
+            authorizer,
+            clusters,
+            Namespaces(self.catalog, NamespaceWatches(clusters.of)),
+            self.journal,
+            anchors,
+            Maker(self.journal, "world", "main/1"),
+            self.remover,
+            self.in_flight,
+            limits(),
+            clock,
+        )
+        revocation = Revocation(self.database, self.journal, authorizer, anchors, self.remover, clock)
         self.services: list[Service] = [
             ConfigService(self.catalog, authorizer, tokens, self.config_store, rules, clusters, checker, clock),
             RoleService(self.catalog, authorizer, tokens, limits(), clock),
             IssueService(issuance),
-            LeaseService(self.database, authorizer, tokens, clock),
+            LeaseService(self.database, authorizer, tokens, revocation, clock),
         ]
 
     async def call(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 from kubevend_server.audit.log import rfc3339
 from kubevend_server.calls import Call, Record
 from kubevend_server.errors import KubevendError, OutcomeUnknown, PermissionDenied, Unauthenticated
+from kubevend_server.leases import ClusterObject
 from kubevend_server.policy.grant import Grant
 from kubevend_server.policy.terms import Warning, seconds
+from kubevend_server.store.leases import Ended
 
 _USER_AGENT = 256
+_MOST_LEASES = 5000
+"""In one line; what starts reads the last one whole."""
 
 
 def intent(call: Call, grant: Grant, lease: str, audit_id: str) -> dict[str, Any]:
@@ -21,10 +26,23 @@ def intent(call: Call, grant: Grant, lease: str, audit_id: str) -> dict[str, Any
         "stage": "STAGE_INTENT",
         **_identity(call),
         "resource": call.record.resource,
-        "grant": _grant(grant),
+        "grant": _grant(grant, call.record.anchor),
         "lease": lease,
         "kubernetesAuditId": audit_id,
     }
+
+
+def revocation_intent(call: Call) -> dict[str, Any]:
+    """The line before leases are ended: who is about to have which of them ended."""
+    return _present(
+        {
+            "stage": "STAGE_INTENT",
+            **_identity(call),
+            "resource": call.record.resource,
+            "request": call.record.request,
+            "endedLeases": list(call.record.leases),
+        }
+    )
 
 
 def completion(call: Call, error: KubevendError | None, *, cancelled: bool = False) -> dict[str, Any]:
@@ -42,19 +60,42 @@ def completion(call: Call, error: KubevendError | None, *, cancelled: bool = Fal
         "resource": record.resource,
         "request": record.request,
         "decision": _decision(record),
-        "grant": _grant(record.grant) if record.grant else None,
+        "grant": _grant(record.grant, record.anchor) if record.grant else None,
         # A lease that could not be written is none; the token that was minted under its name keeps its jti here.
         "lease": "" if error else record.lease,
         "jti": record.jti,
         "kubernetesAuditId": record.kubernetes_audit_id,
         "expiration": rfc3339(record.expiration) if record.expiration and not error else None,
         "tokenExpiration": rfc3339(record.token_expiration) if record.token_expiration else None,
+        "endedLeases": list(record.leases),
         "warnings": [_warning(warning) for warning in record.warnings],
         "outcome": _outcome(call, error, cancelled=cancelled),
         "status": "CANCELLED" if cancelled else error.status if error else "OK",
         "reason": error.reason if error else None,
         "message": error.message if error else None,
         "duration": seconds(timedelta(seconds=round(time.monotonic() - call.started, 6))),
+    }
+    return _present(event)
+
+
+def ended(gone: ClusterObject, leases: Sequence[Ended]) -> dict[str, Any]:
+    """The line when an object is gone in the cluster, and with it leases have ended.
+
+    Args:
+        gone: the object.
+        leases: these leases, at least one.
+    """
+    names = [lease.name for lease in leases[:_MOST_LEASES]]
+    first = leases[0]
+    where = f"{gone.namespace}/{gone.name}" if gone.namespace else gone.name
+    event = {
+        "stage": "STAGE_ENDED",
+        "resource": first.role,
+        "lease": names[0] if len(names) == 1 else "",
+        "endedLeases": names if len(names) > 1 else [],
+        "reason": first.end,
+        "message": f"{gone.kind} {where} of {gone.config} is gone, and with it {len(leases)} leases have ended."
+        + (f" Why: {first.cause}." if first.cause else ""),
     }
     return _present(event)
 
@@ -106,11 +147,24 @@ def _present(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value not in (None, "", [])}
 
 
-def _grant(grant: Grant) -> dict[str, Any]:
-    return {
+def _grant(grant: Grant, anchor: str) -> dict[str, Any]:
+    written = {
         "config": grant.terms.config,
         "namespace": grant.namespace,
         "serviceAccount": grant.service_account,
         "audiences": list(grant.audiences),
         "ttl": seconds(grant.ttl),
     }
+    if grant.terms.revocation == "NONE":
+        return written
+    account = grant.terms.account
+    more = {
+        "tokenTtl": seconds(grant.token_ttl) if grant.token_ttl > grant.ttl else None,
+        "revocation": f"REVOCATION_{grant.terms.revocation}",
+        "kubernetesRole": (account.kind if account.rules else f"{account.kind}/{account.role_name}")
+        if account
+        else None,
+        "clusterWide": True if account is not None and account.cluster_wide else None,
+        "anchor": anchor,
+    }
+    return {**written, **_present(more)}

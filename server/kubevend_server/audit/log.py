@@ -15,6 +15,7 @@ import structlog
 from kubevend_server.audit.chain import BrokenLine, Head, close_line, read_line
 from kubevend_server.clock import Clock
 from kubevend_server.encryption import sync_folder
+from kubevend_server.redaction import redact_json
 
 Event = Mapping[str, Any]
 """The proto JSON form of an AuditEvent, without `sequence`, `time`, `previousHash` and `hash`."""
@@ -113,7 +114,7 @@ class AuditLog:
         return {**place, **event, "previousHash": self.head.hash}
 
     def _encode(self, _logger: object, _name: str, event: MutableMapping[str, Any]) -> bytes:
-        return msgspec.json.encode(event)
+        return redact_json(msgspec.json.encode(event))
 
     def _chain(self, _logger: object, _name: str, body: Any) -> bytes:
         line, digest = close_line(body, self._key)

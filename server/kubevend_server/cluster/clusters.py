@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from kubevend_server import configs
 from kubevend_server.cluster.connection import Connection, Transport
 from kubevend_server.cluster.credentials import (
     Anonymous,
@@ -97,6 +100,7 @@ class Clusters:
             endpoint = self._own.endpoint(config.name, config.kubernetes_ca_cert)
         else:
             endpoint = Endpoint(config.name, config.kubernetes_host, config.kubernetes_ca_cert)
+        endpoint = replace(endpoint, given=_given(config.credential))
         return Connection(endpoint, Anonymous() if anonymous else self._credential(config), self._transport)
 
     def forget(self, name: str) -> None:
@@ -131,3 +135,20 @@ class Clusters:
             pair = Presented(certificate=credential.certificate, private_key=credential.private_key)
             return Stored("the client certificate", pair)
         return Stored("the stored token (service_account_jwt)", Presented(credential.service_account_jwt))
+
+
+def _given(credential: configs.Credential) -> str:
+    """How a credential is given in a request, as a member of proto JSON, with words in place of secrets."""
+    given: dict[str, object] = {
+        "in_cluster": {"inCluster": {}},
+        "token_file": {"tokenFile": credential.token_file},
+        "service_account_jwt": {"serviceAccountJwt": "TOKEN"},
+        "client_certificate": {"clientCertificate": {"certificate": "PEM", "privateKey": "PEM"}},
+        "client_certificate_files": {
+            "clientCertificateFiles": {
+                "certificateFile": credential.certificate_file,
+                "privateKeyFile": credential.private_key_file,
+            }
+        },
+    }
+    return json.dumps(given[credential.kind], ensure_ascii=False, separators=(",", ":"))[1:-1]

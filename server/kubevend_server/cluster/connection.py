@@ -207,7 +207,8 @@ class Connection:
     def attempt(self, what: str, **more: Any) -> Attempt:
         """Describe a request, for the words of its errors. `more` is as in `Attempt`."""
         endpoint = self.endpoint
-        return Attempt(endpoint.label, endpoint.host, endpoint.trusts, self.credential.what, what, **more)
+        place = (endpoint.label, endpoint.host, endpoint.trusts, self.credential.what, what)
+        return Attempt(*place, given=endpoint.given, **more)
 
     async def post(self, path: str, body: Mapping[str, Any], attempt: Attempt) -> Answer:
         """Send one POST, as `call` does.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,11 @@ from cryptography import x509
 from kubevend_server.certificates import pair_fault
 from kubevend_server.cluster.files import Guard, WatchedFile, why_unreadable
 from kubevend_server.errors import FailedPrecondition
+
+SERVICE_ACCOUNT_SUBJECT = re.compile(
+    "system:serviceaccount:(?P<namespace>[a-z0-9][a-z0-9-]{0,62}):(?P<name>[a-z0-9][a-z0-9.-]{0,252})"
+)
+"""The name of a ServiceAccount as a user of the cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +44,15 @@ class Presented:
         except (KeyError, TypeError, ValueError, OverflowError, OSError):
             return None
 
-    def subject(self) -> str:
-        """Whose it is, as a token says itself; empty where it does not say."""
-        return str(self._claims().get("sub", ""))
+    def owner(self) -> tuple[str, str] | None:
+        """The namespace and the name of the ServiceAccount whose it is, as a token says itself, or None."""
+        found = SERVICE_ACCOUNT_SUBJECT.fullmatch(str(self._claims().get("sub", "")))
+        return (found["namespace"], found["name"]) if found else None
+
+    def audiences(self) -> list[str]:
+        """For whom it is, as a token says itself; empty where it does not say."""
+        found = self._claims().get("aud")
+        return [str(one) for one in found] if isinstance(found, list) else [found] if isinstance(found, str) else []
 
     def _claims(self) -> dict[str, Any]:
         try:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from kubevend_server.cluster.credentials import NOTHING, Presented
+from kubevend_server.cluster.credentials import NOTHING, SERVICE_ACCOUNT_SUBJECT, Presented
 from kubevend_server.cluster.status import Status, parse_status
 from kubevend_server.cluster.text import shown
 from kubevend_server.errors import (
@@ -45,9 +45,6 @@ _SEARCHED = 4000
 # In bytes, of 1,500 that reach a caller: half a command would be worse than none.
 _LONGEST_WITH_COMMAND = 1490
 _SERVICE_ACCOUNT = "system:serviceaccount:"
-_SERVICE_ACCOUNT_SUBJECT = re.compile(
-    "system:serviceaccount:(?P<namespace>[a-z0-9][a-z0-9-]{0,62}):(?P<name>[a-z0-9][a-z0-9.-]{0,252})"
-)
 
 # OpenSSL's X509_V_ERR_…, https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/.
 _NOT_YET_VALID, _EXPIRED = 9, 10
@@ -55,10 +52,15 @@ _OTHER_NAME = (62, 64)
 
 _SHOW_CA = (
     "`kubectl config view --raw --minify --flatten -o "
-    "jsonpath='{.clusters[0].cluster.certificate-authority-data}' | base64 -d` prints the CA of the "
-    "cluster that kubectl "
-    "reaches"
+    "jsonpath='{{.clusters[0].cluster.certificate-authority-data}}' | base64 -d{}` prints the CA of the cluster that "
+    "kubectl reaches{}"
 )
+_AS_JSON = (" | awk '{printf \"%s\\\\n\", $0}'", ", as JSON takes it")
+_HOST, _CA = '"kubernetesHost":"https://HOST:PORT"', '"kubernetesCaCert":"PEM"'
+_LONGEST_UPDATE = 400
+# What is in no file, but in the config itself.
+_STORED = ('"serviceAccountJwt"', '"clientCertificate":')
+_IN_CLUSTER = '"inCluster"'
 
 _NO_URL = (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)
 
@@ -93,6 +95,8 @@ class Attempt:
         name: the object's name, or empty.
         right: which right it takes, in words.
         grant: the command that grants that right, or empty; `{identity}` stands for the flag that says to whom.
+        given: how the config's credential is given in UpdateConfig, as a member of proto JSON; empty for a cluster of
+            the settings.
         audit_id: under which id Kubernetes' audit log has the request, or empty.
         mints: whether it has an effect that stays, so that nobody can tell what became of it when no answer comes.
         role: to what it binds, in words, as `ClusterRole 'view'`; or empty.
@@ -109,6 +113,7 @@ class Attempt:
     name: str = ""
     right: str = ""
     grant: str = ""
+    given: str = ""
     audit_id: str = ""
     mints: bool = False
     role: str = ""
@@ -194,8 +199,8 @@ def from_exception(  # noqa: PLR0911 - one return for each kind of failure
         return FailedPrecondition(
             "KUBERNETES_TLS_FAILED",
             f"{attempt.host} does not speak TLS as an API server does ({_openssl(error)}). Set kubernetes_host of "
-            f"{attempt.label} to the API server's https address and port, which `kubectl cluster-info` "
-            f"shows{_by_update(attempt)}.",
+            f"{attempt.label} to the API server's https address and port, which `kubectl cluster-info` shows."
+            f"{_by_update(attempt, _HOST)}",
             metadata=attempt.facts(),
         )
     if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -297,27 +302,43 @@ def _with_command(why: str, command: str, attempt: Attempt, identity: str) -> st
 def _is_nameable(identity: str) -> bool:
     """Whether this is somebody's name as it is: neither cut nor escaped, nor by a cluster that makes names up."""
     if identity.startswith(_SERVICE_ACCOUNT):
-        return _SERVICE_ACCOUNT_SUBJECT.fullmatch(identity) is not None
+        return SERVICE_ACCOUNT_SUBJECT.fullmatch(identity) is not None
     return 0 < len(identity) < _LONGEST_IDENTITY and identity.isprintable() and not set("\\`") & set(identity)
 
 
 def _unauthorized(attempt: Attempt, presented: Presented, facts: dict[str, str]) -> KubevendError:
-    expiry, command, whose = presented.expiry(), "kubectl create token NAME --namespace=NAMESPACE", "a ServiceAccount"
+    expiry = presented.expiry()
     if expiry is not None and expiry <= datetime.now(UTC):
         why = f"it expired at {expiry.isoformat(timespec='seconds')}"
         facts = {**facts, "expired": expiry.isoformat(timespec="seconds")}
+    elif presented.certificate:
+        why = "it was not signed by an authority that the cluster lets sign client certificates"
     else:
-        why = "it is of another cluster, was revoked, or is for another audience than the API server's"
-    owner = _SERVICE_ACCOUNT_SUBJECT.fullmatch(presented.subject())
-    if owner:
-        command = f"kubectl create token {owner['name']} --namespace={owner['namespace']}"
-        whose = "the same ServiceAccount"
+        audiences = shown(", ".join(presented.audiences()), _LONGEST_IDENTITY)
+        own = f" (it is for {audiences})" if audiences else ""
+        why = f"it is of another cluster, was revoked, or is for another audience than the API server's{own}"
     return Unauthorized(
         "KUBERNETES_UNAUTHORIZED",
-        f"{attempt.host} does not accept {attempt.credential} ({attempt.label}): {why}. Put a fresh one in its place; "
-        f"`{command}` makes one for {whose}, for an hour (--duration for more).",
+        f"{attempt.host} does not accept {attempt.credential} ({attempt.label}): {why}. {_renew(attempt, presented)}",
         metadata=facts,
     )
+
+
+def _renew(attempt: Attempt, presented: Presented) -> str:
+    """The sentences that say how a credential that is not accepted is made anew, and where it is put."""
+    taken = _update(attempt, attempt.given) if attempt.given.startswith(_STORED) else ""
+    put = f" {taken} takes it." if taken else ""
+    if presented.certificate:
+        return (
+            "Put one in its place, with its key, that the cluster has signed (a CertificateSigningRequest for "
+            f"kubernetes.io/kube-apiserver-client).{put}"
+        )
+    command, whose = "kubectl create token NAME --namespace=NAMESPACE", "a ServiceAccount"
+    owner = presented.owner()
+    if owner:
+        command = f"kubectl create token {owner[1]} --namespace={owner[0]}"
+        whose = "the same ServiceAccount"
+    return f"Put a fresh one in its place; `{command}` makes one for {whose}, for an hour (--duration for more).{put}"
 
 
 def _forbidden(answer: Status, attempt: Attempt, facts: dict[str, str]) -> KubevendError:
@@ -415,15 +436,18 @@ def _untrusted(error: Exception, attempt: Attempt) -> KubevendError:
     why = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else str(error)
     if code in _OTHER_NAME:
         todo = (
-            f"Set kubernetes_host of {attempt.label} to a name or address for which the certificate was made"
-            f"{_by_update(attempt)}. `kubectl cluster-info` shows an address that fits{_show_names(attempt.host)}."
+            f"Set kubernetes_host of {attempt.label} to a name or address for which the certificate was made: `kubectl "
+            f"cluster-info` shows one that fits{_show_names(attempt.host)}.{_by_update(attempt, _HOST)}"
         )
     elif code in (_EXPIRED, _NOT_YET_VALID):
         now = datetime.now(UTC).isoformat(timespec="seconds")
         todo = f"Renew the API server's certificate, or set kubevend's clock, which says {now}."
     else:
-        how = _by_update(attempt, ca=True)
-        todo = f"It was not signed by {attempt.trusts}: put there the CA that signed it{how}. {_SHOW_CA}."
+        in_config = attempt.trusts.startswith("kubernetes_ca_cert")
+        todo = (
+            f"It was not signed by {attempt.trusts}: put there the CA that signed it. "
+            f"{_SHOW_CA.format(*_AS_JSON if in_config else ('', ''))}.{_by_update(attempt, _CA) if in_config else ''}"
+        )
     return FailedPrecondition(
         "KUBERNETES_UNTRUSTED",
         f"The certificate of {attempt.host} is not trusted: {shown(why, _LONGEST_IDENTITY).rstrip('.')}. {todo}",
@@ -435,7 +459,7 @@ def _unreachable(attempt: Attempt, why: str) -> KubevendError:
     return Unavailable(
         "KUBERNETES_UNREACHABLE",
         f"{attempt.host} cannot be reached: {why}. Check the network, whether the API server runs, and kubernetes_host "
-        f"of {attempt.label}: `kubectl cluster-info` shows the right one, to be set{_by_update(attempt)}.",
+        f"of {attempt.label}: `kubectl cluster-info` shows the right one.{_by_update(attempt, _HOST)}",
         metadata=attempt.facts(),
     )
 
@@ -444,16 +468,26 @@ def _not_kubernetes(attempt: Attempt, why: str) -> KubevendError:
     return FailedPrecondition(
         "NOT_KUBERNETES",
         f"{attempt.host} is not a Kubernetes API server, or something stands before it: {why}. Set kubernetes_host of "
-        f"{attempt.label} to the API server's own address, which `kubectl cluster-info` shows{_by_update(attempt)}.",
+        f"{attempt.label} to the API server's own address, which `kubectl cluster-info` shows."
+        f"{_by_update(attempt, _HOST)}",
         metadata=attempt.facts(),
     )
 
 
-def _by_update(attempt: Attempt, *, ca: bool = False) -> str:
-    """How a config's host or CA is changed; empty where they stand in the settings or in a file."""
-    if not attempt.label.startswith("configs/") or (ca and not attempt.trusts.startswith("kubernetes_ca_cert")):
+def _by_update(attempt: Attempt, member: str) -> str:
+    """The sentence that says how a config's host or CA is changed; empty where they stand in the settings."""
+    # The pod's own credential is for the pod's own host alone.
+    if not attempt.given or (member == _HOST and attempt.given.startswith(_IN_CLUSTER)):
         return ""
-    return ", in UpdateConfig together with the credential, which is asked for again"
+    again = "the credential is asked for again, since it was not meant for the new one"
+    update = _update(attempt, f"{member},{attempt.given}")
+    return f" {update} sets it; {again}." if update else f" UpdateConfig sets it; {again}."
+
+
+def _update(attempt: Attempt, members: str) -> str:
+    """The call that changes a config, as docs/errors.md writes calls; empty where it is too long for an error."""
+    update = f'{{"config":{{"name":"{attempt.label}",{members}}}}}'
+    return "" if len(update) > _LONGEST_UPDATE or "'" in update else f"ConfigService/UpdateConfig '{update}'"
 
 
 def _show_names(host: str) -> str:

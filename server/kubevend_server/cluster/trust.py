@@ -24,12 +24,14 @@ class Endpoint:
         ca_data: PEM, or empty.
         ca_file: a file with the same, read again when it changes, or None. Where both are empty the system's
             authorities count.
+        given: how a config's credential is given, as a member of proto JSON; empty for a cluster of the settings.
     """
 
     label: str
     host: str
     ca_data: str = ""
     ca_file: WatchedFile | None = field(default=None, compare=False)
+    given: str = ""
 
     @property
     def trusts(self) -> str:

@@ -126,8 +126,10 @@ class AccessPolicy:
         Returns:
             The decision. An evaluation error is a denial: Cedar by itself would skip a `forbid` that errs.
         """
-        # What is asked again and again is small; proposed roles may be large, and leases are many.
-        if circumstances.proposed is not None or isinstance(resource, Lease):
+        # What is asked again and again is small; proposed roles may be large, leases are many, and so are the names of
+        # ServiceAccounts that are made for them.
+        made = circumstances.terms is not None and circumstances.terms.account is not None
+        if circumstances.proposed is not None or isinstance(resource, Lease) or made:
             return self._evaluate(caller, action, resource, circumstances)
         return self._remembered(caller, action, resource, circumstances)
 
@@ -184,6 +186,7 @@ def _context(caller: Caller, resource: Resource, circumstances: Circumstances) -
         context["service_account"] = circumstances.terms.service_account
         context["audiences"] = list(circumstances.terms.audiences)
         context["ttl"] = int(circumstances.terms.ttl.total_seconds())
+        context["cluster_wide"] = circumstances.terms.account is not None and circumstances.terms.account.cluster_wide
     proposed = circumstances.proposed
     if isinstance(proposed, Role):
         context["proposed"] = {"__entity": {"type": "Role", "id": _proposed_id(proposed)}}
@@ -237,7 +240,22 @@ def _role(role: Role, entity_id: str) -> Mapping[str, Any]:
             "allowed_namespaces": list(role.allowed_namespaces),
             "allowed_service_accounts": list(role.allowed_service_accounts),
             "allowed_audiences": list(role.allowed_audiences),
+            "has_namespace_selector": role.allowed_namespace_selector is not None,
+            "revocation": role.revocation,
+            **_credentials(role),
         },
         "tags": dict(role.labels),
         "parents": [],
+    }
+
+
+def _credentials(role: Role) -> dict[str, Any]:
+    """How a role comes to its credentials."""
+    made, there = role.generated_role, role.kubernetes_role
+    kind = made.kind if made else there.kind if there else ""
+    return {
+        "makes_service_accounts": role.makes_accounts,
+        "kubernetes_role": f"{kind}/{there.name}" if there else kind,
+        "generated_rules": made.rules if made else "",
+        "cluster_wide_allowed": role.cluster_wide_allowed,
     }

@@ -41,8 +41,13 @@ class Grant:
 
     @property
     def ttl(self) -> timedelta:
-        """How long the token shall live."""
+        """How long the lease shall live."""
         return self.terms.ttl
+
+    @property
+    def token_ttl(self) -> timedelta:
+        """How long the token shall live: no shorter than Kubernetes makes one."""
+        return self.terms.token_ttl
 
 
 def grant(terms: Terms, decision: Decision) -> Grant:

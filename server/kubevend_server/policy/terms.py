@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
-from kubevend_server.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Violation
-from kubevend_server.roles import ANY, Role
+from kubevend_server.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Unavailable, Violation
+from kubevend_server.policy.made import MadeAccount
+from kubevend_server.policy.name_template import render
+from kubevend_server.policy.rbac_rules import parse_rules
+from kubevend_server.policy.selectors import fits
+from kubevend_server.roles import ANY, Revocation, Role
 
 MINIMUM_TTL = timedelta(seconds=600)
-"""Kubernetes' own floor (pkg/apis/authentication/validation: 10 minutes)."""
+"""Kubernetes' own floor for a token (pkg/apis/authentication/validation: 10 minutes)."""
+
+MINIMUM_LEASE = timedelta(seconds=30)
+"""The floor of a lease that kubevend itself ends, whatever life its token has left."""
+
+_RANDOM_PART = 16
+"""Of a lease's ULID, what is random in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,38 @@ class Asked:
     audiences: tuple[str, ...] = ()
     ttl: timedelta | None = None
     min_ttl: timedelta | None = None
+    cluster_wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """From what the objects that are made for a lease have their name: the lease's, and the caller's."""
+
+    lease: str
+    caller: str
+
+
+class KnownNamespaces(Protocol):
+    """What is known of the namespaces of a role's cluster."""
+
+    def labels(self, namespace: str) -> Mapping[str, str] | None:
+        """A namespace's labels; None where there is no such namespace.
+
+        Raises:
+            Unavailable: what is known is too old to decide by.
+        """
+
+
+class NothingKnown:
+    """Stands for the namespaces of a cluster that nobody watches."""
+
+    def labels(self, namespace: str) -> Mapping[str, str] | None:
+        """Refuse to say."""
+        raise Unavailable(
+            "NAMESPACES_UNKNOWN",
+            f"Whether {namespace!r} has the labels that this role asks for is not known: nobody watches the namespaces.",
+            metadata={"namespace": namespace},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +97,11 @@ class Terms:
     """What a role allows of a request, complete and explicit.
 
     Attributes:
+        ttl: how long the lease shall live.
         rules: where each value came from, one sentence each.
         warnings: what came out otherwise than asked.
+        revocation: how the lease can be ended before its time.
+        account: the ServiceAccount that is made for the lease, with what it is bound to; None for one that exists.
     """
 
     config: str
@@ -67,38 +113,54 @@ class Terms:
     min_ttl: timedelta | None
     rules: tuple[str, ...]
     warnings: tuple[Warning, ...]
+    revocation: Revocation = "NONE"
+    account: MadeAccount | None = None
+
+    @property
+    def token_ttl(self) -> timedelta:
+        """How long the token shall live: no shorter than Kubernetes makes one."""
+        return max(self.ttl, MINIMUM_TTL)
 
 
-def terms(role: Role, asked: Asked, limits: Limits) -> Terms:
+def terms(role: Role, asked: Asked, limits: Limits, naming: Naming, namespaces: KnownNamespaces | None = None) -> Terms:
     """Apply a role's rules to a request.
 
     Args:
         role: the role.
         asked: what the request asks.
         limits: the server's own.
+        naming: for the name of a ServiceAccount that is made.
+        namespaces: those of the role's cluster, for a role that allows them by their labels.
 
     Returns:
         Terms that are never wider than the role, with the rule behind each value named.
 
     Raises:
         InvalidArgument: the request leaves open what this role does not decide, or its TTL is too short.
-        PermissionDenied: the role does not allow a namespace, a ServiceAccount or an audience.
+        PermissionDenied: the role does not allow a namespace, a ServiceAccount, an audience, or rights everywhere.
         FailedPrecondition: the longest that can be had is less than `min_ttl`.
+        Unavailable: it rests on the labels of a namespace, and they are not known well enough.
     """
-    namespace, namespace_rule = _one_of(asked.namespace, role.allowed_namespaces, role.name, _NAMESPACE)
-    account, account_rule = _one_of(asked.service_account, role.allowed_service_accounts, role.name, _SERVICE_ACCOUNT)
+    namespace, namespace_rule = _namespace(role, asked.namespace, namespaces or NothingKnown())
+    account = _account(role, asked, naming)
+    if account is None:
+        name, account_rule = _one_of(asked.service_account, role.allowed_service_accounts, role.name, _SERVICE_ACCOUNT)
+    else:
+        name, account_rule = _made_name(role, naming), f"service_account_name: made for this lease by {role.name}"
     audiences, audience_rule = _audiences(role, asked.audiences, limits.reserved_audiences)
     ttl, ttl_rules, warnings = _ttl(role, asked, limits)
     return Terms(
         config=role.config,
         role=role.name,
         namespace=namespace,
-        service_account=account,
+        service_account=name,
         audiences=audiences,
         ttl=ttl,
         min_ttl=asked.min_ttl,
         rules=(namespace_rule, account_rule, audience_rule, *ttl_rules),
         warnings=warnings,
+        revocation=role.revocation,
+        account=account,
     )
 
 
@@ -155,27 +217,75 @@ class _Choice:
     reason: str
 
 
+def _namespace(role: Role, asked: str, known: KnownNamespaces) -> tuple[str, str]:
+    selector = role.allowed_namespace_selector
+    if selector is None or asked in role.allowed_namespaces or role.allowed_namespaces == (ANY,):
+        return _one_of(asked, role.allowed_namespaces, role.name, _NAMESPACE)
+    labels = known.labels(asked) if asked else None
+    if labels is not None and fits(selector, labels):
+        return asked, f"namespace: asked, and its labels fit allowed_namespace_selector of {role.name}"
+    # A namespace that is not there and one with other labels answer alike.
+    return _one_of(asked, role.allowed_namespaces, role.name, _NAMESPACE, (_LABELED,))
+
+
+def _account(role: Role, asked: Asked, naming: Naming) -> MadeAccount | None:
+    """What is made for the lease, or None for a role whose ServiceAccounts exist."""
+    if asked.cluster_wide and not role.cluster_wide_allowed:
+        raise PermissionDenied(
+            "CLUSTER_WIDE_NOT_ALLOWED",
+            f"{role.name} gives rights in one namespace only: leave cluster_wide out, or have cluster_wide_allowed of "
+            f"{role.name} set.",
+            metadata={"role": role.name},
+        )
+    if not role.makes_accounts:
+        return None
+    if asked.service_account:
+        raise InvalidArgument(
+            "SERVICE_ACCOUNT_GENERATED",
+            f"{role.name} makes a ServiceAccount for each lease and names it itself: leave service_account_name out.",
+            metadata={"role": role.name},
+            violations=[Violation("service_account_name", f"left out, since {role.name} makes one")],
+        )
+    made, there = role.generated_role, role.kubernetes_role
+    return MadeAccount(
+        kind=made.kind if made else there.kind if there else "Role",
+        role_name=there.name if there else _made_name(role, naming),
+        rules=parse_rules(made.rules, made.kind) if made else "",
+        cluster_wide=asked.cluster_wide,
+        labels=role.extra_labels,
+        annotations=role.extra_annotations,
+    )
+
+
+def _made_name(role: Role, naming: Naming) -> str:
+    return render(role.name_template, role.name.removeprefix("roles/"), naming.caller, naming.lease[-_RANDOM_PART:])
+
+
+_LABELED = "those whose labels fit its allowed_namespace_selector"
 _NAMESPACE = _Choice("namespace", "allowed_namespaces", "namespace", "NAMESPACE")
 _SERVICE_ACCOUNT = _Choice("service_account_name", "allowed_service_accounts", "ServiceAccount", "SERVICE_ACCOUNT")
 
 
-def _one_of(asked: str, allowed: tuple[str, ...], role: str, choice: _Choice) -> tuple[str, str]:
+def _one_of(
+    asked: str, allowed: tuple[str, ...], role: str, choice: _Choice, others: tuple[str, ...] = ()
+) -> tuple[str, str]:
+    """What is asked, or the only one that is allowed. `others` says what else is, which was looked at before."""
     if not asked:
-        if len(allowed) == 1 and allowed[0] != ANY:
+        if len(allowed) == 1 and allowed[0] != ANY and not others:
             return allowed[0], f"{choice.field}: the only one that {role} allows"
         raise InvalidArgument(
             f"{choice.reason}_REQUIRED",
-            f"{role} allows {_listed(allowed)}: set {choice.field} to the {choice.noun} that you mean.",
-            metadata={"role": role, "allowed": _listed(allowed)},
+            f"{role} allows {_listed((*allowed, *others))}: set {choice.field} to the {choice.noun} that you mean.",
+            metadata={"role": role, "allowed": _listed((*allowed, *others))},
             violations=[Violation(choice.field, f"required, since {role} does not allow exactly one")],
         )
     if asked in allowed or allowed == (ANY,):
         return asked, f"{choice.field}: asked, and in {choice.plural} of {role}"
     raise PermissionDenied(
         f"{choice.reason}_NOT_ALLOWED",
-        f"{role} does not allow {choice.noun} {asked!r}; it allows {_listed(allowed)}. Ask for one of those, or "
+        f"{role} does not allow {choice.noun} {asked!r}; it allows {_listed((*allowed, *others))}. Ask for one of those, or "
         f"have {choice.plural} of {role} extended.",
-        metadata={"role": role, choice.field: asked, "allowed": _listed(allowed)},
+        metadata={"role": role, choice.field: asked, "allowed": _listed((*allowed, *others))},
     )
 
 
@@ -220,7 +330,7 @@ def _ttl(role: Role, asked: Asked, limits: Limits) -> tuple[timedelta, tuple[str
         ttl, rule = role.ttl, f"ttl: of {role.name}"
     else:
         ttl, rule = limits.default_ttl, "ttl: the server's default_ttl"
-    _check_floor("ttl", ttl)
+    _check_floor("ttl", ttl, role)
     if asked.ttl is not None and asked.min_ttl is not None and asked.min_ttl > asked.ttl:
         raise InvalidArgument(
             "MIN_TTL_ABOVE_TTL",
@@ -250,15 +360,28 @@ def shortened(reason: str, by: str, before: timedelta, after: timedelta) -> Warn
     )
 
 
-def _check_floor(field: str, ttl: timedelta) -> None:
-    if ttl < MINIMUM_TTL:
-        raise InvalidArgument(
-            "TTL_TOO_SHORT",
-            f"{field} is {seconds(ttl)}, but Kubernetes issues no token for less than {seconds(MINIMUM_TTL)}: ask for "
-            f"{seconds(MINIMUM_TTL)} or more.",
-            metadata={field: seconds(ttl), "minimum": seconds(MINIMUM_TTL)},
-            violations=[Violation(field, f"at least {seconds(MINIMUM_TTL)}")],
+def floor_of(role: Role) -> timedelta:
+    """The shortest life of a role's leases: kubevend's own floor where it ends them, else Kubernetes' for a token."""
+    return MINIMUM_LEASE if role.revocation == "PER_LEASE" else MINIMUM_TTL
+
+
+def _check_floor(field: str, ttl: timedelta, role: Role) -> None:
+    floor = floor_of(role)
+    if ttl >= floor:
+        return
+    if floor == MINIMUM_LEASE:
+        why = f"a lease of {role.name} lives no shorter than {seconds(floor)}"
+    else:
+        why = (
+            f"Kubernetes issues no token for less than {seconds(floor)} (a role whose revocation is PER_LEASE ends its "
+            "leases earlier)"
         )
+    raise InvalidArgument(
+        "TTL_TOO_SHORT",
+        f"{field} is {seconds(ttl)}, but {why}: ask for {seconds(floor)} or more.",
+        metadata={field: seconds(ttl), "minimum": seconds(floor)},
+        violations=[Violation(field, f"at least {seconds(floor)}")],
+    )
 
 
 def _listed(names: Iterable[str]) -> str:

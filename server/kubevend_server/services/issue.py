@@ -7,6 +7,7 @@ from typing import Any, cast
 from google.protobuf.message import Message
 
 from kubevend.v1 import issue_service_pb2 as pb
+from kubevend.v1 import role_service_pb2
 from kubevend_server.calls import Call
 from kubevend_server.interceptors import Handler
 from kubevend_server.issuance import Issuance, Issued
@@ -36,6 +37,7 @@ class IssueService:
             audiences=tuple(request.audiences),
             ttl=convert.duration(request, "ttl"),
             min_ttl=convert.duration(request, "min_ttl"),
+            cluster_wide=request.cluster_wide,
         )
         call.record.request = _written(request, asked)
         issued = await self._issuance.issue(call, request.role, asked, validate_only=request.validate_only)
@@ -52,6 +54,7 @@ def _written(request: pb.IssueTokenRequest, asked: Asked) -> dict[str, Any]:
         "minTtl": seconds(asked.min_ttl) if asked.min_ttl is not None else None,
         "audiences": list(asked.audiences),
         "validateOnly": request.validate_only,
+        "clusterWide": request.cluster_wide,
     }
     return {key: value for key, value in written.items() if value}
 
@@ -63,6 +66,7 @@ def _reply(issued: Issued) -> pb.IssueTokenResponse:
         audiences=issued.audiences,
         lease=issued.lease,
         warnings=convert.warnings(issued.warnings),
+        revocation=role_service_pb2.Revocation.Value(f"REVOCATION_{issued.grant.terms.revocation}"),
         decision=pb.Decision(policies=issued.grant.decision.policies, rules=issued.grant.terms.rules),
     )
     convert.set_timestamp(reply.expiration, issued.expiration)

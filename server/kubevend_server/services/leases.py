@@ -10,14 +10,16 @@ from typing import cast
 from google.protobuf.message import Message
 
 from kubevend.v1 import lease_service_pb2 as pb
+from kubevend.v1 import role_service_pb2
 from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Call
 from kubevend_server.clock import Clock
-from kubevend_server.errors import NotFound
+from kubevend_server.errors import InvalidArgument, NotFound, Violation
 from kubevend_server.interceptors import Handler
 from kubevend_server.leases import Lease, LeaseFilter, State
 from kubevend_server.paging import DEFAULT_PAGE_SIZE, PageTokens
 from kubevend_server.policy.access import Server
+from kubevend_server.revocation import Revocation, Revoked
 from kubevend_server.services import convert
 from kubevend_server.store import leases as store
 from kubevend_server.store.database import Database
@@ -25,15 +27,25 @@ from kubevend_server.store.database import Database
 _MOST_SCANNED = 1000
 # Whatever the page size, so that the time of a page says little of what was passed over.
 _BATCH = 200
-_STATES: dict[int, State] = {pb.Lease.STATE_ACTIVE: "ACTIVE", pb.Lease.STATE_EXPIRED: "EXPIRED"}
+_STATES: dict[int, State] = {
+    pb.Lease.STATE_ACTIVE: "ACTIVE",
+    pb.Lease.STATE_EXPIRED: "EXPIRED",
+    pb.Lease.STATE_PENDING: "PENDING",
+    pb.Lease.STATE_REVOKING: "REVOKING",
+    pb.Lease.STATE_REVOKED: "REVOKED",
+    pb.Lease.STATE_FAILED: "FAILED",
+}
 
 
 class LeaseService:
-    """Reads leases."""
+    """Reads leases, and ends them."""
 
     name = "kubevend.v1.LeaseService"
 
-    def __init__(self, database: Database, authorizer: Authorizer, tokens: PageTokens, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, authorizer: Authorizer, tokens: PageTokens, revocation: Revocation, clock: Clock
+    ) -> None:
+        self._revocation = revocation
         self._database = database
         self._authorizer = authorizer
         self._tokens = tokens
@@ -41,21 +53,18 @@ class LeaseService:
 
     def handlers(self) -> dict[str, Handler]:
         """Its methods by name."""
-        return {"GetLease": self.get_lease, "ListLeases": self.list_leases}
+        return {
+            "GetLease": self.get_lease,
+            "ListLeases": self.list_leases,
+            "RevokeLease": self.revoke_lease,
+            "RevokeLeases": self.revoke_leases,
+        }
 
     async def get_lease(self, call: Call) -> Message:
         """Read one lease."""
         request = cast("pb.GetLeaseRequest", call.request)
         call.record.resource = request.name
-        lease = await self._database.read(lambda connection: store.get(connection, request.name))
-        not_found = NotFound(
-            "LEASE_NOT_FOUND",
-            f"{request.name} does not exist, or you may not see it. ListLeases shows those that you may see.",
-            metadata={"lease": request.name},
-        )
-        self._authorizer.require(call, lease or _nothing(request.name), hidden=not_found)
-        if lease is None:
-            raise not_found
+        lease = await self._find(call, request.name)
         return pb.GetLeaseResponse(lease=_to_proto(lease, self._clock()))
 
     async def list_leases(self, call: Call) -> Message:
@@ -70,6 +79,46 @@ class LeaseService:
             leases=[_to_proto(lease, now) for lease in found], next_page_token=self._tokens.write(listing, position)
         )
 
+    async def revoke_lease(self, call: Call) -> Message:
+        """End one lease."""
+        request = cast("pb.RevokeLeaseRequest", call.request)
+        call.record.request = convert.written(request)
+        lease = await self._find(call, request.name)
+        revoked, others = await self._revocation.revoke(
+            call, lease, end_shared=request.end_shared, validate_only=request.validate_only
+        )
+        return pb.RevokeLeaseResponse(revocation=_revoked_to_proto(revoked), others=map(_revoked_to_proto, others))
+
+    async def revoke_leases(self, call: Call) -> Message:
+        """End every live lease that a filter finds."""
+        request = cast("pb.RevokeLeasesRequest", call.request)
+        call.record.request = convert.written(request)
+        self._authorizer.require(call, Server())
+        narrowed = _filter(request.filter)
+        if narrowed == LeaseFilter():
+            raise InvalidArgument(
+                "FILTER_EMPTY",
+                "filter is empty, which would end every lease: set what tells those that you mean, such as role or caller.",
+                violations=[Violation("filter", "at least one of its fields set")],
+            )
+        revoked, more = await self._revocation.revoke_all(
+            call, narrowed, end_shared=request.end_shared, validate_only=request.validate_only
+        )
+        return pb.RevokeLeasesResponse(revocations=map(_revoked_to_proto, revoked), more=more)
+
+    async def _find(self, call: Call, name: str) -> Lease:
+        call.record.resource = name
+        lease = await self._database.read(lambda connection: store.get(connection, name))
+        not_found = NotFound(
+            "LEASE_NOT_FOUND",
+            f"{name} does not exist, or you may not see it. ListLeases shows those that you may see.",
+            metadata={"lease": name},
+        )
+        self._authorizer.require(call, lease or _nothing(name), hidden=not_found)
+        if lease is None:
+            raise not_found
+        return lease
+
     async def _scan(
         self, call: Call, narrowed: LeaseFilter, after: str, size: int, now: datetime
     ) -> tuple[list[Lease], str]:
@@ -77,16 +126,18 @@ class LeaseService:
         found: list[Lease] = []
         scanned = 0
         while True:
-            query = partial(store.page, narrowed=narrowed, after=after, limit=_BATCH, now=now)
+            query = partial(store.page, narrowed=narrowed, after=after, limit=_BATCH)
             batch = await self._database.read(query)
-            for lease in batch:
-                after, scanned = lease.name, scanned + 1
-                if self._authorizer.may(call, "GetLease", lease):
+            for lease in batch.found:
+                # What has run out is written down only a moment later.
+                fits = narrowed.state in (None, lease.state(now))
+                if fits and self._authorizer.may(call, "GetLease", lease):
                     found.append(lease)
-                if len(found) == size or scanned == _MOST_SCANNED:
-                    return found, after
-            if len(batch) < _BATCH:
-                return found, ""
+                if len(found) == size:
+                    return found, lease.name
+            after, scanned = batch.position, scanned + batch.scanned
+            if not after or scanned >= _MOST_SCANNED:
+                return found, after
 
 
 def _nothing(name: str) -> Lease:
@@ -105,6 +156,8 @@ def _filter(proto: pb.LeaseFilter) -> LeaseFilter:
         state=_STATES.get(proto.state),
         expire_before=convert.moment(proto, "expire_before"),
         expire_after=convert.moment(proto, "expire_after"),
+        create_before=convert.moment(proto, "create_before"),
+        create_after=convert.moment(proto, "create_after"),
     )
 
 
@@ -118,11 +171,35 @@ def _to_proto(lease: Lease, now: datetime) -> pb.Lease:
         service_account=lease.service_account,
         audiences=lease.audiences,
         state=pb.Lease.State.Value(f"STATE_{lease.state(now)}"),
+        revocation=role_service_pb2.Revocation.Value(f"REVOCATION_{lease.revocation}"),
+        cluster_wide=lease.cluster_wide,
+        end_cause=lease.end_cause,
+        objects=[
+            pb.LeaseObject(kind=made.kind, namespace=made.namespace, name=made.name, shared=bool(made.scope))
+            for made in lease.objects
+        ],
     )
+    convert.set_timestamp(proto.end_time, lease.end_time)
+    if lease.ending is not None and lease.stored_state == "REVOKING":
+        ending = lease.ending
+        proto.ending.attempts, proto.ending.reason, proto.ending.message = (
+            ending.attempts,
+            ending.reason,
+            ending.message,
+        )
+        convert.set_timestamp(proto.ending.next_attempt_time, ending.next_attempt_time)
     convert.set_timestamp(proto.create_time, lease.create_time)
     convert.set_timestamp(proto.expire_time, lease.expire_time)
     for token in lease.tokens:
         minted = proto.tokens.add(jti=token.jti, kubernetes_audit_id=token.kubernetes_audit_id)
         convert.set_timestamp(minted.issue_time, token.issue_time)
         convert.set_timestamp(minted.expire_time, token.expire_time)
+    return proto
+
+
+def _revoked_to_proto(revoked: Revoked) -> pb.LeaseRevocation:
+    proto = pb.LeaseRevocation(
+        lease=revoked.lease, state=pb.Lease.State.Value(f"STATE_{revoked.state}"), message=revoked.message
+    )
+    convert.set_timestamp(proto.works_until, revoked.works_until)
     return proto

@@ -22,7 +22,17 @@ from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import Server
 from kubevend_server.policy.role_rules import check_role
 from kubevend_server.policy.terms import Limits, Warning
-from kubevend_server.roles import Role
+from kubevend_server.roles import (
+    DEFAULT_NAME_TEMPLATE,
+    GeneratedRole,
+    KubernetesRole,
+    LabelSelector,
+    Operator,
+    Requirement,
+    Revocation,
+    Role,
+    RoleKind,
+)
 from kubevend_server.services import convert, listing
 from kubevend_server.services.updating import check_etag, merge, require_named
 from kubevend_server.store import roles as store
@@ -38,11 +48,19 @@ _FIELDS = frozenset(
         "ttl",
         "max_ttl",
         "labels",
+        "allowed_namespace_selector",
+        "revocation",
+        "kubernetes_role",
+        "generated_role",
+        "cluster_wide_allowed",
+        "name_template",
+        "extra_labels",
+        "extra_annotations",
     }
 )
 
 
-_SOUND = pb.Role(allowed_namespaces=["x"], allowed_service_accounts=["x"], allowed_audiences=["x"])
+_SOUND = pb.Role(allowed_audiences=["x"])
 
 
 class RoleService:
@@ -178,7 +196,20 @@ def _to_proto(role: Role) -> pb.Role:
         default_audiences=role.default_audiences,
         labels=dict(role.labels),
         etag=role.etag,
+        allowed_namespace_selector=_selector_to_proto(role.allowed_namespace_selector),
+        revocation=pb.Revocation.Value(f"REVOCATION_{role.revocation}"),
+        cluster_wide_allowed=role.cluster_wide_allowed,
+        extra_labels=dict(role.extra_labels),
+        extra_annotations=dict(role.extra_annotations),
     )
+    if role.makes_accounts:
+        proto.name_template = role.name_template
+    if role.kubernetes_role is not None:
+        proto.kubernetes_role.kind = _KINDS[role.kubernetes_role.kind]
+        proto.kubernetes_role.name = role.kubernetes_role.name
+    if role.generated_role is not None:
+        proto.generated_role.kind = _KINDS[role.generated_role.kind]
+        proto.generated_role.rules = role.generated_role.rules
     if role.ttl is not None:
         convert.set_duration(proto.ttl, role.ttl)
     if role.max_ttl is not None:
@@ -189,6 +220,7 @@ def _to_proto(role: Role) -> pb.Role:
 
 
 def _from_proto(proto: pb.Role) -> Role:
+    makes_accounts = proto.HasField("kubernetes_role") or proto.HasField("generated_role")
     return Role(
         name=proto.name,
         config=proto.config or names.DEFAULT_CONFIG,
@@ -199,4 +231,73 @@ def _from_proto(proto: pb.Role) -> Role:
         ttl=convert.duration(proto, "ttl", "role.ttl"),
         max_ttl=convert.duration(proto, "max_ttl", "role.max_ttl"),
         labels=tuple(sorted(proto.labels.items())),
+        allowed_namespace_selector=(
+            _selector_from_proto(proto.allowed_namespace_selector)
+            if proto.HasField("allowed_namespace_selector")
+            else None
+        ),
+        revocation=_REVOCATIONS.get(proto.revocation) or ("PER_LEASE" if makes_accounts else "NONE"),
+        kubernetes_role=(
+            KubernetesRole(_kind(proto.kubernetes_role.kind), proto.kubernetes_role.name)
+            if proto.HasField("kubernetes_role")
+            else None
+        ),
+        generated_role=(
+            GeneratedRole(_kind(proto.generated_role.kind), proto.generated_role.rules)
+            if proto.HasField("generated_role")
+            else None
+        ),
+        cluster_wide_allowed=proto.cluster_wide_allowed,
+        name_template=proto.name_template or DEFAULT_NAME_TEMPLATE,
+        extra_labels=tuple(sorted(proto.extra_labels.items())),
+        extra_annotations=tuple(sorted(proto.extra_annotations.items())),
+    )
+
+
+_KINDS: dict[RoleKind, pb.KubernetesRoleKind.ValueType] = {
+    "Role": pb.KUBERNETES_ROLE_KIND_ROLE,
+    "ClusterRole": pb.KUBERNETES_ROLE_KIND_CLUSTER_ROLE,
+}
+_REVOCATIONS: dict[int, Revocation] = {
+    pb.REVOCATION_NONE: "NONE",
+    pb.REVOCATION_PER_LEASE: "PER_LEASE",
+    pb.REVOCATION_PER_CALLER: "PER_CALLER",
+    pb.REVOCATION_PER_ROLE: "PER_ROLE",
+}
+_OPERATORS: dict[int, Operator] = {
+    pb.LabelSelectorRequirement.OPERATOR_IN: "IN",
+    pb.LabelSelectorRequirement.OPERATOR_NOT_IN: "NOT_IN",
+    pb.LabelSelectorRequirement.OPERATOR_EXISTS: "EXISTS",
+    pb.LabelSelectorRequirement.OPERATOR_DOES_NOT_EXIST: "DOES_NOT_EXIST",
+}
+
+
+def _kind(kind: int) -> RoleKind:
+    return "ClusterRole" if kind == pb.KUBERNETES_ROLE_KIND_CLUSTER_ROLE else "Role"
+
+
+def _selector_to_proto(selector: LabelSelector | None) -> pb.LabelSelector | None:
+    if selector is None:
+        return None
+    return pb.LabelSelector(
+        match_labels=dict(selector.match_labels),
+        match_expressions=[
+            pb.LabelSelectorRequirement(
+                key=each.key,
+                operator=pb.LabelSelectorRequirement.Operator.Value(f"OPERATOR_{each.operator}"),
+                values=each.values,
+            )
+            for each in selector.match_expressions
+        ],
+    )
+
+
+def _selector_from_proto(proto: pb.LabelSelector) -> LabelSelector:
+    return LabelSelector(
+        match_labels=tuple(sorted(proto.match_labels.items())),
+        match_expressions=tuple(
+            # What is no operator is refused by the field's own rule before it comes to this.
+            Requirement(each.key, _OPERATORS.get(each.operator, "IN"), tuple(each.values))
+            for each in proto.match_expressions
+        ),
     )

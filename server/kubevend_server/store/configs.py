@@ -12,7 +12,7 @@ from kubevend_server.config_rules import normalized
 from kubevend_server.configs import Config, Credential
 from kubevend_server.encryption import Keyring
 from kubevend_server.errors import Aborted, AlreadyExists, FailedPrecondition, KubevendError, NotFound
-from kubevend_server.store import leases
+from kubevend_server.store import leases, objects
 from kubevend_server.store.changes import Change
 from kubevend_server.store.schema import configs, roles
 
@@ -204,15 +204,25 @@ def config_not_found(name: str) -> NotFound:
 
 
 def _refuse_live_leases(connection: sa.Connection, name: str, now: datetime, instead: str = "") -> None:
-    end = leases.last_end(connection, name, now)
-    if end is None:
+    live, end = leases.last_end(connection, name, now)
+    standing = objects.count(connection, name)
+    if not live and not standing:
         return
-    live, last = leases.count_live(connection, name, now), rfc3339(end)
+    last = rfc3339(end) if end is not None else ""
+    if live:
+        what = f"{live} live leases; the last of them ends at {last}. Wait until then, or end them (RevokeLeases; ListLeases"
+    else:
+        what = f"{standing} objects in its cluster that are still to be deleted. Wait for that (ListLeases"
     raise FailedPrecondition(
         "CONFIG_IN_USE",
-        f"{name} has {live} live leases; the last of them ends at {last}. Wait until then (ListLeases with "
-        f"filter.config shows them){instead}.",
-        metadata={"config": name, "live_leases": str(live), "last_expire_time": last, "subject": name},
+        f"{name} has {what} with filter.config shows them){instead}.",
+        metadata={
+            "config": name,
+            "live_leases": str(live),
+            "objects": str(standing),
+            "last_expire_time": last,
+            "subject": name,
+        },
     )
 
 

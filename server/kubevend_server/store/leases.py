@@ -2,25 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
-from kubevend_server.leases import Lease, LeaseFilter, LeaseToken
-from kubevend_server.store.schema import leases, tokens
+from kubevend_server.errors import Aborted
+from kubevend_server.leases import ClusterObject, End, Ending, Lease, LeaseFilter, LeaseToken
+from kubevend_server.store import objects as object_store
+from kubevend_server.store.schema import leases, objects, tokens
 
 Row = dict[str, object]
 
+MOST_SCANNED = 1000
+"""How many rows a page looks at, where an index cannot tell which of them fit."""
+
+_MOST_AT_ONCE = 500
+"""SQLite takes more parameters in a statement; what is more would be a long time in one transaction."""
+
+# Written out, since SQLite takes an index on some rows only where it sees that these are meant.
+_ACTIVE: sa.ColumnElement[str] = sa.literal_column("'ACTIVE'")
+_NO_ANCHOR: sa.ColumnElement[str] = sa.literal_column("''")
+_INDEXED = ("caller", "service_account", "namespace", "role", "config", "state")
+"""Those fields of a filter for which there is an index; what is most likely to find few comes first."""
+
+_LIVE_STATES = ("PENDING", "ACTIVE", "REVOKING")
+
 
 @dataclass(frozen=True, slots=True)
-class LiveLeases:
-    """How many leases live, and when the next of them ends."""
+class LeaseCounts:
+    """What the metrics tell of leases.
 
-    count: int
+    Attributes:
+        live: how many live.
+        next_expire_time: when the next of them ends.
+        revoking: how many have ended for kubevend, while what stands for them is not gone yet.
+    """
+
+    live: int
     next_expire_time: datetime | None
+    revoking: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A lease whose time has run out, and what stands for it."""
+
+    name: str
+    revocation: str
+    anchor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A lease that has ended: through which role it was granted, and how and why it ended."""
+
+    name: str
+    role: str
+    end: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some leases of a list.
+
+    Attributes:
+        found: they.
+        position: the name of the last one that was looked at, where the next page goes on; empty at the end.
+        scanned: how many were looked at.
+    """
+
+    found: list[Lease]
+    position: str
+    scanned: int
 
 
 def rows(lease: Lease) -> tuple[tuple[sa.Table, Row], ...]:
@@ -32,107 +91,327 @@ def rows(lease: Lease) -> tuple[tuple[sa.Table, Row], ...]:
         "caller": lease.caller,
         "namespace": lease.namespace,
         "service_account": lease.service_account,
-        "audiences": msgspec.json.encode(lease.audiences).decode(),
+        "audiences": _audiences(lease),
         "create_time": lease.create_time,
         "expire_time": lease.expire_time,
+        "state": lease.stored_state,
+        "revocation": lease.revocation,
+        "cluster_wide": lease.cluster_wide,
+        "anchor": lease.anchor,
+        "owner": lease.owner,
     }
-    minted: list[tuple[sa.Table, Row]] = [
-        (
-            tokens,
-            {
-                "lease": lease.name,
-                "jti": token.jti,
-                "kubernetes_audit_id": token.kubernetes_audit_id,
-                "issue_time": token.issue_time,
-                "expire_time": token.expire_time,
-            },
+    made = [(objects, object_store.row(each, lease.create_time)) for each in lease.objects]
+    return ((leases, row), *made, *((tokens, _token_row(lease, token)) for token in lease.tokens))
+
+
+def insert_pending(connection: sa.Connection, lease: Lease) -> bool:
+    """Write a pending lease down, with what is about to be made for it.
+
+    Returns:
+        False where somebody else has just made the anchor that they would share: then nothing was written.
+    """
+    try:
+        with connection.begin_nested():
+            for table, row in rows(lease):
+                connection.execute(sa.insert(table).values(row))
+    except sa.exc.IntegrityError:
+        return False
+    return True
+
+
+def activate(connection: sa.Connection, lease: Lease) -> None:
+    """Let a pending lease live, with its token.
+
+    Raises:
+        Aborted: it was ended meanwhile.
+    """
+    changed = connection.execute(
+        sa.update(leases)
+        .where(leases.c.name == lease.name, leases.c.state == "PENDING")
+        .values(
+            state="ACTIVE",
+            owner="",
+            create_time=lease.create_time,
+            expire_time=lease.expire_time,
+            audiences=_audiences(lease),
         )
-        for token in lease.tokens
+    )
+    if changed.rowcount == 0:
+        raise lease_ended(lease.name)
+    object_store.set_uids(connection, (made for made in lease.objects if made.uid))
+    for token in lease.tokens:
+        connection.execute(sa.insert(tokens).values(_token_row(lease, token)))
+
+
+def lease_ended(name: str) -> Aborted:
+    """The refusal of an issuance whose lease, or what it stands on, was ended before its token left."""
+    return Aborted(
+        "LEASE_ENDED",
+        f"{name} was ended while its token was being issued (somebody revoked it, or what it shares), and the token was "
+        "dropped. Try again.",
+        metadata={"lease": name},
+    )
+
+
+# Ends.
+
+
+def end_without_objects(connection: sa.Connection, names: Sequence[str], end: End, cause: str, now: datetime) -> None:
+    """End leases for which nothing stands in the cluster, or nothing that is theirs alone."""
+    for some in _portions(names):
+        connection.execute(
+            sa.update(leases)
+            .where(leases.c.name.in_(some), leases.c.state.in_(("PENDING", "ACTIVE")))
+            .values(state=end, end_time=now, end_cause=cause, owner="")
+        )
+
+
+def begin_end(connection: sa.Connection, names: Sequence[str], end: End, cause: str, now: datetime) -> None:
+    """Let leases end for which something stands in the cluster, theirs alone: that is to be deleted first."""
+    for some in _portions(names):
+        _revoking(connection, leases.c.name.in_(some), end, cause)
+        object_store.doom(connection, objects.c.lease.in_(some), now)
+
+
+def end_anchor(connection: sa.Connection, anchor: str, end: End, cause: str, now: datetime) -> None:
+    """Let all leases end that share an anchor: that is to be deleted first."""
+    _revoking(connection, sa.and_(leases.c.anchor != _NO_ANCHOR, leases.c.anchor == anchor), end, cause)
+    object_store.doom(connection, objects.c.id == anchor, now)
+
+
+def due(connection: sa.Connection, now: datetime, limit: int) -> list[Due]:
+    """The leases whose time has run out, the first ones first."""
+    query = sa.select(leases.c.name, leases.c.revocation, leases.c.anchor)
+    query = query.where(leases.c.state == _ACTIVE, leases.c.expire_time <= now).order_by(leases.c.expire_time)
+    return [Due(*row) for row in connection.execute(query.limit(limit))]
+
+
+def object_gone(connection: sa.Connection, gone: ClusterObject, now: datetime) -> list[Ended]:
+    """Forget an object that is gone, and end the leases for which nothing else stands.
+
+    Returns:
+        Those leases.
+    """
+    object_store.remove(connection, gone.id)
+    others = sa.select(objects.c.id).where(objects.c.lease != _NO_ANCHOR, objects.c.lease == leases.c.name)
+    standing = sa.and_(leases.c.anchor != _NO_ANCHOR, leases.c.anchor == gone.id)
+    condition = sa.and_(
+        leases.c.name == gone.lease if gone.lease else standing, leases.c.state == "REVOKING", ~others.exists()
+    )
+    query = sa.select(leases.c.name, leases.c.role, leases.c.ends_as, leases.c.end_cause).where(condition)
+    ended = [Ended(*row) for row in connection.execute(query)]
+    if ended:
+        connection.execute(sa.update(leases).where(condition).values(state=leases.c.ends_as, end_time=now, ends_as=""))
+    return ended
+
+
+def abandoned(connection: sa.Connection, alive: Iterable[str], in_flight: Iterable[str], process: str) -> list[str]:
+    """The pending leases that nobody issues any more: their process is dead, or is this one and knows nothing of them."""
+    query = sa.select(leases.c.name, leases.c.owner).where(leases.c.state == "PENDING")
+    living, known = set(alive), set(in_flight)
+    return [
+        row.name
+        for row in connection.execute(query)
+        if row.owner not in living or (row.owner == process and row.name not in known)
     ]
-    return ((leases, row), *minted)
+
+
+def purge(connection: sa.Connection, before: datetime, limit: int) -> int:
+    """Forget leases that had ended before a moment, the longest ended first. Returns how many."""
+    query = sa.select(leases.c.name).where(leases.c.end_time.is_not(None), leases.c.end_time < before)
+    names = connection.scalars(query.order_by(leases.c.end_time).limit(limit)).all()
+    if names:
+        connection.execute(sa.delete(tokens).where(tokens.c.lease.in_(names)))
+        connection.execute(sa.delete(leases).where(leases.c.name.in_(names)))
+    return len(names)
+
+
+def _revoking(connection: sa.Connection, condition: sa.ColumnElement[bool], end: End, cause: str) -> None:
+    connection.execute(
+        sa.update(leases)
+        .where(condition, leases.c.state.in_(("PENDING", "ACTIVE")))
+        .values(state="REVOKING", ends_as=end, end_cause=cause, owner="")
+    )
+
+
+def _portions(names: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (names[start : start + _MOST_AT_ONCE] for start in range(0, len(names), _MOST_AT_ONCE))
+
+
+# Reads.
 
 
 def get(connection: sa.Connection, name: str) -> Lease | None:
-    """The lease of this name, with its tokens."""
-    found = _with_tokens(connection, connection.execute(sa.select(leases).where(leases.c.name == name)).all())
+    """The lease of this name, with its tokens, and what stands for it."""
+    found = get_all(connection, [name])
     return found[0] if found else None
 
 
-def page(connection: sa.Connection, narrowed: LeaseFilter, after: str, limit: int, now: datetime) -> list[Lease]:
+def get_all(connection: sa.Connection, names: Sequence[str]) -> list[Lease]:
+    """The leases of these names that there are, the newest first, with their tokens, and what stands for them."""
+    found: list[Lease] = []
+    for some in _portions(names):
+        found += _whole(connection, connection.execute(sa.select(leases).where(leases.c.name.in_(some))).all())
+    return sorted(found, key=lambda lease: lease.name, reverse=True)
+
+
+def page(connection: sa.Connection, narrowed: LeaseFilter, after: str, limit: int) -> Page:
     """The next leases, the newest first.
+
+    One field of the filter is looked up in an index; the others are held against what that finds, of which a page looks
+    at no more than `MOST_SCANNED`. So a page takes as long with a million leases as with a thousand, and can come short.
 
     Args:
         connection: where to read.
-        narrowed: which leases.
+        narrowed: which leases. Its state is the one that is written down, which follows an end within a second.
         after: the name of the last one of the page before; empty for the first page.
         limit: how many at the most.
-        now: the moment that tells active leases from expired ones.
     """
-    query = sa.select(leases).order_by(leases.c.name.desc()).limit(limit)
+    looked_up, held_against = _split(narrowed)
+    scan = sa.select(leases).where(*(leases.c[column] == value for column, value in looked_up))
+    scan = scan.order_by(leases.c.name.desc()).limit(MOST_SCANNED if held_against else limit)
     if after:
-        query = query.where(leases.c.name < after)
-    found = connection.execute(query.where(*_conditions(narrowed, now))).all()
-    return _with_tokens(connection, found)
+        scan = scan.where(leases.c.name < after)
+    if not held_against:
+        read = connection.execute(scan).all()
+        return Page(_whole(connection, read), read[-1].name if len(read) == limit else "", len(read))
+    scanned = scan.subquery()
+    query = sa.select(scanned).where(*(operator(scanned.c[column], value) for column, operator, value in held_against))
+    read = connection.execute(query.order_by(scanned.c.name.desc()).limit(limit)).all()
+    last, count = connection.execute(sa.select(sa.func.min(scanned.c.name), sa.func.count())).one()
+    if len(read) == limit:
+        last, count = read[-1].name, MOST_SCANNED
+    return Page(_whole(connection, read), last if count == MOST_SCANNED else "", count)
 
 
-def count_live(connection: sa.Connection, config: str, now: datetime) -> int:
-    """How many leases on a config have not ended."""
-    query = sa.select(sa.func.count()).where(leases.c.config == config, leases.c.expire_time > now)
-    return connection.scalar(query) or 0
+def find_live(connection: sa.Connection, narrowed: LeaseFilter, limit: int) -> list[Lease]:
+    """The leases of a filter that live, the newest first, without their tokens."""
+    looked_up, held_against = _split(narrowed)
+    query = sa.select(leases).where(
+        *(leases.c[column] == value for column, value in looked_up),
+        *(operator(leases.c[column], value) for column, operator, value in held_against),
+        leases.c.state.in_(_LIVE_STATES),
+    )
+    return [_lease(row) for row in connection.execute(query.order_by(leases.c.name.desc()).limit(limit))]
 
 
-def last_end(connection: sa.Connection, config: str, now: datetime) -> datetime | None:
-    """When the last of the leases on a config ends; None where none lives."""
-    query = sa.select(sa.func.max(leases.c.expire_time)).where(leases.c.config == config, leases.c.expire_time > now)
-    end: datetime | None = connection.scalar(query)
-    return end
+def sharing(connection: sa.Connection, anchors: Iterable[str], limit: int) -> list[Lease]:
+    """The leases that live on these anchors, without their tokens."""
+    found: list[Lease] = []
+    for some in _portions(list(anchors)):
+        query = sa.select(leases).where(leases.c.anchor != _NO_ANCHOR, leases.c.anchor.in_(some))
+        query = query.where(leases.c.state.in_(_LIVE_STATES)).limit(limit)
+        found += map(_lease, connection.execute(query))
+    return found
 
 
-def live(connection: sa.Connection, now: datetime) -> LiveLeases:
-    """How many leases live, and when the next of them ends."""
-    query = sa.select(sa.func.count(), sa.func.min(leases.c.expire_time)).where(leases.c.expire_time > now)
-    count, next_expire_time = connection.execute(query).one()
-    return LiveLeases(count, next_expire_time)
-
-
-def _conditions(narrowed: LeaseFilter, now: datetime) -> list[sa.ColumnElement[bool]]:
-    exact = {
-        leases.c.role: narrowed.role,
-        leases.c.config: narrowed.config,
-        leases.c.namespace: narrowed.namespace,
-        leases.c.service_account: narrowed.service_account,
-        leases.c.caller: narrowed.caller,
-    }
-    conditions = [column == value for column, value in exact.items() if value]
-    if narrowed.state == "ACTIVE":
-        conditions.append(leases.c.expire_time > now)
-    elif narrowed.state == "EXPIRED":
-        conditions.append(leases.c.expire_time <= now)
-    if narrowed.expire_before is not None:
-        conditions.append(leases.c.expire_time < narrowed.expire_before)
-    if narrowed.expire_after is not None:
-        conditions.append(leases.c.expire_time >= narrowed.expire_after)
-    return conditions
-
-
-def _with_tokens(connection: sa.Connection, found: Sequence[sa.Row[tuple[object, ...]]]) -> list[Lease]:
-    minted: dict[str, list[LeaseToken]] = {row.name: [] for row in found}
-    if minted:
-        query = sa.select(tokens).where(tokens.c.lease.in_(minted)).order_by(tokens.c.issue_time)
-        for row in connection.execute(query):
-            minted[row.lease].append(LeaseToken(row.jti, row.kubernetes_audit_id, row.issue_time, row.expire_time))
-    return [
-        Lease(
-            name=row.name,
-            role=row.role,
-            config=row.config,
-            caller=row.caller,
-            namespace=row.namespace,
-            service_account=row.service_account,
-            audiences=tuple(msgspec.json.decode(row.audiences)),
-            create_time=row.create_time,
-            expire_time=row.expire_time,
-            tokens=tuple(minted[row.name]),
+def standing_ids(connection: sa.Connection, names: Sequence[str]) -> set[str]:
+    """The ids of what is being deleted for these leases, theirs alone or shared."""
+    found: set[str] = set()
+    for some in _portions(names):
+        rows_ = connection.execute(
+            sa.select(leases.c.anchor).distinct().where(leases.c.name.in_(some), leases.c.anchor != _NO_ANCHOR)
         )
+        anchors = [row.anchor for row in rows_]
+        found |= {made.id for made, ending in object_store.of_leases(connection, some, anchors) if ending is not None}
+    return found
+
+
+def last_end(connection: sa.Connection, config: str, now: datetime) -> tuple[int, datetime | None]:
+    """How many leases on a config live, or are being ended, and when the last of them does."""
+    lives = sa.or_(
+        sa.and_(leases.c.state.in_(("PENDING", "ACTIVE")), leases.c.expire_time > now), leases.c.state == "REVOKING"
+    )
+    query = sa.select(sa.func.count(), sa.func.max(leases.c.expire_time)).where(leases.c.config == config, lives)
+    count, end = connection.execute(query).one()
+    return count, end
+
+
+def count(connection: sa.Connection, now: datetime) -> LeaseCounts:
+    """What the metrics tell of leases."""
+    query = sa.select(sa.func.count(), sa.func.min(leases.c.expire_time))
+    live, next_expire_time = connection.execute(
+        query.where(leases.c.state == _ACTIVE, leases.c.expire_time > now)
+    ).one()
+    revoking = connection.scalar(sa.select(sa.func.count()).where(leases.c.state == "REVOKING"))
+    return LeaseCounts(live, next_expire_time, revoking or 0)
+
+
+_Held = list[tuple[str, Callable[[Any, Any], Any], object]]
+
+
+def _split(narrowed: LeaseFilter) -> tuple[list[tuple[str, str]], _Held]:
+    """What of a filter is looked up in an index, and what is held against the rows that this finds."""
+    exact = [(column, getattr(narrowed, column)) for column in _INDEXED]
+    exact = [(column, value) for column, value in exact if value]
+    ranges = [
+        ("expire_time", operator.lt, narrowed.expire_before),
+        ("expire_time", operator.ge, narrowed.expire_after),
+        ("create_time", operator.lt, narrowed.create_before),
+        ("create_time", operator.ge, narrowed.create_after),
+    ]
+    held = [(column, operator.eq, value) for column, value in exact[1:]]
+    return exact[:1], [*held, *((column, compare, value) for column, compare, value in ranges if value is not None)]
+
+
+def _whole(connection: sa.Connection, found: Sequence[sa.Row[tuple[object, ...]]]) -> list[Lease]:
+    """Leases from their rows, with their tokens, and what stands for them."""
+    if not found:
+        return []
+    minted: dict[str, list[LeaseToken]] = {row.name: [] for row in found}
+    for row in connection.execute(sa.select(tokens).where(tokens.c.lease.in_(minted)).order_by(tokens.c.issue_time)):
+        minted[row.lease].append(LeaseToken(row.jti, row.kubernetes_audit_id, row.issue_time, row.expire_time))
+    standing: dict[str, list[tuple[ClusterObject, Ending | None]]] = {}
+    live = [row for row in found if row.state in _LIVE_STATES and row.revocation != "NONE"]
+    if live:
+        anchors = {row.anchor for row in live if row.anchor}
+        for made, ending in object_store.of_leases(connection, [row.name for row in live], sorted(anchors)):
+            standing.setdefault(made.lease or made.id, []).append((made, ending))
+    return [
+        _lease(row, tuple(minted[row.name]), [*standing.get(row.name, ()), *standing.get(row.anchor or " ", ())])
         for row in found
     ]
+
+
+def _lease(
+    row: sa.Row[tuple[object, ...]],
+    minted: tuple[LeaseToken, ...] = (),
+    standing: Sequence[tuple[ClusterObject, Ending | None]] = (),
+) -> Lease:
+    endings = [ending for _, ending in standing if ending is not None]
+    return Lease(
+        name=row.name,
+        role=row.role,
+        config=row.config,
+        caller=row.caller,
+        namespace=row.namespace,
+        service_account=row.service_account,
+        audiences=tuple(msgspec.json.decode(row.audiences)),
+        create_time=row.create_time,
+        expire_time=row.expire_time,
+        tokens=minted,
+        stored_state=row.state,
+        revocation=row.revocation,
+        anchor=row.anchor,
+        ends_as=row.ends_as,
+        end_cause=row.end_cause,
+        end_time=row.end_time,
+        cluster_wide=row.cluster_wide,
+        owner=row.owner,
+        objects=tuple(made for made, _ in standing),
+        ending=max(endings, key=lambda ending: ending.attempts) if endings else None,
+    )
+
+
+def _audiences(lease: Lease) -> str:
+    return msgspec.json.encode(lease.audiences).decode()
+
+
+def _token_row(lease: Lease, token: LeaseToken) -> Row:
+    return {
+        "lease": lease.name,
+        "jti": token.jti,
+        "kubernetes_audit_id": token.kubernetes_audit_id,
+        "issue_time": token.issue_time,
+        "expire_time": token.expire_time,
+    }

@@ -171,7 +171,9 @@ class LeaseEnding(_message.Message):
     attempts: _builtins.int
     """How often the cluster was asked in vain."""
     reason: _builtins.str
-    """The reason of the last failure, as in google.rpc.ErrorInfo. Empty where there was none."""
+    """The reason of the last failure, as in google.rpc.ErrorInfo; OBJECT_HELD where a finalizer keeps an object that is
+    marked for deletion. Empty where there was none.
+    """
     message: _builtins.str
     """The message of the last failure."""
     @_builtins.property

@@ -23,8 +23,8 @@ def upgrade() -> None:
     ):
         op.add_column("leases", column)
     op.drop_index("leases_expire_time", "leases")
-    for column in ("config", "service_account", "state"):
-        op.create_index(f"leases_{column}", "leases", [column, "name"])
+    for name in ("config", "service_account", "state"):
+        op.create_index(f"leases_{name}", "leases", [name, "name"])
     op.create_index("leases_expiry", "leases", ["expire_time"], sqlite_where=sa.text("state = 'ACTIVE'"))
     op.create_index("leases_ended", "leases", ["end_time"], sqlite_where=sa.text("end_time IS NOT NULL"))
     op.create_index("leases_anchor", "leases", ["anchor", "state"], sqlite_where=sa.text("anchor <> ''"))

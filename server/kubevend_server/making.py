@@ -1,0 +1,141 @@
+"""What is made in a cluster for a lease: planned from its grant, written down, then made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from kubevend_server import names
+from kubevend_server.audit.log import Event
+from kubevend_server.checkpoints import Checkpoint, pass_by
+from kubevend_server.cluster import objects as cluster
+from kubevend_server.cluster.connection import Connection
+from kubevend_server.errors import FailedPrecondition, KubevendError, ResourceExhausted
+from kubevend_server.journal import Entry, Journal
+from kubevend_server.leases import ClusterObject, Lease
+from kubevend_server.policy.grant import Grant
+from kubevend_server.policy.made import own_labels
+from kubevend_server.policy.name_template import PREFIX
+from kubevend_server.store import leases as lease_store
+
+_NEVER_MADE = (FailedPrecondition, ResourceExhausted)
+"""After these nothing was made; after all else something may have been."""
+
+
+class AnchorTaken(Exception):
+    """Somebody else has just written down the anchor that was planned."""
+
+
+def plan(grant: Grant, lease: str, now: datetime, scope: str = "") -> tuple[ClusterObject, ...]:
+    """What is to be made for a grant, in the order in which it is made.
+
+    Args:
+        grant: the grant.
+        lease: the lease's name.
+        now: the moment.
+        scope: whose leases share the anchor; empty for an anchor of one lease.
+    """
+    config, namespace, account = grant.terms.config, grant.namespace, grant.terms.account
+    if account is None:
+        new = names.new_id(now)
+        return (
+            ClusterObject(
+                new, config, "Secret", namespace, f"{PREFIX}{new}", lease="" if scope else lease, scope=scope
+            ),
+        )
+    return tuple(
+        ClusterObject(
+            id=names.new_id(now),
+            config=config,
+            kind=kind,
+            namespace="" if kind.startswith("Cluster") else namespace,
+            name=grant.service_account,
+            lease=lease,
+        )
+        for kind in cluster.account_kinds(account)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Makes what leases stand on.
+
+    Attributes:
+        journal: where a lease is written down before anything is made for it.
+        instance: by which id the objects are known to be this store's.
+        process: who makes them, among the processes that share the store.
+        checkpoint: told of each step.
+    """
+
+    journal: Journal
+    instance: str
+    process: str
+    checkpoint: Checkpoint = pass_by
+
+    async def begin(self, pending: Lease, intent: Event) -> None:
+        """Write down a pending lease and what is about to be made for it, with the audit event that says so.
+
+        Raises:
+            AnchorTaken: somebody else has just made the anchor that it would share; nothing was written.
+            Unavailable: it could not be written, so nothing must be made.
+        """
+        written = False
+
+        def change(connection: sa.Connection) -> None:
+            nonlocal written
+            written = lease_store.insert_pending(connection, pending)
+
+        await self.journal.commit(Entry(lambda refusal: None if refusal or not written else intent, change=change))
+        if not written:
+            raise AnchorTaken
+
+    async def make(self, connection: Connection, pending: Lease, grant: Grant, touched: list[ClusterObject]) -> Lease:
+        """Make what a pending lease stands on, one after the other.
+
+        Args:
+            connection: the way to the cluster.
+            pending: the lease, already written down.
+            grant: what was granted.
+            touched: gets each object before it is asked for, and loses it where it was surely not made.
+
+        Returns:
+            The lease with the cluster's own ids of what was made.
+
+        Raises:
+            KubevendError: one of them was refused, or failed.
+        """
+        made: list[ClusterObject] = []
+        for each, manifest in self._manifests(pending, grant):
+            touched.append(each)
+            # What is left of a deletion that fails goes with the first of them.
+            whole = cluster.owned(manifest, made[0]) if made else manifest
+            try:
+                uid = await cluster.create(connection, each, whole)
+            except KubevendError as error:
+                if isinstance(error, _NEVER_MADE):
+                    touched.remove(each)
+                raise
+            made.append(replace(each, uid=uid))
+            await self.checkpoint(f"issue.made.{each.kind}")
+        return replace(pending, objects=tuple(made))
+
+    def _manifests(self, pending: Lease, grant: Grant) -> Iterable[tuple[ClusterObject, cluster.Manifest]]:
+        account = grant.terms.account
+        shared = any(each.scope for each in pending.objects)
+        labels = own_labels(self.instance, pending.role, "" if shared else pending.name)
+        caller = "" if shared else pending.caller
+        if account is None:
+            return [(each, cluster.anchor_manifest(each, labels, caller)) for each in pending.objects]
+        return cluster.account_manifests(pending.objects, account, labels, caller)
+
+    async def make_shared(self, connection: Connection, anchor: ClusterObject, grant: Grant) -> None:
+        """Make a shared anchor that somebody has written down, if it is not there yet.
+
+        Raises:
+            KubevendError: it was refused, or failed.
+        """
+        manifest = cluster.anchor_manifest(anchor, own_labels(self.instance, grant.terms.role, ""))
+        await cluster.create(connection, anchor, manifest)

@@ -1,0 +1,267 @@
+"""Putting right what crashes, and others, have left: at the start, and from then on every so often.
+
+- Issuances whose process died: their leases end as FAILED, and what was made for them is deleted.
+- Deletions that a dead process had taken: others take them.
+- Shared anchors on which no lease stands.
+- ServiceAccounts, Roles and bindings in clusters that have this store's label, and that no lease knows: a restored or a lost
+  store leaves such. Anchors cannot be listed, and one that no lease knows harms nobody: its tokens expire.
+- Leases whose ServiceAccount, Role or binding somebody else has deleted: they end.
+- Leases that ended long ago: they are forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+import structlog
+
+from kubevend_server import ending, names
+from kubevend_server.anchors import SharedAnchors
+from kubevend_server.catalog import Catalog
+from kubevend_server.clock import Clock
+from kubevend_server.cluster import objects as cluster
+from kubevend_server.cluster.clusters import Clusters
+from kubevend_server.cluster.objects import Found
+from kubevend_server.configs import Config
+from kubevend_server.errors import KubevendError
+from kubevend_server.in_flight import InFlight
+from kubevend_server.journal import Journal
+from kubevend_server.leases import ClusterObject, Kind
+from kubevend_server.removal import Remover
+from kubevend_server.roles import ANY, Role
+from kubevend_server.store import leases as lease_store
+from kubevend_server.store import objects as object_store
+from kubevend_server.store import replicas as replica_store
+from kubevend_server.store.database import Database
+
+_BEAT_SECONDS = 10.0
+_DEAD = timedelta(seconds=45)
+_MOST_PURGED = 500
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How to put things right.
+
+    Attributes:
+        instance: by which id the objects in clusters are known to be this store's.
+        replica: this process's name among those that share the store.
+        process: another one for each start of it.
+        every: seconds.
+        retention: for how long a lease is kept after its end.
+        most_strays: how many objects that no lease knows may be deleted at once, as a share of all that are found.
+    """
+
+    instance: str
+    replica: str
+    process: str
+    every: float
+    retention: timedelta
+    most_strays: float
+
+
+class Presence:
+    """Tells the other processes that share the store that this one lives."""
+
+    def __init__(self, journal: Journal, order: Order, clock: Clock) -> None:
+        self._journal = journal
+        self._order = order
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Say it again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(_BEAT_SECONDS)
+            try:
+                await self.beat()
+            except sa.exc.SQLAlchemyError:
+                _log.exception("presence_not_written")
+
+    async def beat(self) -> None:
+        """Say it once."""
+        now = self._clock()
+        await self._journal.change(
+            lambda connection: replica_store.beat(connection, self._order.replica, self._order.process, now)
+        )
+
+    async def leave(self) -> None:
+        """Say that it ends."""
+        await self._journal.change(lambda connection: replica_store.leave(connection, self._order.process))
+
+
+class Reconciler:
+    """Puts things right."""
+
+    def __init__(
+        self,
+        database: Database,
+        journal: Journal,
+        catalog: Catalog,
+        clusters: Clusters,
+        anchors: SharedAnchors,
+        remover: Remover,
+        in_flight: InFlight,
+        order: Order,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._journal = journal
+        self._catalog = catalog
+        self._clusters = clusters
+        self._anchors = anchors
+        self._remover = remover
+        self._in_flight = in_flight
+        self._order = order
+        self._clock = clock
+        self._told: dict[str, str] = {}
+
+    async def run(self) -> None:
+        """Put things right again and again, until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except Exception:
+                # Whatever it is, the rest is looked at again next time.
+                _log.exception("reconcile_failed")
+            await asyncio.sleep(self._order.every)
+
+    async def look(self) -> None:
+        """Put things right once."""
+        now = self._clock()
+        alive = await self._database.read(lambda connection: replica_store.alive(connection, now - _DEAD))
+        process = self._order.process
+        # What this process itself does not know to be dead is left alone, however late its last sign of life is.
+        living = {*alive, process}
+        gone = await self._journal.change(lambda connection: self._clean_up(connection, living, now))
+        self._anchors.forget(gone)
+        self._remover.poke()
+        # One of them is enough for what follows.
+        if alive and alive[0] != process:
+            return
+        for config in self._catalog.configs():
+            await self._look_at(config)
+        while await self._journal.change(
+            lambda connection: lease_store.purge(connection, now - self._order.retention, _MOST_PURGED)
+        ):
+            await asyncio.sleep(0)
+
+    def _clean_up(self, connection: sa.Connection, living: set[str], now: datetime) -> Collection[str]:
+        """End what nobody issues any more, let others delete what the dead had taken, and let deserted anchors go."""
+        dead = lease_store.abandoned(connection, living, self._in_flight.leases, self._order.process)
+        for lease in lease_store.get_all(connection, dead):
+            _log.warning("issuance_abandoned", lease=lease.name, role=lease.role, objects=len(lease.objects))
+            # All of it may be there: nobody knows how far its process came.
+            ending.fail(connection, lease, lease.objects, "its issuance was interrupted", now, self._in_flight.anchors)
+        object_store.release(connection, living, now)
+        return ending.remove_deserted(connection, now, self._in_flight.anchors)
+
+    # What is in the clusters.
+
+    async def _look_at(self, config: Config) -> None:
+        """Hold what is in a cluster against what is in the store."""
+        places = _places(role for role in self._catalog.roles() if role.config == config.name)
+        if not places:
+            return
+        # Read before the cluster is, so that what is missing there is not just being made, or being deleted.
+        standing = await self._database.read(lambda connection: object_store.standing(connection, config.name))
+        found, looked_in = await self._find(config, places)
+        known = await self._database.read(lambda connection: object_store.known(connection, config.name))
+        strays = [each for each in found if (each.kind, each.namespace, each.name) not in known and not each.deleting]
+        if strays:
+            await self._delete_strays(config, strays, len(found))
+        there = {(each.kind, each.namespace, each.name) for each in found}
+        missing = [
+            each
+            for each in standing
+            if (each.kind, each.namespace, each.name) not in there
+            and ((each.kind, each.namespace) in looked_in or (each.kind, "") in looked_in)
+        ]
+        if missing:
+            await self._end_incomplete(missing)
+
+    async def _find(
+        self, config: Config, places: Sequence[tuple[Kind, str]]
+    ) -> tuple[list[Found], set[tuple[Kind, str]]]:
+        """What of ours is in these places, and in which of them one could look."""
+        found: list[Found] = []
+        looked_in: set[tuple[Kind, str]] = set()
+        problem = ""
+        for kind, namespace in places:
+            try:
+                connection = self._clusters.of(config)
+                found += await cluster.list_made(connection, kind, namespace, self._order.instance)
+            except KubevendError as error:
+                problem = problem or error.message
+            else:
+                looked_in.add((kind, namespace))
+        self._tell(config.name, "strays_not_looked_for", problem)
+        return found, looked_in
+
+    async def _delete_strays(self, config: Config, strays: Sequence[Found], of: int) -> None:
+        most = int(self._order.most_strays * of)
+        if len(strays) > most:
+            self._tell(
+                f"{config.name} strays",
+                "too_many_strays",
+                f"{len(strays)} of {of} objects in {config.name} with the label of this instance ({self._order.instance}) "
+                f"belong to no lease in this store; leases.most_strays lets {most} be deleted at once, so none was. Is it "
+                "the right store? If so, set leases.most_strays to 1 until they are gone.",
+            )
+            return
+        self._tell(f"{config.name} strays", "too_many_strays", "")
+        now = self._clock()
+        doomed = [
+            ClusterObject(
+                names.new_id(now), config.name, each.kind, each.namespace, each.name, each.lease, uid=each.uid
+            )
+            for each in strays
+        ]
+        for each in doomed:
+            _log.warning("stray_found", config=config.name, kind=each.kind, namespace=each.namespace, name=each.name)
+        await self._journal.change(lambda connection: object_store.doom_made(connection, doomed, now))
+        self._remover.poke()
+
+    async def _end_incomplete(self, missing: Sequence[ClusterObject]) -> None:
+        """End leases that lack something which somebody else has deleted."""
+        by_lease: dict[str, ClusterObject] = {each.lease: each for each in missing}
+        now = self._clock()
+
+        def change(connection: sa.Connection) -> None:
+            for lease, each in by_lease.items():
+                cause = f"{each.kind} {each.name} was deleted in the cluster by somebody else"
+                lease_store.begin_end(connection, [lease], "REVOKED", cause, now)
+
+        for lease, each in by_lease.items():
+            _log.warning("lease_incomplete", lease=lease, kind=each.kind, namespace=each.namespace, name=each.name)
+        await self._journal.change(change)
+        self._remover.poke()
+
+    def _tell(self, about: str, event: str, problem: str) -> None:
+        """Log a problem once, until it is another one."""
+        if problem and self._told.get(about) != problem:
+            _log.error(event, about=about, error=problem)
+        self._told[about] = problem
+
+
+def _places(roles: Iterable[Role]) -> list[tuple[Kind, str]]:
+    """Where objects of these roles can be: kinds, each with a namespace, or with none for all and for what is in none."""
+    namespaces: dict[Kind, set[str]] = defaultdict(set)
+    for role in roles:
+        if not role.makes_accounts:
+            continue
+        everywhere = ANY in role.allowed_namespaces or role.allowed_namespace_selector is not None
+        where = {""} if everywhere else set(role.allowed_namespaces)
+        namespaces["ServiceAccount"] |= where
+        namespaces["RoleBinding"] |= where
+        if role.cluster_wide_allowed:
+            namespaces["ClusterRoleBinding"] |= {""}
+        if role.generated_role is not None:
+            namespaces[role.generated_role.kind] |= where if role.generated_role.kind == "Role" else {""}
+    return [(kind, place) for kind, found in namespaces.items() for place in ([""] if "" in found else sorted(found))]

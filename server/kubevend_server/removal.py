@@ -1,0 +1,203 @@
+"""Deleting in clusters what is not to stand for a lease any more: again and again until it is gone.
+
+What is to be deleted is in the store, so that it outlives this process, and processes that share the store share the work:
+each takes a few objects at a time, which the others then leave alone for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Collection, Coroutine
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from kubevend_server.audit import event
+from kubevend_server.catalog import Catalog
+from kubevend_server.checkpoints import Checkpoint, pass_by
+from kubevend_server.clock import Clock
+from kubevend_server.cluster import objects as cluster
+from kubevend_server.cluster.clusters import Clusters
+from kubevend_server.errors import FailedPrecondition, KubevendError
+from kubevend_server.journal import Entry, Journal
+from kubevend_server.leases import ClusterObject
+from kubevend_server.store import leases as lease_store
+from kubevend_server.store import objects as object_store
+from kubevend_server.store.database import Database
+from kubevend_server.store.leases import Ended
+from kubevend_server.store.objects import Doomed
+
+_AT_ONCE = 16
+_LOOK_SECONDS = 1.0
+_CLAIM = timedelta(seconds=60)
+_FIRST_DELAY = 1.0
+_LONGEST_DELAY = 60.0
+_MOST_DOUBLINGS = 10
+
+_log = structlog.get_logger()
+
+
+class Remover:
+    """Deletes what is marked for it."""
+
+    def __init__(
+        self,
+        database: Database,
+        journal: Journal,
+        catalog: Catalog,
+        clusters: Clusters,
+        process: str,
+        clock: Clock,
+        checkpoint: Checkpoint = pass_by,
+    ) -> None:
+        """Take what it works with.
+
+        Args:
+            database: where it reads what is to be done.
+            journal: where it writes what was done.
+            catalog: the configs.
+            clusters: the clusters of configs.
+            process: who takes work, among the processes that share the store.
+            clock: the time of day.
+            checkpoint: told of each step.
+        """
+        self._database = database
+        self._journal = journal
+        self._catalog = catalog
+        self._clusters = clusters
+        self._process = process
+        self._clock = clock
+        self._checkpoint = checkpoint
+        self._poked = asyncio.Event()
+        self._settled = asyncio.Condition()
+        self._works: set[asyncio.Task[None]] = set()
+
+    def poke(self) -> None:
+        """Look at once for what is to be done."""
+        self._poked.set()
+
+    def run_soon(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something in the background; a failure is logged, and what it left is found by the next reconcile."""
+        task = asyncio.create_task(work)
+        self._works.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._works.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("background_work_failed", exc_info=task.exception())
+        self.poke()
+
+    async def run(self) -> None:
+        """Delete what is due, until cancelled."""
+        while True:
+            self._poked.clear()
+            try:
+                while await self._work():
+                    pass
+            except Exception:
+                # The store, most likely: what was taken is due again after a while.
+                _log.exception("removal_failed")
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._poked.wait()
+            except TimeoutError:
+                continue
+
+    async def settle(self, ids: Collection[str], seconds: float) -> None:
+        """Wait until each of these objects is gone or its deletion has failed, at the most so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                while await self._database.read(lambda connection: object_store.untried(connection, ids)):
+                    await self._wait_for_change()
+        except TimeoutError:
+            return
+
+    async def _wait_for_change(self) -> None:
+        """Wait until something was deleted here; another process may do it too, and tells nobody."""
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS / 4), self._settled:
+                await self._settled.wait()
+        except TimeoutError:
+            return
+
+    async def close(self) -> None:
+        """Wait for what runs in the background."""
+        if self._works:
+            await asyncio.wait(self._works)
+
+    async def _work(self) -> bool:
+        """Take some of what is due and delete it. False where nothing was due."""
+        now = self._clock()
+        if not await self._database.read(lambda connection: object_store.any_due(connection, now)):
+            return False
+        taken: list[Doomed] = await self._journal.change(
+            lambda connection: object_store.claim(connection, self._process, now, now + _CLAIM, _AT_ONCE)
+        )
+        await self._checkpoint("remove.claimed")
+        await asyncio.gather(*map(self._remove, taken))
+        async with self._settled:
+            self._settled.notify_all()
+        return bool(taken)
+
+    async def _remove(self, doomed: Doomed) -> None:
+        try:
+            gone = await self._delete(doomed.object)
+        except KubevendError as error:
+            await self._put_off(doomed, error)
+            return
+        if not gone:
+            await self._put_off(doomed, _held(doomed.object))
+            return
+        await self._checkpoint("remove.deleted")
+        await self._record(doomed.object)
+        await self._checkpoint("remove.recorded")
+
+    async def _delete(self, doomed: ClusterObject) -> bool:
+        config = self._catalog.config(doomed.config)
+        if config is None:
+            raise FailedPrecondition("CONFIG_NOT_FOUND", f"{doomed.config} does not exist any more.")
+        return await cluster.delete(self._clusters.of(config), doomed)
+
+    async def _record(self, gone: ClusterObject) -> None:
+        """Write down that an object is gone, and with it the ends of the leases for which nothing else stands."""
+        now = self._clock()
+        ended: list[Ended] = []
+
+        def change(connection: sa.Connection) -> None:
+            ended[:] = lease_store.object_gone(connection, gone, now)
+
+        await self._journal.commit(Entry(lambda _: event.ended(gone, ended) if ended else None, change=change))
+
+    async def _put_off(self, doomed: Doomed, error: KubevendError) -> None:
+        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(doomed.attempts, _MOST_DOUBLINGS))
+        # So that what failed together does not come again together.
+        until = self._clock() + timedelta(seconds=delay * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
+        _log.warning(
+            "not_deleted",
+            config=doomed.object.config,
+            kind=doomed.object.kind,
+            namespace=doomed.object.namespace,
+            name=doomed.object.name,
+            attempts=doomed.attempts + 1,
+            reason=error.reason,
+            error=error.message,
+            next_attempt=until.isoformat(timespec="seconds"),
+        )
+        await self._journal.change(
+            lambda connection: object_store.put_off(connection, doomed, (error.reason, error.message), until)
+        )
+
+
+def _held(doomed: ClusterObject) -> FailedPrecondition:
+    where = f"{doomed.namespace}/{doomed.name}" if doomed.namespace else doomed.name
+    return FailedPrecondition(
+        "OBJECT_HELD",
+        f"{doomed.kind} {where} is marked for deletion, but a finalizer holds it, and so its tokens still work. Find out "
+        f"whose it is (`kubectl get {doomed.kind.lower()} {doomed.name} --output=jsonpath={{.metadata.finalizers}}"
+        f"{f' --namespace={doomed.namespace}' if doomed.namespace else ''}`) and have that take it away.",
+        metadata={"kind": doomed.kind, "namespace": doomed.namespace, "name": doomed.name, "subject": doomed.config},
+    )
