@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -129,13 +130,14 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     # Checks have connections of their own, lest they take those of issuances.
     checking = Clusters(own, rules, replace(transport, max_connections=AT_ONCE))
     checker = Checker(checking, caller_clusters, limits, clock)
-    watches = NamespaceWatches(clusters.of)
+    watches = NamespaceWatches(clusters.connect, time.monotonic)
+    namespaces = Namespaces(catalog, watches, time.monotonic)
     maker = Maker(journal, order.instance, order.process, checkpoint)
     issuance = Issuance(
         catalog,
         authorizer,
         clusters,
-        Namespaces(catalog, watches),
+        namespaces,
         journal,
         anchors,
         maker,
@@ -167,6 +169,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     await server.start()
     _log.info("serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback)
     keepers = (rotation, remover, expiry, reconciler, presence)
+    namespaces.begin()
     keeping = [asyncio.create_task(keeper.run()) for keeper in keepers]
     await _wait_for_stop(journal)
 

@@ -1,7 +1,7 @@
 """How leases come to their end, in the store: by their time, before it, or because their issuance failed.
 
-What stands for a lease in the cluster is only marked here; `removal.py` deletes it, and the lease has ended once that is
-gone. A lease for which nothing stands has ended at once.
+What stands for a lease in the cluster is only marked here; `removal.py` deletes it, and the lease has ended once that
+is gone. A lease for which nothing stands has ended at once.
 """
 
 from __future__ import annotations

@@ -48,13 +48,13 @@ class Expiry:
     async def run(self) -> None:
         """End what has run out, until cancelled."""
         while True:
+            more = False
             try:
-                while await self.look() == _MOST_AT_ONCE:
-                    await asyncio.sleep(0)
-            except Exception:
-                # The store, most likely; a lease that is not ended yet is found again.
+                more = await self.look() == _MOST_AT_ONCE
+            except Exception:  # noqa: BLE001 - the store, most likely; a lease that is not ended yet is found again
                 _log.exception("expiry_failed")
-            await asyncio.sleep(_LOOK_SECONDS)
+            # Others may wait for the store, even where more is to be done at once.
+            await asyncio.sleep(0 if more else _LOOK_SECONDS)
 
     async def look(self) -> int:
         """End some of what has run out. Returns how many leases."""

@@ -128,7 +128,7 @@ class Issuance:
             KubevendError: see the comment of IssueService.IssueToken.
         """
         lease = names.new_lease_name(self._clock())
-        granted = self._decide(call, role_name, asked, lease)
+        granted = await self._decide(call, role_name, asked, lease)
         config = self._catalog.config(granted.terms.config)
         if config is None:
             raise config_missing(granted.terms.config)
@@ -141,13 +141,13 @@ class Issuance:
             return await self._issue_made(issuing, await self._make(issuing, plan(granted, lease, self._clock())))
         return await self._issue_shared(issuing, scope_of(granted, call.who.name))
 
-    def _decide(self, call: Call, role_name: str, asked: Asked, lease: str) -> Grant:
+    async def _decide(self, call: Call, role_name: str, asked: Asked, lease: str) -> Grant:
         call.record.resource = role_name
         # A role that is not there takes the way of one that allows nothing, and of one that the caller may not see.
         found = self._catalog.role(role_name)
         role = found or Role(role_name)
-        namespaces = self._namespaces.of(role) if role.allowed_namespace_selector else None
         try:
+            namespaces = await self._namespaces.of(role) if role.allowed_namespace_selector else None
             offered = terms(role, asked, self._limits, Naming(lease, call.who.name), namespaces)
         except KubevendError as refusal:
             # The refusal tells what the role allows, which is for those who may see the role.
@@ -200,7 +200,8 @@ class Issuance:
                 await self._lose(anchor)
         raise AnchorGone(
             "ANCHOR_GONE",
-            f"The Secret that tokens of {issuing.grant.terms.role} are bound to was deleted in the cluster {_MOST_ANCHORS} "
+            f"The Secret that tokens of {issuing.grant.terms.role} are bound to was deleted in the cluster "
+            f"{_MOST_ANCHORS} "
             "times while this one was being issued. Find out who deletes kubevend's Secrets, and try again.",
             metadata={"role": issuing.grant.terms.role},
         )

@@ -11,8 +11,8 @@ from kubevend_server.roles import Revocation
 State = Literal["PENDING", "ACTIVE", "REVOKING", "EXPIRED", "REVOKED", "FAILED"]
 """In which part of its life a lease is.
 
-PENDING: its issuance is under way; ACTIVE: its token is out; REVOKING: it has ended for kubevend, and what must be deleted
-in the cluster is not gone yet; EXPIRED, REVOKED and FAILED (no token left): all is gone.
+PENDING: its issuance is under way; ACTIVE: its token is out; REVOKING: it has ended for kubevend, and what must be
+deleted in the cluster is not gone yet; EXPIRED, REVOKED and FAILED (no token left): all is gone.
 """
 
 End = Literal["EXPIRED", "REVOKED", "FAILED"]
@@ -49,7 +49,8 @@ class ClusterObject:
         namespace: empty for what is in none.
         name: its name.
         lease: for which lease it is; empty for an anchor that several share.
-        scope: whose leases share it; empty for what is for one lease. There is one live anchor for each config, namespace
+        scope: whose leases share it; empty for what is for one lease. There is one live anchor for each config,
+        namespace
             and scope.
         uid: the cluster's own id of it; empty where that is not known.
     """
@@ -66,7 +67,7 @@ class ClusterObject:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How the deletion of what stands for a lease comes on: how often it failed, with what, and when it is tried again."""
+    """How the deletion of what stands for a lease comes on: how often it failed, how, and when it is tried again."""
 
     attempts: int = 0
     reason: str = ""

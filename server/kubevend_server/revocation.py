@@ -106,7 +106,8 @@ class Revocation:
                 call.record.denied = True
                 raise PermissionDenied(
                     "ACCESS_DENIED",
-                    f"{call.who.name} may not end all of the {len(others)} leases that share the anchor of {lease.name}. "
+                    f"{call.who.name} may not end all of the {len(others)} leases that share the anchor of "
+                    f"{lease.name}. "
                     "Have somebody end it who may.",
                     metadata={"caller": call.who.name, "action": "RevokeLease", "resource": lease.name},
                 )
@@ -182,7 +183,10 @@ class Revocation:
         if not others:
             return ""
         if not end_shared:
-            return f"It shares its anchor with {_counted(others)} that the filter does not find: set end_shared to end them too."
+            return (
+                f"It shares its anchor with {_counted(others)} that the filter does not find: set end_shared to "
+                "end them too."
+            )
         if not all(self._authorizer.may(call, "RevokeLease", lease) for lease in others):
             return "It shares its anchor with leases that you may not end."
         return ""
@@ -269,8 +273,12 @@ def _revoked(lease: Lease, now: datetime) -> Revoked:
     return Revoked(lease.name, state, _worked_until(lease), _STOPS)
 
 
-_NOT_BOUND = "Its token works until it expires: the role's revocation is NONE, so nothing in the cluster ties the token to the lease."
+_NOT_BOUND = (
+    "Its token works until it expires: the role's revocation is NONE, so nothing in the cluster ties the token "
+    "to the lease."
+)
 _STOPS = (
-    "The API server refuses new requests with its token within 12 s. Watches and sessions that are open go on, and whoever "
+    "The API server refuses new requests with its token within 12 s. Watches and sessions that are open go on, "
+    "and whoever "
     "checks only the signature does not notice."
 )

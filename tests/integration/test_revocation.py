@@ -1,4 +1,4 @@
-"""Ending leases before their time and on time, on the real API server: the token ends with the lease, or the reply says not."""
+"""Ending leases before their time and on time, on the real API server: the token ends too, or the reply says not."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def stops(cluster: DevCluster, token: str) -> None:
 
 
 def test_a_revoked_token_stops_working(vending: Vending, cluster: DevCluster, namespace: str) -> None:
-    """After RevokeLease the token is a 401, the other tokens of its ServiceAccount work on, and all of it is on record."""
+    """After RevokeLease the token is a 401, other tokens of its ServiceAccount work on, and all of it is on record."""
     role = make_role(vending, cluster, namespace, PER_LEASE)
     first, second, other = vending.admin.issue(role), vending.admin.issue(role), vending.admin.issue()
     assert all(works(cluster, reply.token) for reply in (first, second, other))
@@ -188,7 +188,7 @@ def test_an_anchor_that_others_delete_is_made_again(vending: Vending, cluster: D
 
 
 def test_an_anchor_goes_with_its_last_lease(vending: Vending, cluster: DevCluster, namespace: str) -> None:
-    """A shared anchor stays while one lease lives on it, and goes with the last, also where that ended while nobody ran."""
+    """A shared anchor stays while one lease lives on it, and goes with the last, even one that ended unseen."""
     role = make_role(vending, cluster, namespace, PER_CALLER)
     first, last = vending.admin.issue(role), vending.admin.issue(role)
 

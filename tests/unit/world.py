@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import tempfile
+import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
@@ -222,7 +223,7 @@ class World:
             self.catalog,
             authorizer,
             clusters,
-            Namespaces(self.catalog, NamespaceWatches(clusters.of)),
+            Namespaces(self.catalog, NamespaceWatches(clusters.connect, time.monotonic), time.monotonic),
             self.journal,
             anchors,
             Maker(self.journal, "world", "main/1"),

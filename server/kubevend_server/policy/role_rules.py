@@ -59,7 +59,8 @@ def _namespace_faults(role: Role) -> Iterator[Violation]:
     if not role.allowed_namespaces and role.allowed_namespace_selector is None:
         yield Violation(
             "role.allowed_namespaces",
-            "what is left empty allows nothing: name 1 to 100 namespaces or '*' for all, or set allowed_namespace_selector",
+            "what is left empty allows nothing: name 1 to 100 namespaces or '*' for all, or set "
+            "allowed_namespace_selector",
         )
     if role.allowed_namespace_selector is not None:
         for fault in selector_faults(role.allowed_namespace_selector):

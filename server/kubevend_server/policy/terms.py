@@ -78,7 +78,8 @@ class NothingKnown:
         """Refuse to say."""
         raise Unavailable(
             "NAMESPACES_UNKNOWN",
-            f"Whether {namespace!r} has the labels that this role asks for is not known: nobody watches the namespaces.",
+            f"Whether {namespace!r} has the labels that this role asks for is not known: nobody watches the "
+            "namespaces.",
             metadata={"namespace": namespace},
         )
 
@@ -283,7 +284,8 @@ def _one_of(
         return asked, f"{choice.field}: asked, and in {choice.plural} of {role}"
     raise PermissionDenied(
         f"{choice.reason}_NOT_ALLOWED",
-        f"{role} does not allow {choice.noun} {asked!r}; it allows {_listed((*allowed, *others))}. Ask for one of those, or "
+        f"{role} does not allow {choice.noun} {asked!r}; it allows {_listed((*allowed, *others))}. Ask for one "
+        "of those, or "
         f"have {choice.plural} of {role} extended.",
         metadata={"role": role, choice.field: asked, "allowed": _listed((*allowed, *others))},
     )

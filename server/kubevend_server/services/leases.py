@@ -98,7 +98,8 @@ class LeaseService:
         if narrowed == LeaseFilter():
             raise InvalidArgument(
                 "FILTER_EMPTY",
-                "filter is empty, which would end every lease: set what tells those that you mean, such as role or caller.",
+                "filter is empty, which would end every lease: set what tells those that you mean, such as "
+                "role or caller.",
                 violations=[Violation("filter", "at least one of its fields set")],
             )
         revoked, more = await self._revocation.revoke_all(

@@ -210,7 +210,10 @@ def _refuse_live_leases(connection: sa.Connection, name: str, now: datetime, ins
         return
     last = rfc3339(end) if end is not None else ""
     if live:
-        what = f"{live} live leases; the last of them ends at {last}. Wait until then, or end them (RevokeLeases; ListLeases"
+        what = (
+            f"{live} live leases; the last of them ends at {last}. Wait until then, or end them (RevokeLeases; "
+            "ListLeases"
+        )
     else:
         what = f"{standing} objects in its cluster that are still to be deleted. Wait for that (ListLeases"
     raise FailedPrecondition(

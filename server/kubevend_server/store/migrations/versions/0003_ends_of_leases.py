@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add states to leases, and the tables of objects, replicas and the instance. What has run out ends at the start."""
+    """Add states to leases, and the tables of objects, replicas and the instance. What has run out ends later."""
     for column in (
         sa.Column("state", sa.String(8), nullable=False, server_default="ACTIVE"),
         sa.Column("revocation", sa.String(10), nullable=False, server_default="NONE"),
