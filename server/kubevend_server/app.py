@@ -27,7 +27,7 @@ from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
 from kubevend_server.checkpoints import Checkpoint, pass_by
-from kubevend_server.checks import AT_ONCE, Checker
+from kubevend_server.checks import Checker
 from kubevend_server.clock import Clock, utc_now
 from kubevend_server.cluster.clusters import Clusters, OwnCluster
 from kubevend_server.cluster.connection import Connection, Transport
@@ -47,6 +47,7 @@ from kubevend_server.making import Maker
 from kubevend_server.metrics import LeaseCollector, Metrics, count_all
 from kubevend_server.namespaces import Namespaces
 from kubevend_server.paging import PageTokens
+from kubevend_server.permissions import AT_ONCE
 from kubevend_server.policy.access import AccessPolicy, actions, join_files
 from kubevend_server.policy.terms import Limits
 from kubevend_server.promises import Promises
@@ -100,11 +101,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     # Who may do what.
     policy = AccessPolicy(_read_policies(Path(settings.policy.folder)))
     authorizer = Authorizer(policy)
-    limits = Limits(
-        default_ttl=timedelta(seconds=settings.issuance.default_ttl_seconds),
-        max_ttl=timedelta(seconds=settings.issuance.max_ttl_seconds),
-        reserved_audiences=frozenset({settings.callers.audience}),
-    )
+    limits = make_limits(settings)
 
     # The clusters: those that issue, and those whose ServiceAccounts may call.
     own = OwnCluster(Path(settings.kubernetes.service_account_folder))
@@ -132,7 +129,8 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     # The services, and what every call passes through.
     page_tokens = PageTokens(keyring)
     # Checks have connections of their own, lest they take those of issuances.
-    checker = Checker(Clusters(own, rules, replace(transport, max_connections=AT_ONCE)), caller_clusters, clock)
+    checking = Clusters(own, rules, replace(transport, max_connections=AT_ONCE))
+    checker = Checker(checking, caller_clusters, limits, clock)
     watches = NamespaceWatches(clusters.connect, time.monotonic)
     namespaces = Namespaces(catalog, watches, time.monotonic)
     maker = Maker(journal, order.instance, order.process, checkpoint)
@@ -234,6 +232,15 @@ def _read_policies(folder: Path) -> str:
     if not files:
         _log.warning("no_policies", folder=str(folder), hint="nobody may do anything, the bootstrap admin included")
     return join_files({str(file): file.read_text() for file in files})
+
+
+def make_limits(settings: Settings) -> Limits:
+    """What holds whatever a role says."""
+    return Limits(
+        default_ttl=timedelta(seconds=settings.issuance.default_ttl_seconds),
+        max_ttl=timedelta(seconds=settings.issuance.max_ttl_seconds),
+        reserved_audiences=frozenset({settings.callers.audience}),
+    )
 
 
 def make_transport(settings: Settings) -> Transport:

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Literal, TypeVar
 
-from kubevend_server import rbac
 from kubevend_server.authentication import CallerCluster
 from kubevend_server.clock import Clock
 from kubevend_server.cluster.clusters import Clusters
 from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.reviews import review_self
-from kubevend_server.cluster.rights import REVIEW_TOKENS, covered_service_accounts, has_right, token_right
-from kubevend_server.cluster.tokens import probe_service_account
+from kubevend_server.cluster.rights import REVIEW_TOKENS, has_right
 from kubevend_server.cluster.version import read_version
 from kubevend_server.configs import Config
 from kubevend_server.errors import KubevendError, ResourceExhausted
-from kubevend_server.rbac import Pair
+from kubevend_server.findings import Finding, Item, Report, failed
+from kubevend_server.guards import Guard, look_at_policies
+from kubevend_server.permissions import (
+    LACKING,
+    MOST_SECONDS,
+    Looking,
+    look_at_permissions,
+    look_at_service_accounts,
+    unknown_permissions,
+)
+from kubevend_server.policy.terms import Limits
+from kubevend_server.rbac.admission import admission_policies
+from kubevend_server.rbac.manifests import own_name, review_manifests, role_manifests
+from kubevend_server.rbac.needs import NOWHERE, Needs, needs
 from kubevend_server.roles import ANY, Role
 
-Item = Literal[
-    "REACHABLE", "TRUSTED", "KUBERNETES", "CLOCK", "CREDENTIAL", "TOKEN_REVIEW", "PERMISSION", "SERVICE_ACCOUNT"
-]
-State = Literal["PASSED", "WARNING", "FAILED", "SKIPPED"]
-
-AT_ONCE = 8
-"""How many questions a check asks at once, and so the most connections that it needs."""
-
-_MOST_PAIRS = 500
-_MOST_SECONDS = 60.0
 _SKEW = timedelta(seconds=5)
 _SOON = timedelta(days=30)
 _STALE = timedelta(minutes=5)
@@ -45,10 +43,6 @@ _FAILS_AT: dict[str, Item] = {
     "KUBERNETES_TLS_FAILED": "TRUSTED",
     "CREDENTIAL_UNUSABLE": "TRUSTED",
 }
-# What missing_rbac mends; a permission that could not be asked for may be there.
-_LACKING = ("KUBERNETES_FORBIDDEN", "KUBERNETES_RESOURCE_NAMES")
-_NO_TIME = f"Not looked at: the check has taken {_MOST_SECONDS:.0f} s."
-_NO_RIGHT = "Not known without the right to request its tokens."
 _HIDDEN = (
     "What grants this is not printed: roles that you may not get use the config too, and applied for these alone it "
     "would take the rights of those away."
@@ -59,43 +53,6 @@ _GOT_SO_FAR: dict[Item, str] = {
 }
 _FIRST: tuple[Item, ...] = ("REACHABLE", "TRUSTED", "KUBERNETES")
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What came of looking at one thing. The fields are those of `Check` in the protos."""
-
-    item: Item
-    state: State
-    message: str
-    reason: str = ""
-    namespace: str = ""
-    service_account: str = ""
-    roles: tuple[str, ...] = ()
-    metadata: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What came of looking at a config.
-
-    Attributes:
-        identity: as whom the cluster knows kubevend, or empty.
-        findings: one for each thing.
-        missing_rbac: YAML that would grant what is missing, or empty.
-    """
-
-    identity: str
-    findings: tuple[Finding, ...]
-    missing_rbac: str
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing failed."""
-        return all(finding.state != "FAILED" for finding in self.findings)
-
 
 class Checker:
     """Looks at the clusters of configs."""
@@ -104,6 +61,7 @@ class Checker:
         self,
         clusters: Clusters,
         caller_clusters: Sequence[CallerCluster],
+        limits: Limits,
         clock: Clock,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -112,11 +70,13 @@ class Checker:
         Args:
             clusters: the clusters of configs, with connections that nobody else needs.
             caller_clusters: those whose ServiceAccounts may call.
+            limits: the server's own.
             clock: the time of day.
             monotonic: bounds how long a check takes.
         """
         self._clusters = clusters
         self._caller_clusters = caller_clusters
+        self._limits = limits
         self._clock = clock
         self._monotonic = monotonic
         self._running: set[str] = set()
@@ -144,15 +104,16 @@ class Checker:
             )
         self._running.add(config.name)
         try:
-            return await self._check(config, rbac.needs(roles), hidden=hidden)
+            return await self._check(config, roles, hidden=hidden)
         finally:
             self._running.discard(config.name)
 
-    async def _check(self, config: Config, needed: rbac.Needs, *, hidden: bool) -> Report:
+    async def _check(self, config: Config, roles: Sequence[Role], *, hidden: bool) -> Report:
+        needed = needs(roles)
         findings = await self._reach(config)
-        failed = next((finding.item for finding in findings if finding.state == "FAILED"), None)
-        if failed is not None:
-            return _cut_short([*findings, _skipped("CREDENTIAL", failed)], failed, needed)
+        failing = next((finding.item for finding in findings if finding.state == "FAILED"), None)
+        if failing is not None:
+            return _cut_short([*findings, _skipped("CREDENTIAL", failing)], failing, needed)
         # A connection of its own: the config's may be changing, or gone, before this is done.
         connection = self._clusters.connect(config)
         try:
@@ -160,17 +121,22 @@ class Checker:
             if not identity:
                 return _cut_short([*findings, credential], "CREDENTIAL", needed)
             reviews, missing_reviews = await self._token_reviews(connection)
-            end = self._monotonic() + _MOST_SECONDS
-            permissions = await self._permissions(connection, identity, needed, end)
-            accounts = await self._service_accounts(connection, permissions, end)
+            end = self._monotonic() + MOST_SECONDS
+            looking = Looking(connection, identity, lambda: self._monotonic() > end)
+            permissions = await look_at_permissions(looking, needed)
+            accounts = await look_at_service_accounts(looking, permissions)
+            policies = admission_policies(config.name, identity, roles, self._limits)
+            own_role = own_name(config.name, identity)
+            guards = await look_at_policies(looking, policies, permissions, own_role, known=not hidden)
         finally:
             await connection.retire()
-        missing = [] if hidden else _missing(config, identity, needed, permissions)
-        if hidden and any(found.reason in _LACKING for found in permissions):
+        missing = [] if hidden else [*_missing_policies(guards), *_missing(config, identity, needed, permissions)]
+        if hidden and (any(found.reason in LACKING for found in permissions) or any(guard.mends for guard in guards)):
             permissions.append(Finding("PERMISSION", "SKIPPED", _HIDDEN))
+        admission = [guard.finding for guard in guards]
         return Report(
             identity,
-            (*findings, credential, *reviews, *permissions, *accounts),
+            (*findings, credential, *reviews, *permissions, *accounts, *admission),
             "---\n".join([*missing, *missing_reviews]),
         )
 
@@ -214,7 +180,7 @@ class Checker:
             identity = await review_self(connection)
             expiry = connection.credential.read().expiry()
         except KubevendError as error:
-            return "", _failed("CREDENTIAL", error)
+            return "", failed("CREDENTIAL", error)
         said = f"The cluster accepts {connection.credential.what} as {identity}."
         metadata = {"identity": identity}
         if expiry is None:
@@ -241,12 +207,12 @@ class Checker:
                 allowed, why = await has_right(cluster.connection, REVIEW_TOKENS)
                 identity = await review_self(cluster.connection)
             except KubevendError as error:
-                findings.append(_failed("TOKEN_REVIEW", error))
+                findings.append(failed("TOKEN_REVIEW", error))
                 continue
             if allowed:
                 findings.append(Finding("TOKEN_REVIEW", "PASSED", f"{identity} may review callers' tokens: {why}"))
                 continue
-            missing += rbac.review_manifests(identity)
+            missing += review_manifests(identity)
             findings.append(
                 Finding(
                     "TOKEN_REVIEW",
@@ -260,137 +226,39 @@ class Checker:
             )
         return findings, missing
 
-    async def _permissions(
-        self, connection: Connection, identity: str, needed: rbac.Needs, end: float
-    ) -> list[Finding]:
-        async def look(pair: Pair) -> Finding:
-            if self._monotonic() > end:
-                return _of_pair("PERMISSION", pair, needed[pair], _NO_TIME)
-            return await _permission(connection, identity, pair, needed[pair])
 
-        findings = await _each(list(needed)[:_MOST_PAIRS], look)
-        return [*findings, *_too_many(needed)]
-
-    async def _service_accounts(
-        self, connection: Connection, permissions: Iterable[Finding], end: float
-    ) -> list[Finding]:
-        """Look whether the ServiceAccounts are there whose tokens may be requested."""
-
-        async def look(permission: Finding) -> Finding:
-            pair = Pair(permission.namespace, permission.service_account)
-            if permission.state != "PASSED":
-                return _of_pair("SERVICE_ACCOUNT", pair, permission.roles, _NO_RIGHT)
-            if self._monotonic() > end:
-                return _of_pair("SERVICE_ACCOUNT", pair, permission.roles, _NO_TIME)
-            return await _service_account(connection, permission)
-
-        named = [
-            found for found in permissions if found.namespace and ANY not in (found.namespace, found.service_account)
-        ]
-        return await _each(named, look)
-
-
-async def _permission(connection: Connection, identity: str, pair: Pair, roles: tuple[str, ...]) -> Finding:
-    where = "every namespace" if pair.namespace == ANY else f"namespace {pair.namespace}"
-    whom = "every ServiceAccount" if pair.service_account == ANY else pair.service_account
-    about = replace(
-        Finding("PERMISSION", "PASSED", ""),
-        namespace=pair.namespace,
-        service_account=pair.service_account,
-        roles=roles,
-        metadata={"identity": identity},
-    )
-    namespace = "" if pair.namespace == ANY else pair.namespace
-    name = "" if pair.service_account == ANY else pair.service_account
-    try:
-        allowed, why = await has_right(connection, token_right(namespace, name))
-        if allowed:
-            return replace(about, message=f"{identity} may request tokens of {whom} in {where}: {why}")
-        covered = await covered_service_accounts(connection, namespace) if namespace else ()
-    except KubevendError as error:
-        return replace(about, state="FAILED", reason=error.reason, message=error.message)
-    reason, because = "KUBERNETES_FORBIDDEN", ""
-    if covered:
-        reason = "KUBERNETES_RESOURCE_NAMES"
-        because = f", only of {', '.join(covered[:20])}, which are in the resourceNames of its Role"
-    elif namespace:
-        because = ", or the namespace does not exist"
-    message = f"{identity} may not request tokens of {whom} in {where}{because} (create on serviceaccounts/token)."
-    return replace(about, state="FAILED", reason=reason, message=message)
-
-
-async def _service_account(connection: Connection, permission: Finding) -> Finding:
-    namespace, name = permission.namespace, permission.service_account
-    about = replace(permission, item="SERVICE_ACCOUNT", metadata={})
-    try:
-        minted = await probe_service_account(connection, namespace, name)
-    except KubevendError as error:
-        return replace(about, state="FAILED", reason=error.reason, message=error.message, metadata=error.metadata)
-    if not minted:
-        return replace(about, message=f"ServiceAccount {namespace}/{name} exists.")
-    return replace(
-        about,
-        state="WARNING",
-        reason="TOKEN_NOT_AS_GRANTED",
-        message=(
-            f"ServiceAccount {namespace}/{name} exists, but the cluster minted a token for a lifetime that Kubernetes "
-            "refuses: a mutating webhook changes TokenRequests. The token was dropped."
-        ),
-    )
-
-
-def _too_many(needed: rbac.Needs) -> list[Finding]:
-    left = len(needed) - _MOST_PAIRS
-    if left <= 0:
-        return []
-    message = f"{left} more permissions were not looked at: {_MOST_PAIRS} are the most at once."
-    return [Finding("PERMISSION", "SKIPPED", message)]
-
-
-def _missing(config: Config, identity: str, needed: rbac.Needs, permissions: Iterable[Finding]) -> list[str]:
+def _missing(config: Config, identity: str, needed: Needs, permissions: Iterable[Finding]) -> list[str]:
     # All that a namespace needs, since what is applied replaces what was there under the same name.
-    lacking = {found.namespace for found in permissions if found.reason in _LACKING}
-    return rbac.token_manifests(
-        config.name, identity, {pair: roles for pair, roles in needed.items() if pair.namespace in lacking}
+    lacking = {_object(found.namespace) for found in permissions if found.reason in LACKING}
+    return role_manifests(
+        config.name, identity, {need: roles for need, roles in needed.items() if _object(need.where) in lacking}
     )
 
 
-def _failed(item: Item, error: KubevendError) -> Finding:
-    return Finding(item, "FAILED", error.message, error.reason, metadata=error.metadata)
+def _object(where: str) -> str:
+    """What is in one ClusterRole, or in one Role."""
+    return ANY if where == NOWHERE else where
+
+
+def _missing_policies(guards: Iterable[Guard]) -> list[str]:
+    # Before the rights, so that these are never there without what holds them.
+    return [manifest for guard in guards if guard.mends for manifest in guard.policy.manifests]
 
 
 def _failed_at(item: Item, error: KubevendError) -> list[Finding]:
     """The first items, of which this one failed: those before it passed, those after it could not be looked at."""
     place = _FIRST.index(item)
     passed = [Finding(before, "PASSED", _GOT_SO_FAR[before]) for before in _FIRST[:place]]
-    return [*passed, _failed(item, error), *(_skipped(after, item) for after in (*_FIRST[place + 1 :], "CLOCK"))]
+    return [*passed, failed(item, error), *(_skipped(after, item) for after in (*_FIRST[place + 1 :], "CLOCK"))]
 
 
-def _cut_short(findings: Iterable[Finding], failed: Item, needed: rbac.Needs) -> Report:
-    pairs = list(needed)[:_MOST_PAIRS]
-    why = _after(failed)
-    skipped = [_of_pair("PERMISSION", pair, needed[pair], why) for pair in pairs]
-    return Report("", (*findings, *skipped, *_too_many(needed)), "")
+def _cut_short(findings: Iterable[Finding], failing: Item, needed: Needs) -> Report:
+    return Report("", (*findings, *unknown_permissions(needed, _after(failing))), "")
 
 
-def _skipped(item: Item, failed: Item) -> Finding:
-    return Finding(item, "SKIPPED", _after(failed))
+def _skipped(item: Item, failing: Item) -> Finding:
+    return Finding(item, "SKIPPED", _after(failing))
 
 
-def _after(failed: Item) -> str:
-    return f"Not looked at, since {failed} failed."
-
-
-def _of_pair(item: Item, pair: Pair, roles: tuple[str, ...], why: str) -> Finding:
-    return Finding(item, "SKIPPED", why, "", pair.namespace, pair.service_account, roles)
-
-
-async def _each(things: Sequence[T], look: Callable[[T], Awaitable[R]]) -> list[R]:
-    """Look at all, a few at a time, in their order."""
-    turns = asyncio.Semaphore(AT_ONCE)
-
-    async def take_turn(thing: T) -> R:
-        async with turns:
-            return await look(thing)
-
-    return list(await asyncio.gather(*(take_turn(thing) for thing in things)))
+def _after(failing: Item) -> str:
+    return f"Not looked at, since {failing} failed."

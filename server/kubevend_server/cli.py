@@ -69,20 +69,32 @@ def check(settings_file: Path, configs: Sequence[str]) -> None:
 @main.command()
 @_SETTINGS
 @click.option("--all", "everything", is_flag=True, help="Print all that the roles need, not only what is missing.")
+@click.option("--role", "roles", multiple=True, help="Print what these roles alone need, all of it. Can be repeated.")
 @click.option("--identity", default="", help="Whose rights to print, all of them, without asking the cluster.")
-@click.argument("config", default="configs/default")
-def rbac(settings_file: Path, *, everything: bool, identity: str, config: str) -> None:
+@click.argument("config", default="")
+def rbac(settings_file: Path, *, everything: bool, roles: Sequence[str], identity: str, config: str) -> None:
     """Print the least RBAC that a config's roles need and kubevend has not, as YAML for kubectl apply -f -.
 
-    CONFIG is its name. Default: configs/default.
+    With it come the admission policies that hold kubevend to it. CONFIG is the config's name. Default: that of the
+    roles, or configs/default.
     """
     from kubevend_server import inspection, settings
+    from kubevend_server.names import DEFAULT_CONFIG
 
     try:
-        text = inspection.manifests(settings.load(settings_file), config, identity, everything=everything)
+        found = settings.load(settings_file)
+        if everything or roles or identity:
+            text = inspection.all_manifests(found, config, identity, roles)
+        else:
+            text = inspection.missing_manifests(found, config or DEFAULT_CONFIG)
     except (ValueError, OSError) as error:
         raise click.ClickException(redact(str(error))) from error
-    if not text:
+    if roles:
+        click.echo(
+            "This is for these roles alone. Applied, it takes the place of what the config's other roles have.",
+            err=True,
+        )
+    elif not text:
         click.echo("Nothing is missing.", err=True)
     click.echo(text, nl=False)
 

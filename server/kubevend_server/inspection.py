@@ -9,16 +9,20 @@ from pathlib import Path
 
 import click
 
-from kubevend_server import rbac
-from kubevend_server.app import connect_caller_clusters, make_transport
+from kubevend_server.app import connect_caller_clusters, make_limits, make_transport
 from kubevend_server.catalog import Catalog
-from kubevend_server.checks import Checker, Finding, Report, State
+from kubevend_server.checks import Checker
 from kubevend_server.clock import utc_now
 from kubevend_server.cluster.clusters import Clusters, OwnCluster
 from kubevend_server.cluster.text import shown
 from kubevend_server.config_rules import ConfigRules
 from kubevend_server.configs import Config
 from kubevend_server.encryption import Keyring, read_keys
+from kubevend_server.findings import Finding, Report, State
+from kubevend_server.names import DEFAULT_CONFIG
+from kubevend_server.rbac.admission import admission_policies
+from kubevend_server.rbac.manifests import review_manifests, role_manifests
+from kubevend_server.rbac.needs import needs
 from kubevend_server.roles import Role
 from kubevend_server.settings import Settings
 from kubevend_server.store import roles as role_store
@@ -86,34 +90,78 @@ def inspect(settings: Settings, names: Sequence[str]) -> list[Inspected]:
     return asyncio.run(_inspect(settings, catalog, choose(catalog, names)))
 
 
-def manifests(settings: Settings, name: str, identity: str, *, everything: bool) -> str:
-    """The RBAC that a config needs, as YAML.
+def choose_roles(catalog: Catalog, names: Sequence[str]) -> list[Role]:
+    """The roles of these names, `roles/` or not.
+
+    Raises:
+        ValueError: there is none of that name, or they are of several configs.
+    """
+    wanted = [name if name.startswith("roles/") else f"roles/{name}" for name in names]
+    known = {role.name: role for role in catalog.roles()}
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"There is no {name}. There is {', '.join(sorted(known)) or 'none'}.")
+    chosen = [known[name] for name in wanted]
+    configs = sorted({role.config for role in chosen})
+    if len(configs) > 1:
+        raise ValueError(f"These roles are of {' and '.join(configs)}: give those of one config at a time.")
+    return chosen
+
+
+def missing_manifests(settings: Settings, name: str) -> str:
+    """What a config's roles need and kubevend has not, as YAML; empty where nothing is missing.
 
     Args:
         settings: as the server has them.
         name: the config's.
-        identity: for whom; empty for whom the cluster says.
-        everything: not only what is missing.
 
     Raises:
-        ValueError, OSError: the store cannot be read, there is no such config, or the cluster does not say for whom.
+        ValueError, OSError: the store cannot be read, there is no such config, or its cluster does not say as whom it
+            knows kubevend.
     """
     catalog = read_catalog(settings)
     (config,) = choose(catalog, [name])
-    if not identity:
-        (inspected,) = asyncio.run(_inspect(settings, catalog, [config]))
-        identity = inspected.report.identity
-        if not identity:
-            failed = next(finding for finding in inspected.report.findings if finding.state == "FAILED")
-            raise ValueError(
-                f"{shown(failed.message, _LONGEST_LINE)}\n"
-                "Until that is mended, --identity says for whom the rights are to be: "
-                "system:serviceaccount:NAMESPACE:NAME, or a user's name."
-            )
-        if not everything:
-            return inspected.report.missing_rbac
-    reviews = rbac.review_manifests(identity) if _reviews_callers(settings, config) else []
-    return "---\n".join([*rbac.token_manifests(config.name, identity, rbac.needs(_roles(catalog, config))), *reviews])
+    return _inspect_one(settings, catalog, config).missing_rbac
+
+
+def all_manifests(settings: Settings, name: str, identity: str, roles: Sequence[str] = ()) -> str:
+    """All that a config's roles need, as YAML: the admission policies, then the RBAC.
+
+    Args:
+        settings: as the server has them.
+        name: the config's; empty for that of the roles, or the default one.
+        identity: for whom; empty for whom the cluster says.
+        roles: the names of those alone that it is to be for; none for all.
+
+    Raises:
+        ValueError, OSError: the store cannot be read, there is no such config or role, or the cluster does not say for
+            whom.
+    """
+    catalog = read_catalog(settings)
+    chosen = choose_roles(catalog, roles)
+    (config,) = choose(catalog, [name or (chosen[0].config if chosen else DEFAULT_CONFIG)])
+    if any(role.config != config.name for role in chosen):
+        raise ValueError(f"{chosen[0].name} is of {chosen[0].config}, not of {config.name}.")
+    identity = identity or _inspect_one(settings, catalog, config).identity
+    needing = chosen or _roles(catalog, config)
+    policies = admission_policies(config.name, identity, needing, make_limits(settings))
+    # The policies first, so that no right is there without what holds it.
+    guards = [manifest for policy in policies for manifest in policy.manifests]
+    reviews = review_manifests(identity) if _reviews_callers(settings, config) and not chosen else []
+    return "---\n".join([*guards, *role_manifests(config.name, identity, needs(needing)), *reviews])
+
+
+def _inspect_one(settings: Settings, catalog: Catalog, config: Config) -> Report:
+    (inspected,) = asyncio.run(_inspect(settings, catalog, [config]))
+    report = inspected.report
+    if not report.identity:
+        failed = next(finding for finding in report.findings if finding.state == "FAILED")
+        raise ValueError(
+            f"{shown(failed.message, _LONGEST_LINE)}\n"
+            "Until that is mended, --identity says for whom the rights are to be: "
+            "system:serviceaccount:NAMESPACE:NAME, or a user's name."
+        )
+    return report
 
 
 async def _inspect(settings: Settings, catalog: Catalog, configs: Sequence[Config]) -> list[Inspected]:
@@ -121,7 +169,7 @@ async def _inspect(settings: Settings, catalog: Catalog, configs: Sequence[Confi
     transport = make_transport(settings)
     clusters = Clusters(own, ConfigRules(own.host, settings.kubernetes.credential_folders), transport)
     caller_clusters = connect_caller_clusters(settings, own, transport)
-    checker = Checker(clusters, caller_clusters, utc_now)
+    checker = Checker(clusters, caller_clusters, make_limits(settings), utc_now)
     try:
         return [Inspected(config, await checker.check(config, _roles(catalog, config))) for config in configs]
     finally:
@@ -158,9 +206,8 @@ def _show_finding(finding: Finding) -> None:
     mark, color = _MARKS[finding.state]
     item = finding.item.lower().replace("_", " ").ljust(_ITEM_WIDTH)
     reason = f" [{finding.reason}]" if finding.reason else ""
-    where = (
-        f"{finding.namespace}/{finding.service_account}: " if finding.state == "SKIPPED" and finding.namespace else ""
-    )
+    about = "/".join(filter(None, (finding.namespace, finding.service_account)))
+    where = f"{about}: " if finding.state == "SKIPPED" and about else ""
     # What a cluster says is cleaned where it comes in; a terminal would obey what was forgotten there.
     said = shown(f"{item} {where}{finding.message}{reason}", _LONGEST_LINE)
     click.echo(f"  {click.style(mark, fg=color)} {said}")

@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -20,6 +20,7 @@ from kubevend_server.cluster.failures import AnchorGone, Forbidden
 from kubevend_server.cluster.grantable import dry_run_rules
 from kubevend_server.cluster.namespaces import NamespaceWatch
 from kubevend_server.cluster.objects import (
+    Manifest,
     account_kinds,
     account_manifests,
     anchor_manifest,
@@ -142,7 +143,7 @@ def account(kind: RoleKind = "Role", rules: str = "", name: str = "view", *, clu
     return MadeAccount(kind, name, rules, cluster_wide, (("team", "payments"),), (("note", "made"),))
 
 
-def manifest_of(made: ClusterObject) -> dict[str, object]:
+def manifest_of(made: ClusterObject) -> Manifest:
     """A plain manifest for an object: a role without rules, a binding of nobody to that."""
     labels = own_labels("test", "roles/ci")
     if made.kind == "Secret":
@@ -166,6 +167,25 @@ async def rights_for(identity: Identity, kind: Kind, namespace: str) -> None:
         await identity.able("bind", RESOURCES["ClusterRole" if kind in CLUSTERED else "Role"], where)
     identity.may("create,delete", RESOURCES[kind], where)
     await identity.able("create", RESOURCES[kind], where)
+
+
+async def all_rights(identity: Identity, kinds: Iterable[Kind]) -> None:
+    """Give the rights to make, delete and list these kinds, with any rules."""
+    for kind in kinds:
+        identity.may("create,delete,list", RESOURCES[kind])
+    for roles in ("roles", "clusterroles"):
+        identity.may("bind,escalate", f"{roles}.{RBAC}")
+    # Rights come into force in the order in which they were given.
+    await identity.able("escalate", f"clusterroles.{RBAC}")
+
+
+async def make_all(connection: Connection, manifests: Iterable[tuple[ClusterObject, Manifest]]) -> list[ClusterObject]:
+    """Make objects, all but the first owned by the first."""
+    made: list[ClusterObject] = []
+    for each, manifest in manifests:
+        uid = await create(connection, each, owned(manifest, made[0]) if made else manifest)
+        made.append(replace(each, uid=uid))
+    return made
 
 
 def existing(cluster: DevCluster, kind: RoleKind, namespace: str) -> str:
@@ -258,20 +278,13 @@ async def test_a_made_account_can_do_what_its_role_says(
 ) -> None:
     """Every combination of role and binding is made, works, is found by its label, and goes without a trace."""
     kinds = account_kinds(account)
-    for kind in kinds:
-        identity.may("create,delete,list", RESOURCES[kind])
-    identity.may("bind,escalate", f"roles.{RBAC}")
-    identity.may("bind,escalate", f"clusterroles.{RBAC}")
-    await identity.able("escalate", f"clusterroles.{RBAC}")
+    await all_rights(identity, kinds)
     name = an_object("Role", namespace).name
     account = replace(account, role_name=name if account.rules else existing(cluster, account.kind, namespace))
     instance = f"test-{secrets.token_hex(4)}"
     labels = own_labels(instance, "roles/ci", "leases/01jdem3k2v8q5r7t9w1x3y5z7a")
     objects = [replace(an_object(kind, namespace), name=name) for kind in kinds]
-    made: list[ClusterObject] = []
-    for each, manifest in account_manifests(objects, account, labels, "kubernetes://prod/ci/runner"):
-        uid = await create(connection, each, owned(manifest, made[0]) if made else manifest)
-        made.append(replace(each, uid=uid))
+    made = await make_all(connection, account_manifests(objects, account, labels, "kubernetes://prod/ci/runner"))
 
     owners = [get(cluster, each, "{.metadata.ownerReferences[*].uid}") for each in made]
     assert owners == ["", *[made[0].uid] * (len(made) - 1)]
@@ -618,3 +631,36 @@ async def test_a_watch_without_the_right_says_so(identity: Identity, connection:
 
         await eventually(fresh, "the watch to begin")
         assert watch.labels("kube-system") is not None
+
+
+# What the cluster's own garbage collector does.
+
+
+@pytest.fixture(scope="module")
+def collecting_cluster() -> Iterator[DevCluster]:
+    """A cluster with kube-controller-manager, which collects what its owner has left."""
+    with DevCluster.start(controller_manager=True) as started:
+        started.kubectl("create", "namespace", "kubevend")
+        yield started
+
+
+@pytest.mark.parametrize("account", COMBINATIONS, ids=lambda a: "-".join(account_kinds(a)) + f"-{a.kind}")
+async def test_what_is_left_goes_with_what_was_made_first(collecting_cluster: DevCluster, account: MadeAccount) -> None:
+    """Where only the first object is deleted, the cluster itself collects the others, whatever the first one is."""
+    cluster, kinds = collecting_cluster, account_kinds(account)
+    namespace = f"test-{secrets.token_hex(4)}"
+    cluster.kubectl("create", "namespace", namespace)
+    identity = Identity(cluster)
+    await all_rights(identity, kinds)
+    name = an_object("Role", namespace).name
+    account = replace(account, role_name=name if account.rules else existing(cluster, account.kind, namespace))
+    objects = [replace(an_object(kind, namespace), name=name) for kind in kinds]
+    async with identity.connection() as connection:
+        made = await make_all(connection, account_manifests(objects, account, own_labels("test", "roles/ci")))
+        assert await delete(connection, made[0])
+
+    async def collected() -> bool:
+        left = await asyncio.to_thread(lambda: [get(cluster, each) for each in made])
+        return left == [""] * len(made)
+
+    await eventually(collected, "the garbage collector", seconds=60)

@@ -39,6 +39,8 @@ class FakeApi:
     Attributes:
         identity: as whom it knows kubevend.
         rights: the pairs whose tokens kubevend may request, `*` for all, as namespace and name.
+        lacking: what kubevend may not do besides, as `create secrets`.
+        admission: the words in which admission refuses to make something, by its resource: `secrets`, `token`.
         reviews: whether kubevend may review tokens.
         accounts: the ServiceAccounts that are there, as namespace and name; None for every one.
         webhook: whether a webhook lengthens the lifetime of what is requested.
@@ -50,6 +52,8 @@ class FakeApi:
 
     identity: str = OWN
     rights: set[tuple[str, str]] = field(default_factory=lambda: {("*", "*")})
+    lacking: set[str] = field(default_factory=set)
+    admission: dict[str, str] = field(default_factory=dict)
     reviews: bool = True
     accounts: set[tuple[str, str]] | None = None
     webhook: bool = False
@@ -83,14 +87,23 @@ class FakeApi:
             names = sorted(name for namespace, name in self.rights if namespace == spec["namespace"])
             rule = {"verbs": ["create"], "apiGroups": [""], "resources": ["serviceaccounts/token"]}
             return self._good({"status": {"resourceRules": [{**rule, "resourceNames": names}]}})
+        if "?dryRun=All" in kind:
+            return self._admitted(kind.partition("?")[0]) or self._good({})
         return self._token(path, spec)
+
+    def _admitted(self, resource: str) -> Answer | None:
+        words = self.admission.get(resource)
+        return status(403, f'{resource} "kubevend-check" is forbidden: {words}') if words else None
 
     def _access(self, wanted: Mapping[str, str]) -> dict[str, Any]:
         if wanted["resource"] == "tokenreviews":
             assert wanted == {"verb": "create", "group": "authentication.k8s.io", "resource": "tokenreviews"}
             return {"allowed": self.reviews, "reason": "a binding" if self.reviews else ""}
-        about = (wanted["verb"], wanted["resource"], wanted["subresource"])
-        assert about == ("create", "serviceaccounts", "token")
+        about = f"{wanted['verb']} {wanted['resource']}"
+        if "subresource" not in wanted:
+            allowed = about not in self.lacking
+            return {"allowed": allowed, "reason": "a binding" if allowed else ""}
+        assert (about, wanted["subresource"]) == ("create serviceaccounts", "token")
         namespace, name = wanted.get("namespace", "*"), wanted.get("name", "*")
         allowed = any(n in {"*", namespace} and s in {"*", name} for n, s in self.rights)
         return {"allowed": allowed, "reason": "a binding" if allowed else ""}
@@ -102,6 +115,9 @@ class FakeApi:
             return status(404, f'serviceaccounts "{found[2]}" not found', kind="serviceaccounts")
         if spec["expirationSeconds"] < 600 and not self.webhook:
             return status(422, "may not specify a duration less than 10 minutes")
+        if "boundObjectRef" in spec:
+            # As Kubernetes: admission first, then the Secret, which is not there.
+            return self._admitted("token") or status(404, 'secrets "kubevend-check" not found', kind="secrets")
         return self._good({"spec": spec, "status": {"token": "a token"}})
 
     def _good(self, body: Mapping[str, Any]) -> Answer:

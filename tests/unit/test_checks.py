@@ -11,12 +11,13 @@ import yaml
 from multidict import CIMultiDict
 
 from kubevend_server.authentication import CallerCluster
-from kubevend_server.checks import Checker, Finding, Report
+from kubevend_server.checks import Checker
 from kubevend_server.cluster.connection import Answer
 from kubevend_server.cluster.credentials import Credential, Presented, Stored
 from kubevend_server.errors import FailedPrecondition, KubevendError, ResourceExhausted, Unavailable
+from kubevend_server.findings import Finding, Report
 from kubevend_server.roles import Role
-from tests.unit.builders import NOW, bearer, client_certificate, clock, config, role
+from tests.unit.builders import NOW, bearer, client_certificate, clock, config, limits, role
 from tests.unit.fake_cluster import HOST, OWN, ApiClusters, FakeApi, FakeCluster, status
 
 UNTIL = "2026-05-04T13:00:00+00:00"
@@ -31,6 +32,7 @@ CREDENTIAL = Finding(
     f"The cluster accepts the stored token as {OWN}. It does not expire.",
     metadata={"identity": OWN},
 )
+TOLD = {"verb": "create", "resource": "serviceaccounts/token"}
 PERMISSION = Finding(
     "PERMISSION",
     "PASSED",
@@ -39,7 +41,7 @@ PERMISSION = Finding(
     "apps",
     "deployer",
     ("roles/ci",),
-    {"identity": OWN},
+    {"identity": OWN, **TOLD},
 )
 SERVICE_ACCOUNT = Finding(
     "SERVICE_ACCOUNT", "PASSED", "ServiceAccount apps/deployer exists.", "", "apps", "deployer", ("roles/ci",)
@@ -56,7 +58,7 @@ async def _check(
 ) -> Report:
     clusters = ApiClusters(api, credential)
     clusters.unusable = unusable
-    report = await Checker(clusters, tuple(callers), clock).check(config(), roles)
+    report = await Checker(clusters, tuple(callers), limits(), clock).check(config(), roles)
     # Whoever came without a credential leaves no connection behind.
     assert all(stranger.retired for stranger in clusters.strangers)
     return report
@@ -132,6 +134,7 @@ def _failed_way(place: int, error: KubevendError) -> Report:
                 "apps",
                 "deployer",
                 ("roles/ci",),
+                TOLD,
             ),
         ),
         "",
@@ -263,7 +266,14 @@ async def test_a_credential_that_is_refused(answer: Answer | KubevendError, reas
     assert (credential.state, credential.reason) == ("FAILED", reason)
     assert report.findings[5:] == (
         Finding(
-            "PERMISSION", "SKIPPED", "Not looked at, since CREDENTIAL failed.", "", "apps", "deployer", ("roles/ci",)
+            "PERMISSION",
+            "SKIPPED",
+            "Not looked at, since CREDENTIAL failed.",
+            "",
+            "apps",
+            "deployer",
+            ("roles/ci",),
+            TOLD,
         ),
     )
 
@@ -501,7 +511,7 @@ async def test_a_callers_cluster_that_does_not_answer_fails() -> None:
 
 async def test_one_check_of_a_config_runs_at_a_time() -> None:
     """A second check of the same config is told to come again, and a third, after the first, is answered."""
-    checker = Checker(ApiClusters(FakeApi()), (), clock)
+    checker = Checker(ApiClusters(FakeApi()), (), limits(), clock)
     first = asyncio.create_task(checker.check(config(), [role()]))
     await asyncio.sleep(0)
     with pytest.raises(ResourceExhausted) as refusal:
@@ -514,13 +524,15 @@ async def test_one_check_of_a_config_runs_at_a_time() -> None:
 async def test_a_check_ends_in_time() -> None:
     """What a slow cluster leaves no time for is told as not looked at."""
     ticks = iter([0.0, *[61.0] * 10])
-    report = await Checker(ApiClusters(FakeApi()), (), clock, lambda: next(ticks)).check(config(), [role()])
+    report = await Checker(ApiClusters(FakeApi()), (), limits(), clock, lambda: next(ticks)).check(config(), [role()])
     (permission,) = _found(report, "PERMISSION")
     assert (permission.state, permission.message) == ("SKIPPED", "Not looked at: the check has taken 60 s.")
 
 
 async def test_hidden_roles_keep_their_rights() -> None:
     """Where roles that the caller may not get use the config too, no RBAC is printed that would replace theirs."""
-    report = await Checker(ApiClusters(FakeApi(rights=set())), (), clock).check(config(), [role()], hidden=True)
+    report = await Checker(ApiClusters(FakeApi(rights=set())), (), limits(), clock).check(
+        config(), [role()], hidden=True
+    )
     assert report.missing_rbac == ""
     assert any("roles that you may not get" in found.message for found in report.findings)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections import defaultdict
+import json
 from collections.abc import Iterable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubevend_server import rbac
-from kubevend_server.rbac import Pair
-from kubevend_server.roles import Role
+from kubevend_server.cluster.rights import Right
+from kubevend_server.rbac.manifests import review_manifests, role_manifests
+from kubevend_server.rbac.needs import NOWHERE, Need, needs
+from kubevend_server.roles import GeneratedRole, KubernetesRole, LabelSelector, Role
 from tests.unit.builders import role
 
 OWN = "system:serviceaccount:kubevend:server"
@@ -32,7 +34,7 @@ def _parsed(manifests: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def _tokens(roles: Iterable[Role], identity: str = OWN, config: str = "configs/default") -> list[dict[str, Any]]:
-    return _parsed(rbac.token_manifests(config, identity, rbac.needs(roles)))
+    return _parsed(role_manifests(config, identity, needs(roles)))
 
 
 def _objects(namespace: str, rule: dict[str, Any], name: str = "kubevend:default:kubevend:server") -> list[Any]:
@@ -56,29 +58,30 @@ def _rule(*names: str) -> dict[str, Any]:
     return {**rule, "resourceNames": list(names)} if names else rule
 
 
-def test_needs_name_the_roles_of_each_pair() -> None:
-    """Each namespace with each ServiceAccount is a pair, in order, with all roles that need it."""
+def _token(where: str, name: str) -> Need:
+    namespace = "" if where == "*" else where
+    return Need("TOKENS", where, Right("create", "serviceaccounts/token", "", namespace, name))
+
+
+def test_needs_name_the_roles_of_each_right() -> None:
+    """Each namespace with each ServiceAccount is a right, in order, with all roles that need it."""
     first = role(name="roles/a", allowed_namespaces=("web", "apps"), allowed_service_accounts=("x", "*"))
     second = role(name="roles/b", allowed_namespaces=("apps",), allowed_service_accounts=("x",))
-    needed = rbac.needs([first, second])
-    assert list(needed.items()) == [
-        (Pair("apps", "*"), ("roles/a",)),
-        (Pair("apps", "x"), ("roles/a", "roles/b")),
-        (Pair("web", "*"), ("roles/a",)),
-        (Pair("web", "x"), ("roles/a",)),
+    assert list(needs([first, second]).items()) == [
+        (_token("apps", ""), ("roles/a",)),
+        (_token("apps", "x"), ("roles/a", "roles/b")),
+        (_token("web", ""), ("roles/a",)),
+        (_token("web", "x"), ("roles/a",)),
     ]
 
 
 def test_named_service_accounts_are_granted_by_name() -> None:
     """Named ServiceAccounts of a namespace are one Role there with their names, and its binding."""
-    named = role(allowed_service_accounts=("worker", "deployer"))
-    manifests = rbac.token_manifests("configs/default", OWN, rbac.needs([named]))
+    manifests = role_manifests("configs/default", OWN, needs([role(allowed_service_accounts=("worker", "deployer"))]))
     assert _parsed(manifests) == _objects("apps", _rule("deployer", "worker"))
-    assert [manifest.partition("\n")[0] for manifest in manifests] == [
-        (
-            "# Lets kubevend request tokens of deployer, worker in namespace apps, and of no other ServiceAccount, for "
-            "roles/ci."
-        ),
+    assert [line for manifest in manifests for line in manifest.split("\n") if line.strip().startswith("#")] == [
+        "# What kubevend needs in namespace apps, and in no other, for roles/ci.",
+        "  # For roles/ci: to request tokens of deployer, worker and of no other ServiceAccount.",
         "# Gives that right to kubevend.",
     ]
 
@@ -111,7 +114,7 @@ def test_the_right_to_review_is_a_right_of_its_own() -> None:
     """To review tokens is a ClusterRole with that one right, and its binding."""
     rule = {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
     name = "kubevend-callers:kubevend:server"
-    assert _parsed(rbac.review_manifests(OWN)) == _objects(ANYWHERE, rule, name)
+    assert _parsed(review_manifests(OWN)) == _objects(ANYWHERE, rule, name)
 
 
 def test_configs_of_one_cluster_do_not_overwrite_each_other() -> None:
@@ -125,7 +128,7 @@ def test_no_configs_name_is_that_of_the_right_to_review() -> None:
     """What a config needs in every namespace and the right to review tokens do not overwrite each other."""
     everywhere = role(allowed_namespaces=("*",))
     tokens = _tokens([everywhere], config="configs/reviews-tokens")
-    reviews = _parsed(rbac.review_manifests(OWN))
+    reviews = _parsed(review_manifests(OWN))
     assert tokens[0]["metadata"]["name"] != reviews[0]["metadata"]["name"]
 
 
@@ -163,7 +166,7 @@ def test_a_user_is_quoted(identity: str) -> None:
     """Whatever a user is called, the YAML names exactly this user and no other one, in objects whose names Kubernetes
     takes.
     """
-    for found in (_tokens([role()], identity), _parsed(rbac.review_manifests(identity))):
+    for found in (_tokens([role()], identity), _parsed(review_manifests(identity))):
         granted, binding = found
         assert binding["subjects"] == [{"apiGroup": GROUP, "kind": "User", "name": identity}]
         name = granted["metadata"]["name"]
@@ -203,12 +206,152 @@ def test_a_name_stays_a_text(text: str) -> None:
 )
 def test_no_identity_adds_to_what_is_granted(identity: str) -> None:
     """An identity that begins like a ServiceAccount's and goes on as YAML grants to nobody else."""
-    (subject,) = _parsed(rbac.review_manifests(identity))[1]["subjects"]
+    (subject,) = _parsed(review_manifests(identity))[1]["subjects"]
     namespace, _, name = identity.removeprefix("system:serviceaccount:").partition(":")
     assert subject in (
         {"kind": "ServiceAccount", "name": name, "namespace": namespace},
         {"apiGroup": GROUP, "kind": "User", "name": identity},
     )
+
+
+# The modes, whole.
+
+
+GROUPS = {
+    "secrets": "",
+    "serviceaccounts": "",
+    "serviceaccounts/token": "",
+    "namespaces": "",
+    "rolebindings": GROUP,
+    "clusterrolebindings": GROUP,
+    "roles": GROUP,
+    "clusterroles": GROUP,
+}
+MADE = ["create", "delete", "list"]
+READER = KubernetesRole("Role", "reader")
+VIEW = KubernetesRole("ClusterRole", "view")
+RULES = "[{apiGroups: ['', apps], resources: [pods], verbs: [get, list]}, {nonResourceURLs: [/metrics], verbs: [get]}]"
+LISTED = [
+    {"apiGroups": ["", "apps"], "resources": ["pods"], "verbs": ["get", "list"]},
+]
+
+
+def _on(resource: str, verbs: list[str], *names: str) -> dict[str, Any]:
+    rule: dict[str, Any] = {"apiGroups": [GROUPS[resource]], "resources": [resource], "verbs": verbs}
+    return {**rule, "resourceNames": list(names)} if names else rule
+
+
+def _making(**overrides: Any) -> Role:
+    return role(allowed_service_accounts=(), revocation="PER_LEASE", **overrides)
+
+
+IN_A_NAMESPACE = [
+    _on("serviceaccounts", MADE),
+    _on("rolebindings", MADE),
+    _on("serviceaccounts/token", ["create"]),
+]
+EVERYWHERE_TOO = [_on("clusterrolebindings", MADE), _on("clusterroles", ["bind"], "view")]
+MODES: list[tuple[str, Role, dict[str, list[dict[str, Any]]]]] = [
+    ("NONE", role(), {"apps": [_on("serviceaccounts/token", ["create"], "deployer")]}),
+    *(
+        (
+            revocation,
+            role(revocation=revocation),
+            {"apps": [_on("serviceaccounts/token", ["create"], "deployer"), _on("secrets", ["create", "delete"])]},
+        )
+        for revocation in ("PER_LEASE", "PER_CALLER", "PER_ROLE")
+    ),
+    (
+        "a Role that exists",
+        _making(kubernetes_role=READER),
+        {"apps": [*IN_A_NAMESPACE, _on("roles", ["bind"], "reader")]},
+    ),
+    (
+        "a ClusterRole that exists",
+        _making(kubernetes_role=VIEW),
+        {"apps": [*IN_A_NAMESPACE, _on("clusterroles", ["bind"], "view")]},
+    ),
+    (
+        "a ClusterRole that exists, everywhere too",
+        _making(kubernetes_role=VIEW, cluster_wide_allowed=True),
+        {ANYWHERE: EVERYWHERE_TOO, "apps": [*IN_A_NAMESPACE, _on("clusterroles", ["bind"], "view")]},
+    ),
+    (
+        "a Role to make",
+        _making(generated_role=GeneratedRole("Role", RULES.partition(", {non")[0] + "]")),
+        {"apps": [*IN_A_NAMESPACE, _on("roles", MADE), *LISTED]},
+    ),
+    (
+        "a ClusterRole to make",
+        _making(generated_role=GeneratedRole("ClusterRole", RULES), cluster_wide_allowed=True),
+        {
+            ANYWHERE: [
+                _on("clusterrolebindings", MADE),
+                _on("clusterroles", MADE),
+                {"nonResourceURLs": ["/metrics"], "verbs": ["get"]},
+                *LISTED,
+            ],
+            "apps": IN_A_NAMESPACE,
+        },
+    ),
+    (
+        "namespaces by labels",
+        _making(kubernetes_role=READER, allowed_namespaces=(), allowed_namespace_selector=LabelSelector()),
+        {ANYWHERE: [_on("namespaces", ["list", "watch"]), *IN_A_NAMESPACE, _on("roles", ["bind"], "reader")]},
+    ),
+    (
+        "namespaces by labels, and by name",
+        role(allowed_namespace_selector=LabelSelector()),
+        {
+            ANYWHERE: [_on("namespaces", ["list", "watch"]), _on("serviceaccounts/token", ["create"], "deployer")],
+            "apps": [_on("serviceaccounts/token", ["create"], "deployer")],
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("what", "needing", "rules"), MODES, ids=[what for what, *_ in MODES])
+def test_each_mode_is_granted_what_it_needs(what: str, needing: Role, rules: dict[str, list[dict[str, Any]]]) -> None:
+    """Of each mode the whole rules of each Role, by namespace, and of the ClusterRole: nothing is wider than needed."""
+    del what
+    found = _tokens([needing])
+    granted = {each["metadata"].get("namespace", ANYWHERE): each["rules"] for each in found[::2]}
+    assert granted == rules
+    assert [binding["roleRef"]["kind"] for binding in found[1::2]] == [each["kind"] for each in found[::2]]
+
+
+def test_what_several_roles_need_is_one_role_in_a_namespace() -> None:
+    """The needs of several roles are joined in one Role, without a name beside the right to all, each told for whom."""
+    first = role(name="roles/a", revocation="PER_LEASE")
+    second = _making(name="roles/b", kubernetes_role=READER)
+    third = _making(name="roles/c", kubernetes_role=VIEW)
+    text, _ = role_manifests("configs/default", OWN, needs([first, second, third]))
+    assert [line.strip() for line in text.split("\n") if line.startswith("  # For")] == [
+        (
+            "# For roles/a: to make and delete anchors, empty Secrets that revocable tokens are bound to. Never to "
+            "read a Secret."
+        ),
+        (
+            "# For roles/b, roles/c: to make ServiceAccounts and their bindings, one for each lease, and to find and "
+            "delete these."
+        ),
+        "# For roles/b, roles/c: to request the tokens of those ServiceAccounts, whose names nobody knows beforehand.",
+        '# For roles/b, roles/c: to bind those ServiceAccounts to "reader", "view".',
+    ]
+    (made,) = _parsed([text])
+    assert made["rules"] == [
+        _on("secrets", ["create", "delete"]),
+        *IN_A_NAMESPACE,
+        _on("clusterroles", ["bind"], "view"),
+        _on("roles", ["bind"], "reader"),
+    ]
+
+
+def test_no_name_of_a_role_ends_a_comment() -> None:
+    """Whatever a Role of the cluster's is called, the YAML grants nothing else."""
+    evil = 'x"\n  - apiGroups: ["*"]\n    resources: ["*"]\n    verbs: ["*"]\n#'
+    made, _ = _tokens([_making(kubernetes_role=KubernetesRole("Role", evil))])
+    assert made["rules"] == [*IN_A_NAMESPACE, _on("roles", ["bind"], evil)]
 
 
 # The names that Kubernetes and the API allow.
@@ -229,29 +372,63 @@ _ROLES = st.lists(
 )
 
 
-@settings(max_examples=50)
-@given(_ROLES)
-def test_what_is_granted_is_what_is_needed(roles: list[Role]) -> None:
-    """For any roles the YAML grants each pair that one of them allows, and nothing that none does: to request tokens,
-    of the ServiceAccounts that are named, in the namespaces that are named, to the one identity.
-    """
-    wanted: dict[str, set[str]] = defaultdict(set)
-    for each in roles:
-        for namespace in each.allowed_namespaces:
-            wanted[namespace] |= set(each.allowed_service_accounts)
-    found = _tokens(roles)
-    granted: dict[str, set[str]] = {}
-    for made, binding in zip(found[::2], found[1::2], strict=True):
-        namespace = made["metadata"].get("namespace", "*")
-        (rule,) = made["rules"]
-        names = rule.get("resourceNames", ["*"])
-        assert [made, binding] == _objects(
-            "" if namespace == "*" else namespace, _rule(*(names if names != ["*"] else ()))
+_WORDS = st.sampled_from(["a", "b", "c", "*"])
+_RULES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "apiGroups": st.lists(_WORDS, min_size=1, max_size=2, unique=True),
+            "resources": st.lists(_WORDS, min_size=1, max_size=2, unique=True),
+            "verbs": st.lists(_WORDS, min_size=1, max_size=2, unique=True),
+        },
+        optional={"resourceNames": st.lists(st.sampled_from(["x", "y"]), min_size=1, max_size=2, unique=True)},
+    ),
+    min_size=1,
+    max_size=4,
+)
+_MAKING = st.builds(
+    lambda rules, namespaces: _making(
+        generated_role=GeneratedRole("Role", json.dumps(rules)), allowed_namespaces=namespaces
+    ),
+    _RULES,
+    _NAMES,
+)
+
+
+def _rights_of(namespace: str, rule: dict[str, Any]) -> set[tuple[str, ...]]:
+    """The single rights of a rule; the empty name stands for all."""
+    names = rule.get("resourceNames", [""])
+    return {(namespace, *each) for each in product(rule["apiGroups"], rule["resources"], names, rule["verbs"])}
+
+
+@settings(max_examples=100)
+@given(_ROLES, st.lists(_MAKING, max_size=2))
+def test_what_is_granted_is_what_is_needed(existing: list[Role], making: list[Role]) -> None:
+    """For any roles the YAML grants each right that one of them needs, and none that none does, to the one identity."""
+    needed = needs([*existing, *making])
+    wanted = {
+        (
+            "" if need.where == "*" else need.where,
+            need.right.group,
+            need.right.resource,
+            need.right.name,
+            need.right.verb,
         )
-        assert namespace not in granted
-        granted[namespace] = set(names)
-    # `*` holds every name, so that nothing needs to be named beside it.
-    assert granted == {namespace: {"*"} if "*" in names else names for namespace, names in wanted.items()}
-    assert {(pair.namespace, pair.service_account) for pair in rbac.needs(roles)} == {
-        (namespace, name) for namespace, names in wanted.items() for name in names
+        for need in needed
     }
+    found = _tokens([*existing, *making])
+    granted: set[tuple[str, ...]] = set()
+    for made, binding in zip(found[::2], found[1::2], strict=True):
+        namespace = made["metadata"].get("namespace", "")
+        assert [made, binding] == [
+            {**made, "rules": made["rules"]},
+            {**_objects(namespace, {})[1]},
+        ]
+        granted |= set().union(*(_rights_of(namespace, rule) for rule in made["rules"]))
+
+    def covered(right: tuple[str, ...]) -> bool:
+        # The right to all names holds each, so that none needs to be written beside it.
+        return right in granted or (*right[:3], "", right[4]) in granted
+
+    assert granted <= wanted
+    assert [right for right in wanted if not covered(right)] == []
+    assert NOWHERE not in {need.where for need in needed}

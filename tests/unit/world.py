@@ -217,7 +217,7 @@ class World:
         tokens = PageTokens(self.keyring)
         rules = ConfigRules(own_host, credential_folders or {})
         clusters = clusters or FakeClusters(self.connection, rules)
-        checker = Checker(clusters, caller_clusters, clock)
+        checker = Checker(clusters, caller_clusters, limits(), clock)
         anchors, self.in_flight = SharedAnchors(self.database), InFlight()
         self.remover = Remover(self.database, self.journal, self.catalog, clusters, "main/1", clock)
         issuance = Issuance(

@@ -14,11 +14,13 @@ from kubevend_server.cluster.objects import Manifest, account_kinds, account_man
 from kubevend_server.cluster.rights import Right, has_right
 from kubevend_server.errors import FailedPrecondition, KubevendError
 from kubevend_server.leases import ClusterObject
-from kubevend_server.policy.made import MANAGED_BY_LABEL, MadeAccount
+from kubevend_server.policy.made import INSTANCE_LABEL, MANAGED_BY_LABEL, MadeAccount
 from kubevend_server.policy.name_template import PREFIX, RANDOM_LENGTH
 
 _CLUSTERED = ("ClusterRole", "ClusterRoleBinding")
 _RBAC = "rbac.authorization.k8s.io"
+# As kubevend's admission policies ask for them (`rbac/conditions.py`), of an instance that there is not.
+_LABELS = {MANAGED_BY_LABEL: "kubevend", INSTANCE_LABEL: "dry-run"}
 
 
 async def dry_run_rules(connection: Connection, account: MadeAccount, namespace: str) -> KubevendError | None:
@@ -43,7 +45,7 @@ async def dry_run_rules(connection: Connection, account: MadeAccount, namespace:
         for kind in account_kinds(account)
     ]
     # The ServiceAccount comes last, and takes no right that depends on the rules.
-    *bound, _ = account_manifests(objects, account, {MANAGED_BY_LABEL: "kubevend"})
+    *bound, _ = account_manifests(objects, account, _LABELS)
     try:
         for made, manifest in bound:
             await _try(connection, made, manifest, account)

@@ -41,6 +41,7 @@ class Right:
         group: its API group; empty for the core group.
         namespace: empty for every namespace, or for a resource that is in none.
         name: the object's name; empty for every one.
+        path: for what is no resource: the URL's path, as `/metrics`; the resource is then empty.
     """
 
     verb: str
@@ -48,6 +49,12 @@ class Right:
     group: str = ""
     namespace: str = ""
     name: str = ""
+    path: str = ""
+
+    def __str__(self) -> str:
+        """The right in words, as `bind on clusterroles.rbac.authorization.k8s.io view`."""
+        whole = f"{self.resource}.{self.group}" if self.group else self.resource
+        return " ".join(filter(None, (f"{self.verb} on {whole or self.path}", self.name)))
 
 
 def token_right(namespace: str, service_account: str) -> Right:
@@ -68,6 +75,14 @@ async def has_right(connection: Connection, right: Right) -> tuple[bool, str]:
     Raises:
         KubevendError: the cluster could not be asked.
     """
+    status = await _ask(connection, "SelfSubjectAccessReview", _attributes(right), _AccessReview)
+    return status.status.allowed, shown(status.status.reason, _LONGEST_REASON)
+
+
+def _attributes(right: Right) -> dict[str, dict[str, str]]:
+    """The spec of a SelfSubjectAccessReview."""
+    if right.path:
+        return {"nonResourceAttributes": {"verb": right.verb, "path": right.path}}
     resource, _, subresource = right.resource.partition("/")
     attributes = {
         "verb": right.verb,
@@ -77,9 +92,7 @@ async def has_right(connection: Connection, right: Right) -> tuple[bool, str]:
         "namespace": right.namespace,
         "name": right.name,
     }
-    spec = {"resourceAttributes": {key: value for key, value in attributes.items() if value}}
-    status = await _ask(connection, "SelfSubjectAccessReview", spec, _AccessReview)
-    return status.status.allowed, shown(status.status.reason, _LONGEST_REASON)
+    return {"resourceAttributes": {key: value for key, value in attributes.items() if value}}
 
 
 async def covered_service_accounts(connection: Connection, namespace: str) -> tuple[str, ...]:

@@ -462,13 +462,13 @@ class CheckConfigResponse(_message.Message):
     identity: _builtins.str
     """As whom the cluster knows kubevend, such as `system:serviceaccount:kubevend:kubevend`. Empty where it did not say."""
     missing_rbac: _builtins.str
-    """The least RBAC that would let everything pass, as YAML for `kubectl apply -f -`, each object with a comment
-    that says what it is for. Empty where nothing is missing, and where roles that the caller may not get use the config
+    """The least RBAC that would let everything pass, with the admission policies that hold kubevend to it, as YAML for
+    `kubectl apply -f -`, each object with a comment that says what it is for. Empty where nothing is missing, and where roles that the caller may not get use the config
     too: what is applied replaces what was there, and would take their rights away.
     """
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Check]:
-        """What was looked at, in this order: how the cluster is reached, the credential, then the rights."""
+        """What was looked at, in this order: how the cluster is reached, the credential, the rights, then the admission policies."""
 
     def __init__(
         self,
@@ -512,9 +512,13 @@ class Check(_message.Message):
         ITEM_TOKEN_REVIEW: Check._Item.ValueType  # 6
         """Whether kubevend may review the tokens of callers, where the settings have it ask this cluster."""
         ITEM_PERMISSION: Check._Item.ValueType  # 7
-        """Whether kubevend may request tokens of a ServiceAccount."""
+        """Whether kubevend has a right that roles need; `metadata` has its `verb`, `resource`, `group` and `name`."""
         ITEM_SERVICE_ACCOUNT: Check._Item.ValueType  # 8
         """Whether that ServiceAccount exists."""
+        ITEM_ADMISSION: Check._Item.ValueType  # 9
+        """Whether an admission policy is in force that holds kubevend to what its roles need, where RBAC alone cannot:
+        ADMISSION_POLICY_MISSING, or ADMISSION_POLICY_OLD where it is not that of the roles as they are.
+        """
 
     class Item(_Item, metaclass=_ItemEnumTypeWrapper):
         """What was looked at."""
@@ -533,9 +537,13 @@ class Check(_message.Message):
     ITEM_TOKEN_REVIEW: Check.Item.ValueType  # 6
     """Whether kubevend may review the tokens of callers, where the settings have it ask this cluster."""
     ITEM_PERMISSION: Check.Item.ValueType  # 7
-    """Whether kubevend may request tokens of a ServiceAccount."""
+    """Whether kubevend has a right that roles need; `metadata` has its `verb`, `resource`, `group` and `name`."""
     ITEM_SERVICE_ACCOUNT: Check.Item.ValueType  # 8
     """Whether that ServiceAccount exists."""
+    ITEM_ADMISSION: Check.Item.ValueType  # 9
+    """Whether an admission policy is in force that holds kubevend to what its roles need, where RBAC alone cannot:
+    ADMISSION_POLICY_MISSING, or ADMISSION_POLICY_OLD where it is not that of the roles as they are.
+    """
 
     class _State:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -603,9 +611,9 @@ class Check(_message.Message):
     message: _builtins.str
     """What was found and, where something is wrong, what to do."""
     namespace: _builtins.str
-    """The ServiceAccount's namespace, `*` for all; for permissions and ServiceAccounts."""
+    """The namespace, `*` for all; for permissions, ServiceAccounts and admission policies. Empty for what is in none."""
     service_account: _builtins.str
-    """The ServiceAccount's name, `*` for all; for permissions and ServiceAccounts."""
+    """The ServiceAccount's name, `*` for all; for permissions to request its tokens, and ServiceAccounts."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The roles that need it, `roles/{role}`."""

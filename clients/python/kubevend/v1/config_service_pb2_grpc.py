@@ -159,8 +159,9 @@ class ConfigServiceServicer:
     def CheckConfig(self, request, context):
         """Calls a config's cluster, and tells item by item what works, what does not, and what to do about it: whether it can be
         reached and is trusted, whether it takes the credential and for whom, and for each role of the config that the caller may
-        get whether the cluster permits what the role allows. Nothing is changed, and no token is issued: whether a
-        ServiceAccount exists is asked by a TokenRequest for a lifetime that Kubernetes always refuses.
+        get whether the cluster permits what the role needs. Nothing is changed, and no token is issued: whether a
+        ServiceAccount exists is asked by a TokenRequest for a lifetime that Kubernetes always refuses, and whether admission
+        policies are in force by dry runs, and by a TokenRequest that is bound to a Secret which does not exist.
 
         What fails at the cluster is an item of the answer, not an error of the call.
 

@@ -85,8 +85,9 @@ class ConfigServiceStub:
     CheckConfig: _grpc.UnaryUnaryMultiCallable[_config_service_pb2.CheckConfigRequest, _config_service_pb2.CheckConfigResponse]
     """Calls a config's cluster, and tells item by item what works, what does not, and what to do about it: whether it can be
     reached and is trusted, whether it takes the credential and for whom, and for each role of the config that the caller may
-    get whether the cluster permits what the role allows. Nothing is changed, and no token is issued: whether a
-    ServiceAccount exists is asked by a TokenRequest for a lifetime that Kubernetes always refuses.
+    get whether the cluster permits what the role needs. Nothing is changed, and no token is issued: whether a
+    ServiceAccount exists is asked by a TokenRequest for a lifetime that Kubernetes always refuses, and whether admission
+    policies are in force by dry runs, and by a TokenRequest that is bound to a Secret which does not exist.
 
     What fails at the cluster is an item of the answer, not an error of the call.
 
@@ -151,8 +152,9 @@ class ConfigServiceAsyncStub(ConfigServiceStub):
     CheckConfig: _aio.UnaryUnaryMultiCallable[_config_service_pb2.CheckConfigRequest, _config_service_pb2.CheckConfigResponse]  # type: ignore[assignment]
     """Calls a config's cluster, and tells item by item what works, what does not, and what to do about it: whether it can be
     reached and is trusted, whether it takes the credential and for whom, and for each role of the config that the caller may
-    get whether the cluster permits what the role allows. Nothing is changed, and no token is issued: whether a
-    ServiceAccount exists is asked by a TokenRequest for a lifetime that Kubernetes always refuses.
+    get whether the cluster permits what the role needs. Nothing is changed, and no token is issued: whether a
+    ServiceAccount exists is asked by a TokenRequest for a lifetime that Kubernetes always refuses, and whether admission
+    policies are in force by dry runs, and by a TokenRequest that is bound to a Secret which does not exist.
 
     What fails at the cluster is an item of the answer, not an error of the call.
 
@@ -250,8 +252,9 @@ class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_config_service_pb2.CheckConfigResponse, _abc.Awaitable[_config_service_pb2.CheckConfigResponse]]:
         """Calls a config's cluster, and tells item by item what works, what does not, and what to do about it: whether it can be
         reached and is trusted, whether it takes the credential and for whom, and for each role of the config that the caller may
-        get whether the cluster permits what the role allows. Nothing is changed, and no token is issued: whether a
-        ServiceAccount exists is asked by a TokenRequest for a lifetime that Kubernetes always refuses.
+        get whether the cluster permits what the role needs. Nothing is changed, and no token is issued: whether a
+        ServiceAccount exists is asked by a TokenRequest for a lifetime that Kubernetes always refuses, and whether admission
+        policies are in force by dry runs, and by a TokenRequest that is bound to a Secret which does not exist.
 
         What fails at the cluster is an item of the answer, not an error of the call.
 
