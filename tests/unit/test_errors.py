@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubevend_server import errors
-from kubevend_server.cluster.failures import Forbidden, Unauthorized
+from kubevend_server.cluster.failures import AnchorGone, Forbidden, Unauthorized
 from kubevend_server.errors import KubevendError, Violation, to_status
 
 STATUSES = {
@@ -28,6 +28,7 @@ STATUSES = {
     errors.OutcomeUnknown: "UNKNOWN",
     errors.Internal: "INTERNAL",
     Unauthorized: "FAILED_PRECONDITION",
+    AnchorGone: "ABORTED",
     Forbidden: "FAILED_PRECONDITION",
 }
 
