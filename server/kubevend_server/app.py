@@ -50,6 +50,7 @@ from kubevend_server.paging import PageTokens
 from kubevend_server.permissions import AT_ONCE
 from kubevend_server.policy.access import AccessPolicy, actions, join_files
 from kubevend_server.policy.terms import Limits
+from kubevend_server.promises import Promises
 from kubevend_server.reconcile import Order, Presence, Reconciler
 from kubevend_server.removal import Remover
 from kubevend_server.revocation import Revocation
@@ -150,7 +151,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     revocation = Revocation(database, journal, authorizer, anchors, remover, clock, checkpoint)
     services: list[Service] = [
         ConfigService(catalog, authorizer, page_tokens, config_store, rules, clusters, checker, clock),
-        RoleService(catalog, authorizer, page_tokens, limits, clock),
+        RoleService(catalog, authorizer, page_tokens, Promises(catalog, clusters), limits, clock),
         IssueService(issuance),
         LeaseService(database, authorizer, page_tokens, revocation, clock),
     ]

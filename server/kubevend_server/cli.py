@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kubevend_server import __version__
 from kubevend_server.redaction import redact
+
+if TYPE_CHECKING:
+    from kubevend_server.settings import Settings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,18 +31,25 @@ _SETTINGS = click.option(
 )
 
 
+def _load(settings_file: Path) -> Settings:
+    """Read the settings, and log as they say: to stderr, so that what is printed on stdout stays what it is."""
+    from kubevend_server import logs, settings
+
+    found = settings.load(settings_file)
+    logs.configure(found.log_level)
+    return found
+
+
 @main.command()
 @_SETTINGS
 def serve(settings_file: Path) -> None:
     """Run the server until SIGTERM. SIGHUP opens the audit file again, after it was rotated."""
     import uvloop
 
-    from kubevend_server import app, logs, settings
+    from kubevend_server import app
 
     try:
-        found = settings.load(settings_file)
-        logs.configure(found.log_level)
-        uvloop.run(app.serve(found))
+        uvloop.run(app.serve(_load(settings_file)))
     except (ValueError, OSError, RuntimeError) as error:
         raise click.ClickException(redact(f"The server cannot run: {error}")) from error
 
@@ -51,10 +62,10 @@ def check(settings_file: Path, configs: Sequence[str]) -> None:
 
     CONFIGS are their names. Default: all. The exit code is 1 where something failed.
     """
-    from kubevend_server import inspection, settings
+    from kubevend_server import inspection
 
     try:
-        inspected = inspection.inspect(settings.load(settings_file), configs)
+        inspected = inspection.inspect(_load(settings_file), configs)
     except (ValueError, OSError) as error:
         raise click.ClickException(redact(str(error))) from error
     for one in inspected:
@@ -78,11 +89,11 @@ def rbac(settings_file: Path, *, everything: bool, roles: Sequence[str], identit
     With it come the admission policies that hold kubevend to it. CONFIG is the config's name. Default: that of the
     roles, or configs/default.
     """
-    from kubevend_server import inspection, settings
+    from kubevend_server import inspection
     from kubevend_server.names import DEFAULT_CONFIG
 
     try:
-        found = settings.load(settings_file)
+        found = _load(settings_file)
         if everything or roles or identity:
             text = inspection.all_manifests(found, config, identity, roles)
         else:
@@ -112,14 +123,13 @@ def verify(settings_file: Path, files: Sequence[Path]) -> None:
 
     FILES are the log's files, the oldest first. Default: the one that the settings name.
     """
-    from kubevend_server import settings
     from kubevend_server.audit.verify import verify as check
     from kubevend_server.encryption import read_one_key
     from kubevend_server.journal import read_head
     from kubevend_server.store.database import Database
 
     try:
-        found = settings.load(settings_file)
+        found = _load(settings_file)
         key = read_one_key(Path(found.audit.key_file), make=False)
         database = Database(found.store.url, make=False)
         # Before the lines are read: what is written meanwhile only adds to them.

@@ -38,7 +38,7 @@ from kubevend_server.policy.access import Decision
 from kubevend_server.policy.grant import Grant, grant
 from kubevend_server.policy.made import MadeAccount, own_labels
 from kubevend_server.policy.rbac_rules import parse_rules
-from kubevend_server.policy.terms import Asked, Limits, terms
+from kubevend_server.policy.terms import Asked, Limits, Naming, terms
 from kubevend_server.roles import Role, RoleKind
 from tests.support.proxy import HoldingProxy
 
@@ -482,7 +482,8 @@ def granted(namespace: str) -> Grant:
     """A grant of a token of ServiceAccount demo for the API server itself."""
     role = Role("roles/ci", "configs/default", (namespace,), ("demo",), (API_AUDIENCE,))
     limits = Limits(timedelta(hours=1), timedelta(days=1), frozenset())
-    return grant(terms(role, Asked(), limits), Decision(allowed=True, policies=()))
+    naming = Naming("leases/01kqr6d2m0abcdefghjkmnpqrs", "admin://local/bootstrap")
+    return grant(terms(role, Asked(), limits, naming), Decision(allowed=True, policies=()))
 
 
 async def bound_token(

@@ -46,6 +46,7 @@ from kubevend_server.metrics import Metrics
 from kubevend_server.namespaces import Namespaces
 from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import AccessPolicy
+from kubevend_server.promises import Promises
 from kubevend_server.removal import Remover
 from kubevend_server.revocation import Revocation
 from kubevend_server.services import Service
@@ -235,7 +236,7 @@ class World:
         revocation = Revocation(self.database, self.journal, authorizer, anchors, self.remover, clock)
         self.services: list[Service] = [
             ConfigService(self.catalog, authorizer, tokens, self.config_store, rules, clusters, checker, clock),
-            RoleService(self.catalog, authorizer, tokens, limits(), clock),
+            RoleService(self.catalog, authorizer, tokens, Promises(self.catalog, clusters), limits(), clock),
             IssueService(issuance),
             LeaseService(self.database, authorizer, tokens, revocation, clock),
         ]

@@ -247,12 +247,23 @@ def _account(role: Role, asked: Asked, naming: Naming) -> MadeAccount | None:
             metadata={"role": role.name},
             violations=[Violation("service_account_name", f"left out, since {role.name} makes one")],
         )
+    return account_of(role, _made_name(role, naming), cluster_wide=asked.cluster_wide)
+
+
+def account_of(role: Role, name: str, *, cluster_wide: bool) -> MadeAccount:
+    """What a role makes for a lease.
+
+    Args:
+        role: a role that makes ServiceAccounts.
+        name: the ServiceAccount's.
+        cluster_wide: whether its rights are to hold in every namespace.
+    """
     made, there = role.generated_role, role.kubernetes_role
     return MadeAccount(
         kind=made.kind if made else there.kind if there else "Role",
-        role_name=there.name if there else _made_name(role, naming),
+        role_name=there.name if there else name,
         rules=parse_rules(made.rules, made.kind) if made else "",
-        cluster_wide=asked.cluster_wide,
+        cluster_wide=cluster_wide,
         labels=role.extra_labels,
         annotations=role.extra_annotations,
     )

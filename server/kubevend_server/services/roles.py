@@ -22,6 +22,7 @@ from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import Server
 from kubevend_server.policy.role_rules import check_role
 from kubevend_server.policy.terms import Limits, Warning
+from kubevend_server.promises import Promises
 from kubevend_server.roles import (
     DEFAULT_NAME_TEMPLATE,
     GeneratedRole,
@@ -69,8 +70,15 @@ class RoleService:
     name = "kubevend.v1.RoleService"
 
     def __init__(
-        self, catalog: Catalog, authorizer: Authorizer, tokens: PageTokens, limits: Limits, clock: Clock
+        self,
+        catalog: Catalog,
+        authorizer: Authorizer,
+        tokens: PageTokens,
+        promises: Promises,
+        limits: Limits,
+        clock: Clock,
     ) -> None:
+        self._promises = promises
         self._catalog = catalog
         self._authorizer = authorizer
         self._tokens = tokens
@@ -119,7 +127,7 @@ class RoleService:
             update_time=now,
         )
         self._authorizer.require(call, proposed, proposed=proposed)
-        warnings = self._check(call, proposed)
+        warnings = await self._check(call, proposed)
         call.record.stage(
             store.insert(proposed), lambda: self._catalog.put(proposed), validate_only=request.validate_only
         )
@@ -150,7 +158,7 @@ class RoleService:
             raise not_found
         check_rules(merged, "role.")
         check_etag(old.name, old.etag, request.role.etag)
-        warnings = self._check(call, proposed)
+        warnings = await self._check(call, proposed)
         call.record.stage(
             store.update(old, proposed), lambda: self._catalog.put(proposed), validate_only=request.validate_only
         )
@@ -174,7 +182,7 @@ class RoleService:
             raise not_found
         return role
 
-    def _check(self, call: Call, role: Role) -> Sequence[warning_pb2.Warning]:
+    async def _check(self, call: Call, role: Role) -> Sequence[warning_pb2.Warning]:
         found: tuple[Warning, ...] = check_role(role, self._limits)
         allowed_by = call.record.policies
         config = self._catalog.config(role.config) or Config(role.config)
@@ -182,8 +190,8 @@ class RoleService:
         self._authorizer.require(call, config, action="UseConfig", hidden=missing)
         # What permitted the call itself; a denied UseConfig has left what denied it.
         call.record.policies = allowed_by
-        call.record.warnings = found
-        return convert.warnings(found)
+        call.record.warnings = (*found, *await self._promises.check(role))
+        return convert.warnings(call.record.warnings)
 
 
 def _to_proto(role: Role) -> pb.Role:
