@@ -18,10 +18,10 @@ from devcluster.cluster import DevClusterError
 from devcluster.compiling import compile_commands
 from devcluster.console import Console
 from devcluster.credential import Credential
-from devcluster.first_token import CONFIG, ROLE, Admin, ApiError, audit_event, who_is
+from devcluster.first_token import CONFIG, REVOCABLE, ROLE, Admin, ApiError, audit_event, is_accepted, who_is
 from devcluster.golang import GoError
 from devcluster.policies import CLUSTER, write_policies
-from devcluster.rbac import DEMO, KUBEVEND, KUBEVEND_NAMESPACE, MANIFESTS, OBJECTS, QUICKSTART_NAMESPACE
+from devcluster.rbac import DEMO, KUBEVEND, KUBEVEND_NAMESPACE, OBJECTS, QUICKSTART_NAMESPACE, manifests, rights
 from devcluster.server import KubevendServer, ServerError
 from devcluster.state import State, StateError, copy_protoset, install_commands
 from devcluster.stopping import Stopped, StopSignals
@@ -32,6 +32,8 @@ from kubevend_server.settings import IssuanceSettings
 _DEFAULT_PORT = 7443
 _TICK_SECONDS = 0.5
 _LOG_TAIL_LINES = 15
+_USUAL_AUDIENCE = "https://kubernetes.default.svc"
+"""Of an API server, to show what would be made before it can be asked for its own."""
 _SETTINGS_HEADER = """\
 # Every `make run` writes this file anew: what is changed here does not last.
 # server/kubevend_server/settings.py explains every setting.
@@ -83,9 +85,11 @@ class FirstRun:
             target = self._start_cluster(state, kubeconfig)
             self._make_objects(state, target)
             credential = self._make_credential(state, target)
+            self._make_rights(state, target, credential)
             server = self._start_server(state, target, credential, port)
             self._leave_directions(state, target, server)
             self._issue_first_token(state, target, server, credential)
+            self._end_a_token(state, target, server, credential)
             report.show_next_steps(self._console, state)
             ready = True
             self._stay(state, target, server, credential)
@@ -123,18 +127,27 @@ class FirstRun:
 
     def _make_objects(self, state: State, target: Target) -> None:
         """Make what kubevend needs in the cluster, after asking if the cluster is somebody else's."""
-        state.write(state.manifests, MANIFESTS)
         if isinstance(target, GivenCluster):
+            state.write(state.manifests, manifests([*OBJECTS, *rights([_USUAL_AUDIENCE])]))
             self._ask_for_objects(state, target)
-        with self._console.step("Make a namespace, ServiceAccounts, and the least rights that do") as step:
-            target.kubectl("apply", "-f", "-", stdin=MANIFESTS)
-            step.result = f"{len(OBJECTS)} objects, see {state.shown(state.manifests)}"
+        with self._console.step("Make two namespaces and two ServiceAccounts") as step:
+            target.kubectl("apply", "-f", "-", stdin=manifests(OBJECTS))
+            step.result = f"{QUICKSTART_NAMESPACE}/{DEMO} and {KUBEVEND_NAMESPACE}/{KUBEVEND}"
+        self._signals.check()
+
+    def _make_rights(self, state: State, target: Target, credential: Credential) -> None:
+        """Give kubevend the rights that the roles need, and hold it to them."""
+        made = list(rights(credential.audiences))
+        state.write(state.manifests, manifests([*OBJECTS, *made]))
+        with self._console.step("Make the least rights that do, and the admission policies that hold to them") as step:
+            target.kubectl("apply", "-f", "-", stdin=manifests(made))
+            step.result = f"{len(made)} objects, see {state.shown(state.manifests)}"
         self._signals.check()
 
     def _ask_for_objects(self, state: State, given: GivenCluster) -> None:
         console, manifests = self._console, state.shown(state.manifests)
         console.heading(f"In the cluster {given.context} ({given.server}) this makes, where it is not there yet:")
-        console.facts([(made.what, made.why) for made in OBJECTS])
+        console.facts([(made.what, made.why) for made in [*OBJECTS, *rights([_USUAL_AUDIENCE])]])
         console.line(
             f"and tokens of {KUBEVEND_NAMESPACE}/{KUBEVEND} and {QUICKSTART_NAMESPACE}/{DEMO} that live for an hour. "
             f"The manifests are in {manifests}; `kubectl delete -f {manifests}` takes all of it away again, the "
@@ -206,9 +219,9 @@ class FirstRun:
             with console.step(f"Make configs/{CONFIG}: how kubevend reaches the cluster") as step:
                 step.result = admin.put_config(target.server, target.ca, state.credential)
             with console.step(f"Make roles/{ROLE}: what may be issued") as step:
-                step.result = admin.put_role(QUICKSTART_NAMESPACE, DEMO, credential.audiences)
+                step.result = admin.put_role(ROLE, QUICKSTART_NAMESPACE, DEMO, credential.audiences)
             with console.step(f"Issue a token through roles/{ROLE}") as step:
-                token = admin.issue()
+                token = admin.issue(ROLE)
                 step.result = f"{token.namespace}/{token.service_account}, for {token.granted_ttl.ToTimedelta()}"
             with console.step("Show it to the API server, and ask who we are") as step:
                 review = who_is(token.token, target.server, target.ca)
@@ -219,6 +232,24 @@ class FirstRun:
         report.show_audit_event(console, audit_event(server.audit_file, token.lease), state.shown(server.audit_file))
         if target.audit_log is not None:
             report.show_kubernetes_event(console, target.audit_log, token, state.shown(target.audit_log))
+        self._signals.check()
+
+    def _end_a_token(self, state: State, target: Target, server: KubevendServer, credential: Credential) -> None:
+        """Issue a token that can be ended, and end it."""
+        console = self._console
+        with Admin(server.address, state.folder / "ca.crt", server.admin_token) as admin:
+            with console.step(f"Make roles/{REVOCABLE}: what is issued through it can be ended") as step:
+                step.result = admin.put_role(REVOCABLE, QUICKSTART_NAMESPACE, DEMO, credential.audiences)
+            with console.step(f"Issue a token through roles/{REVOCABLE}, and show it to the API server") as step:
+                token = admin.issue(REVOCABLE)
+                step.result = who_is(token.token, target.server, target.ca).username
+            with console.step("End its lease") as step:
+                step.result = admin.revoke(token.lease)
+            with console.step("Wait until the API server forgets the token, which it remembers for 10 s") as step:
+                while is_accepted(token.token, target.server, target.ca):
+                    self._signals.check()
+                    time.sleep(_TICK_SECONDS)
+                step.result = "it answers 401 Unauthorized"
         self._signals.check()
 
     def _stay(self, state: State, target: Target, server: KubevendServer, credential: Credential) -> None:

@@ -6,6 +6,7 @@ import json
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -29,6 +30,8 @@ from kubevend.v1 import (
 
 CONFIG = "default"
 ROLE = "quickstart"
+REVOCABLE = "quickstart-revocable"
+"""The role whose tokens can be ended."""
 
 _CALL_SECONDS = 30
 
@@ -96,8 +99,8 @@ class Admin:
         self._call(stub.UpdateConfig, update)
         return "changed to this run's cluster"
 
-    def put_role(self, namespace: str, service_account: str, audiences: Sequence[str]) -> str:
-        """Make roles/quickstart for one ServiceAccount, or put it back where it is another.
+    def put_role(self, role_id: str, namespace: str, service_account: str, audiences: Sequence[str]) -> str:
+        """Make one of the two roles for one ServiceAccount, or put it back where it is another.
 
         Returns:
             What was done.
@@ -107,16 +110,19 @@ class Admin:
         """
         stub = role_service_pb2_grpc.RoleServiceStub(self._channel)
         wanted = role_service_pb2.Role(
-            name=f"roles/{ROLE}",
+            name=f"roles/{role_id}",
             config=f"configs/{CONFIG}",
             allowed_namespaces=[namespace],
             allowed_service_accounts=[service_account],
             allowed_audiences=audiences,
             default_audiences=audiences[:1],
+            revocation=(
+                role_service_pb2.REVOCATION_PER_LEASE if role_id == REVOCABLE else role_service_pb2.REVOCATION_NONE
+            ),
         )
         found = self._get(stub.GetRole, role_service_pb2.GetRoleRequest(name=wanted.name))
         if found is None:
-            self._call(stub.CreateRole, role_service_pb2.CreateRoleRequest(role_id=ROLE, role=wanted))
+            self._call(stub.CreateRole, role_service_pb2.CreateRoleRequest(role_id=role_id, role=wanted))
             return "made"
         fields = (
             "config",
@@ -124,6 +130,7 @@ class Admin:
             "allowed_service_accounts",
             "allowed_audiences",
             "default_audiences",
+            "revocation",
         )
         if _same(found.role, wanted, fields):
             return "found from an earlier run"
@@ -131,14 +138,26 @@ class Admin:
         self._call(stub.UpdateRole, update)
         return "put back to what the first run needs"
 
-    def issue(self) -> issue_service_pb2.IssueTokenResponse:
-        """Issue a token through roles/quickstart.
+    def issue(self, role_id: str) -> issue_service_pb2.IssueTokenResponse:
+        """Issue a token through a role.
 
         Raises:
             ApiError: kubevend refused, or could not.
         """
         stub = issue_service_pb2_grpc.IssueServiceStub(self._channel)
-        return self._call(stub.IssueToken, issue_service_pb2.IssueTokenRequest(role=f"roles/{ROLE}"))
+        return self._call(stub.IssueToken, issue_service_pb2.IssueTokenRequest(role=f"roles/{role_id}"))
+
+    def revoke(self, lease: str) -> str:
+        """End a lease, and return what kubevend says of its token.
+
+        Raises:
+            ApiError: kubevend refused, or could not end it.
+        """
+        stub = lease_service_pb2_grpc.LeaseServiceStub(self._channel)
+        answer = self._call(stub.RevokeLease, lease_service_pb2.RevokeLeaseRequest(name=lease)).revocation
+        if answer.state != lease_service_pb2.Lease.STATE_REVOKED:
+            raise ApiError(f"{lease} could not be ended at once: {answer.message}")
+        return f"its token works until {answer.works_until.ToJsonString()} at the longest"
 
     def lease(self, name: str) -> lease_service_pb2.Lease:
         """Find a lease in the list, as a person would who looks what is out there.
@@ -173,11 +192,23 @@ class Admin:
 def who_is(token: str, server: str, ca: str) -> Review:
     """Ask the API server whom it takes the bearer of a token for, by SelfSubjectReview.
 
-    The token goes into a header, not into a command line, where every user of the machine could read it.
-
     Raises:
         ApiError: The API server does not accept it.
     """
+    status, answer = _review_self(token, server, ca)
+    if status >= 300:  # noqa: PLR2004 - HTTP's own line between success and the rest
+        raise ApiError(f"The API server does not accept the token: {answer.get('message', status)}")
+    user = answer["status"]["userInfo"]
+    return Review(user["username"], user.get("extra", {}))
+
+
+def is_accepted(token: str, server: str, ca: str) -> bool:
+    """Ask the API server whether it still accepts a token."""
+    return _review_self(token, server, ca)[0] != HTTPStatus.UNAUTHORIZED
+
+
+def _review_self(token: str, server: str, ca: str) -> tuple[int, dict[str, Any]]:
+    """Show a token to the API server, in a header: every user of the machine could read it in a command line."""
     address = urlsplit(server)
     context = ssl.create_default_context(cadata=ca or None)
     connection = HTTPSConnection(address.hostname or "", address.port or 443, context=context, timeout=_CALL_SECONDS)
@@ -189,10 +220,7 @@ def who_is(token: str, server: str, ca: str) -> Review:
         answer: dict[str, Any] = json.loads(response.read())
     finally:
         connection.close()
-    if response.status >= 300:  # noqa: PLR2004 - HTTP's own line between success and the rest
-        raise ApiError(f"The API server does not accept the token: {answer.get('message', response.reason)}")
-    user = answer["status"]["userInfo"]
-    return Review(user["username"], user.get("extra", {}))
+    return response.status, answer
 
 
 def audit_event(audit_file: Path, lease: str) -> dict[str, Any]:

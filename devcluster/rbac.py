@@ -1,8 +1,23 @@
-"""What the first run makes in a cluster: two namespaces, two ServiceAccounts, and the least rights that do."""
+"""What the first run makes in a cluster: two namespaces, two ServiceAccounts, and the least rights that do.
+
+The rights, and the admission policies that hold kubevend to them, are those that `kubevend-server rbac` prints.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+
+import yaml
+
+from kubevend_server.authentication import AUDIENCE
+from kubevend_server.policy.terms import Limits
+from kubevend_server.rbac.admission import admission_policies
+from kubevend_server.rbac.manifests import review_manifests, role_manifests
+from kubevend_server.rbac.needs import needs
+from kubevend_server.roles import Role
+from kubevend_server.settings import IssuanceSettings
 
 QUICKSTART_NAMESPACE = "kubevend-quickstart"
 DEMO = "demo"
@@ -11,6 +26,8 @@ DEMO = "demo"
 KUBEVEND_NAMESPACE = "kubevend"
 KUBEVEND = "kubevend"
 """The ServiceAccount that kubevend itself is."""
+KUBEVEND_USER = f"system:serviceaccount:{KUBEVEND_NAMESPACE}:{KUBEVEND}"
+"""Its name in the cluster."""
 
 
 @dataclass(frozen=True)
@@ -71,60 +88,51 @@ metadata:
   namespace: {KUBEVEND_NAMESPACE}
 """,
     ),
-    # With resourceNames: without them the right would hold for every ServiceAccount of the namespace.
-    Made(
-        f"Role {QUICKSTART_NAMESPACE}/kubevend-issues-{DEMO}",
-        f"the right to create tokens of {DEMO}, and nothing else",
-        f"""\
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata:
-  name: kubevend-issues-{DEMO}
-  namespace: {QUICKSTART_NAMESPACE}
-rules:
-  - apiGroups: [""]
-    resources: [serviceaccounts/token]
-    resourceNames: [{DEMO}]
-    verbs: [create]
-""",
-    ),
-    Made(
-        f"RoleBinding {QUICKSTART_NAMESPACE}/kubevend-issues-{DEMO}",
-        "gives kubevend that right",
-        f"""\
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata:
-  name: kubevend-issues-{DEMO}
-  namespace: {QUICKSTART_NAMESPACE}
-roleRef:
-  apiGroup: rbac.authorization.k8s.io
-  kind: Role
-  name: kubevend-issues-{DEMO}
-subjects:
-  - kind: ServiceAccount
-    name: {KUBEVEND}
-    namespace: {KUBEVEND_NAMESPACE}
-""",
-    ),
-    Made(
-        "ClusterRoleBinding kubevend-reviews-tokens",
-        "lets kubevend ask whose token a caller shows (system:auth-delegator)",
-        f"""\
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata:
-  name: kubevend-reviews-tokens
-roleRef:
-  apiGroup: rbac.authorization.k8s.io
-  kind: ClusterRole
-  name: system:auth-delegator
-subjects:
-  - kind: ServiceAccount
-    name: {KUBEVEND}
-    namespace: {KUBEVEND_NAMESPACE}
-""",
-    ),
 )
+"""What comes before the rights."""
 
-MANIFESTS = "---\n".join(made.manifest for made in OBJECTS)
+
+def manifests(objects: Iterable[Made]) -> str:
+    """Objects as one YAML text."""
+    return "---\n".join(made.manifest for made in objects)
+
+
+def roles(audiences: Sequence[str]) -> tuple[Role, Role]:
+    """The roles of the first run, as far as their rights go: what can be issued, and what can be ended too."""
+    allowed = ((QUICKSTART_NAMESPACE,), (DEMO,), tuple(audiences))
+    return (
+        Role("roles/quickstart", "configs/default", *allowed),
+        Role("roles/quickstart-revocable", "configs/default", *allowed, revocation="PER_LEASE"),
+    )
+
+
+def rights(audiences: Sequence[str]) -> Iterator[Made]:
+    """What lets kubevend do what these roles need, and holds it to that.
+
+    Args:
+        audiences: Those that the roles allow.
+    """
+    found, settings = roles(audiences), IssuanceSettings()
+    limits = Limits(
+        default_ttl=timedelta(seconds=settings.default_ttl_seconds),
+        max_ttl=timedelta(seconds=settings.max_ttl_seconds),
+        reserved_audiences=frozenset({AUDIENCE}),
+    )
+    policies = admission_policies("configs/default", KUBEVEND_USER, found, limits)
+    manifests = [
+        *role_manifests("configs/default", KUBEVEND_USER, needs(found)),
+        *review_manifests(KUBEVEND_USER),
+        *(manifest for policy in policies for manifest in policy.manifests),
+    ]
+    for manifest in manifests:
+        yield _made(manifest)
+
+
+def _made(manifest: str) -> Made:
+    """An object, with its comment for what it is for."""
+    comment, _, rest = manifest.partition("\n")
+    found = yaml.safe_load(rest)
+    metadata = found["metadata"]
+    where = f"{metadata['namespace']}/" if "namespace" in metadata else ""
+    why = comment.removeprefix("# ").rstrip(".")
+    return Made(f"{found['kind']} {where}{metadata['name']}", why[0].lower() + why[1:], manifest)

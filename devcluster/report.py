@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from devcluster.console import Console
-from devcluster.first_token import ROLE, Review
+from devcluster.first_token import REVOCABLE, ROLE, Review
 from devcluster.rbac import DEMO, QUICKSTART_NAMESPACE
 from devcluster.state import State
 from kubevend.v1.issue_service_pb2 import IssueTokenResponse
@@ -108,6 +108,7 @@ def show_next_steps(console: Console, state: State) -> None:
 
 def _next_steps(state: State) -> tuple[tuple[str, ...], ...]:
     settings = state.shown(state.folder / "settings.toml")
+    reply = state.shown(state.folder / "reply.json")
     return (
         (
             "a token, as the bootstrap admin",
@@ -119,6 +120,14 @@ def _next_steps(state: State) -> tuple[tuple[str, ...], ...]:
             "the leases that are alive",
             _AS_ADMIN,
             f"""  -d '{{"filter":{{"state":"STATE_ACTIVE"}}}}' {_TARGET}.LeaseService/ListLeases""",
+        ),
+        (
+            "a token that can be ended, and its end",
+            _AS_ADMIN,
+            f"""  -d '{{"role":"roles/{REVOCABLE}"}}' {_TARGET}.IssueService/IssueToken > {reply}""",
+            _AS_ADMIN,
+            f"""  -d "{{\\"name\\":\\"$(grep -o 'leases/[0-9a-z]*' {reply})\\"}}" {_TARGET}.LeaseService/RevokeLease""",
+            f"rm {reply}",
         ),
         (
             "a refusal, and how it explains itself",

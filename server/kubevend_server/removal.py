@@ -195,8 +195,8 @@ def _held(doomed: ClusterObject) -> FailedPrecondition:
     where = f"{doomed.namespace}/{doomed.name}" if doomed.namespace else doomed.name
     return FailedPrecondition(
         "OBJECT_HELD",
-        f"{doomed.kind} {where} is marked for deletion, but a finalizer holds it, and so its tokens still work. "
-        "Find out "
+        f"{doomed.kind} {where} is marked for deletion, but a finalizer holds it, and so its tokens work for up to a "
+        "minute more, and what else it stands for until it is gone. Find out "
         f"whose it is (`kubectl get {doomed.kind.lower()} {doomed.name} --output=jsonpath={{.metadata.finalizers}}"
         f"{f' --namespace={doomed.namespace}' if doomed.namespace else ''}`) and have that take it away.",
         metadata={"kind": doomed.kind, "namespace": doomed.namespace, "name": doomed.name, "subject": doomed.config},

@@ -309,7 +309,7 @@ def test_another_cluster_is_only_touched_with_consent(tmp_path: Path) -> None:
         kubeconfig = str(shutil.copy(cluster.kubeconfig, tmp_path / "theirs"))
         with Quickstart(tmp_path, KUBECONFIG=kubeconfig) as asking:
             assert asking.wait() == 1
-        assert "ClusterRoleBinding kubevend-reviews-tokens" in asking.output
+        assert "ClusterRoleBinding kubevend-callers:kubevend:kubevend" in asking.output
         assert "KUBEVEND_YES=1" in asking.output
         assert "kubevend" not in cluster.kubectl("get", "namespaces")
 
