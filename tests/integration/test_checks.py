@@ -273,7 +273,7 @@ def test_on_a_terminal(lifelong: Vending, cluster: DevCluster, namespace: str) -
 
 
 def test_rights_of_chosen_roles(vending: Vending, cluster: DevCluster, namespace: str) -> None:
-    """With --role all that these roles need is printed, with its policies, and a word about the roles that it leaves out."""
+    """With --role all that these roles need is printed, with its policies, and a word about the other roles."""
     settings = str(vending.server.folder / "settings.toml")
     vending.admin.create_role("ended", allowed_namespaces=[namespace], revocation=role_service_pb2.REVOCATION_PER_LEASE)
     vending.add_config(cluster, "other")

@@ -672,7 +672,7 @@ def is_well(report: Report) -> bool:
 
 
 NAMED = {"kind": role_service_pb2.KUBERNETES_ROLE_KIND_CLUSTER_ROLE}
-MADE = {"allowed_service_accounts": []}
+MADE: dict[str, Any] = {"allowed_service_accounts": []}
 WHOLE: dict[str, Callable[[Place], dict[str, Any]]] = {
     "per lease": lambda _: {"revocation": role_service_pb2.REVOCATION_PER_LEASE},
     "per caller": lambda _: {"revocation": role_service_pb2.REVOCATION_PER_CALLER},
