@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from devcluster import DevCluster
 from kubevend.v1 import config_service_pb2 as pb
+from kubevend.v1 import role_service_pb2
 from kubevend_server.cli import main
 from tests.integration.conftest import Start, Vending
 from tests.support.clusters import VENDOR, token_requests
@@ -269,6 +270,27 @@ def test_on_a_terminal(lifelong: Vending, cluster: DevCluster, namespace: str) -
     assert "✓ service account" in after.stdout
     assert (nothing.stdout, nothing.stderr) == ("", "Nothing is missing.\n")
     assert '["cli", "demo"]' in everything.stdout
+
+
+def test_rights_of_chosen_roles(vending: Vending, cluster: DevCluster, namespace: str) -> None:
+    """With --role all that these roles need is printed, with its policies, and a word about the other roles."""
+    settings = str(vending.server.folder / "settings.toml")
+    vending.admin.create_role("ended", allowed_namespaces=[namespace], revocation=role_service_pb2.REVOCATION_PER_LEASE)
+    vending.add_config(cluster, "other")
+    vending.admin.create_role("elsewhere", config="configs/other", allowed_namespaces=[namespace])
+
+    printed = run("rbac", "--settings", settings, "--role", "ended")
+    of_two = run("rbac", "--settings", settings, "--role", "roles/ended", "--role", "elsewhere")
+    of_none = run("rbac", "--settings", settings, "--role", "ghost")
+    of_another = run("rbac", "--settings", settings, "--role", "elsewhere", "default")
+
+    assert "the place of what the config's other roles have" in printed.stderr
+    assert (printed.stdout.count("kind: ValidatingAdmissionPolicy\n"), printed.stdout.count("\nkind: Role\n")) == (2, 1)
+    assert "roles/ci" not in printed.stdout
+    cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=printed.stdout)
+    assert "configs/default and configs/other" in of_two.stderr
+    assert "There is no roles/ghost. There is roles/ci, roles/elsewhere, roles/ended." in of_none.stderr
+    assert "roles/elsewhere is of configs/other, not of configs/default." in of_another.stderr
 
 
 def test_rights_before_there_is_a_way_in(vending: Vending, cluster: DevCluster, namespace: str) -> None:

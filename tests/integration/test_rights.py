@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
+import grpc
 import pytest
 
 from devcluster import DevCluster
+from kubevend.v1 import issue_service_pb2, lease_service_pb2, role_service_pb2
 from kubevend_server.checks import Checker
 from kubevend_server.clock import utc_now
 from kubevend_server.cluster.clusters import Clusters, OwnCluster
@@ -30,6 +32,10 @@ from kubevend_server.rbac.conditions import ANCHOR_TYPE
 from kubevend_server.rbac.manifests import own_name, role_manifests
 from kubevend_server.rbac.needs import needs
 from kubevend_server.roles import GeneratedRole, KubernetesRole, LabelSelector, Requirement, Role
+from tests.integration.conftest import Start, Vending
+from tests.integration.test_checks import look
+from tests.support.client import take_apart
+from tests.support.clusters import works
 from tests.support.kubernetes_api import Answer, Request, send
 from tests.support.waiting import until
 
@@ -660,3 +666,70 @@ def test_a_check_finds_what_the_policies_are_for(cluster: DevCluster) -> None:
 def is_well(report: Report) -> bool:
     """Whether all rights and policies were found."""
     return all(found.state == "PASSED" for found in report.findings if found.item in {"PERMISSION", "ADMISSION"})
+
+
+# The whole server.
+
+
+NAMED = {"kind": role_service_pb2.KUBERNETES_ROLE_KIND_CLUSTER_ROLE}
+MADE: dict[str, Any] = {"allowed_service_accounts": []}
+WHOLE: dict[str, Callable[[Place], dict[str, Any]]] = {
+    "per lease": lambda _: {"revocation": role_service_pb2.REVOCATION_PER_LEASE},
+    "per caller": lambda _: {"revocation": role_service_pb2.REVOCATION_PER_CALLER},
+    "bound": lambda place: {**MADE, "kubernetes_role": {"name": place.shared}},
+    "bound widely": lambda place: {
+        **MADE,
+        "kubernetes_role": {**NAMED, "name": place.shared},
+        "cluster_wide_allowed": True,
+    },
+    "generated": lambda _: {**MADE, "generated_role": {"rules": RULES}},
+    "generated widely": lambda _: {**MADE, "generated_role": {**NAMED, "rules": RULES}, "cluster_wide_allowed": True},
+    "selected": lambda place: {
+        **MADE,
+        "allowed_namespaces": [],
+        "allowed_namespace_selector": {"match_labels": {"team": place.namespace}},
+        "kubernetes_role": {"name": place.shared},
+    },
+}
+
+
+@pytest.mark.parametrize("mode", WHOLE)
+def test_a_server_does_its_work_with_what_is_printed(start: Start, cluster: DevCluster, mode: str) -> None:
+    """With what CheckConfig prints for a role, and nothing else, a server issues its tokens and ends its leases."""
+    place = make_place(cluster)
+    name = f"whole-{secrets.token_hex(4)}"
+    cluster.kubectl("create", "serviceaccount", name, f"--namespace={place.namespace}")
+    vending = start()
+    vending.add_config(cluster, service_account_jwt=cluster.token(place.namespace, name))
+    fields = WHOLE[mode](place)
+    role = vending.admin.create_role("whole", **{"allowed_namespaces": [place.namespace], **fields}).name
+    asked = {"namespace": place.namespace} | ({"cluster_wide": True} if "cluster_wide_allowed" in fields else {})
+    cluster.apply(look(vending).missing_rbac)
+    until(lambda: not look(vending).missing_rbac, "what was printed to be in force")
+
+    before = made(cluster)
+    # Nobody tells when the watch of the namespaces has begun.
+    issued = until(lambda: issue(vending, role, asked), "a token")
+    meanwhile = made(cluster)
+    assert works(cluster, issued.token)
+    request = lease_service_pb2.RevokeLeaseRequest(name=issued.lease)
+    vending.admin.call(vending.admin.leases.RevokeLease, request)
+
+    assert before < meanwhile
+    assert made(cluster) == before
+
+
+def issue(vending: Vending, role: str, asked: dict[str, Any]) -> issue_service_pb2.IssueTokenResponse | None:
+    """Have a token issued, or None while the namespaces are not known yet."""
+    try:
+        return vending.admin.issue(role, **asked)
+    except grpc.RpcError as error:
+        if take_apart(error).reason != "NAMESPACES_UNKNOWN":
+            raise
+        return None
+
+
+def made(cluster: DevCluster) -> set[str]:
+    """What there is of all that can be made, by kind and name."""
+    kinds = "secrets,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings"
+    return set(cluster.kubectl("get", kinds, "--all-namespaces", "--output=name").split())

@@ -407,7 +407,7 @@ PERMISSION = {
     "namespace": "apps",
     "service_account": "deployer",
     "roles": ["roles/ci"],
-    "metadata": {"identity": OWN},
+    "metadata": {"identity": OWN, "verb": "create", "resource": "serviceaccounts/token"},
 }
 WAY = [
     _check("REACHABLE", "PASSED", f"{HOST} answers."),
