@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -33,24 +34,29 @@ def scope_of(grant: Grant, caller: str) -> Scope:
 class SharedAnchors:
     """Finds the anchors that leases share.
 
-    What is remembered here may be on its way out; the journal's fence finds that before a lease is written.
+    What is remembered here may be on its way out; the journal's fence finds that before a lease is written. Only whoever
+    wrote an anchor down makes it, and nobody stands on it before its uid is written down too: so a deletion knows whether
+    something may still come after it.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: dict[Scope, ClusterObject] = {}
-        self._making: dict[Scope, asyncio.Lock] = {}
+        self._turns: dict[Scope, asyncio.Lock] = {}
+        self._waiting: Counter[Scope] = Counter()
 
     async def find(self, scope: Scope) -> ClusterObject | None:
-        """The anchor of a scope that lives, or None."""
+        """The anchor of a scope that lives, or None. One without a uid is only about to be made."""
         known = self._known.get(scope)
         if known is not None:
             return known
         found = await self._database.read(
             lambda connection: object_store.live_anchor(connection, scope.config, scope.namespace, scope.text)
         )
-        # Somebody may have made one while the store was read, and know its uid.
-        return self._known.setdefault(scope, found) if found is not None else self._known.get(scope)
+        if found is None or not found.uid:
+            # Somebody may have made one while the store was read.
+            return self._known.get(scope, found)
+        return self._known.setdefault(scope, found)
 
     def remember(self, scope: Scope, anchor: ClusterObject) -> None:
         """From now on this is the anchor of a scope."""
@@ -64,10 +70,12 @@ class SharedAnchors:
     @asynccontextmanager
     async def turn(self, scope: Scope) -> AsyncIterator[None]:
         """Let one at a time make an anchor for a scope, while the others wait to find it."""
-        lock = self._making.setdefault(scope, asyncio.Lock())
+        lock = self._turns.setdefault(scope, asyncio.Lock())
+        self._waiting[scope] += 1
         try:
             async with lock:
                 yield
         finally:
-            if not lock.locked() and self._making.get(scope) is lock:
-                del self._making[scope]
+            self._waiting[scope] -= 1
+            if not self._waiting[scope]:
+                del self._turns[scope], self._waiting[scope]

@@ -120,7 +120,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     # How leases come to their end.
     order = await _take_place(settings, journal)
     anchors, in_flight = SharedAnchors(database), InFlight()
-    remover = Remover(database, journal, catalog, clusters, order.process, clock, checkpoint)
+    remover = Remover(database, journal, catalog, clusters, order.process, order.every, clock, checkpoint)
     expiry = Expiry(database, journal, anchors, remover, in_flight, clock, checkpoint)
     reconciler = Reconciler(database, journal, catalog, clusters, anchors, remover, in_flight, order, clock)
     presence = Presence(journal, order, clock)

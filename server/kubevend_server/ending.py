@@ -52,7 +52,8 @@ def fail(
     Args:
         connection: an open transaction.
         lease: the lease.
-        touched: what of its objects is there, or may be. The others were never asked for, or were refused.
+        touched: what of its objects is there, with its uid, or may be, without. The others were never asked for, or were
+            refused.
         cause: why, for people.
         now: the moment.
         sparing: the ids of the shared anchors on which leases are about to stand.
@@ -67,9 +68,12 @@ def fail(
         lease_store.begin_end(connection, [lease.name], "FAILED", cause, now)
         return
     lease_store.end_without_objects(connection, [lease.name], "FAILED", cause, now)
-    # Others may stand already on an anchor that this lease was the first to need.
-    object_store.doom_forgotten(connection, touched, now)
-    remove_deserted(connection, now, sparing, {each.id for each in touched})
+    # Others may stand already on an anchor that this lease was the first to need, if it is known to be made.
+    gone = object_store.not_live(connection, there)
+    sound = [each for each in touched if each.uid and each.id not in gone]
+    object_store.set_uids(connection, sound)
+    object_store.doom_made(connection, (each for each in touched if each not in sound), now)
+    remove_deserted(connection, now, sparing, {each.id for each in sound})
 
 
 def revoke(connection: sa.Connection, leases: Iterable[Lease], cause: str, now: datetime) -> None:

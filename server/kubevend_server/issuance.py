@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from kubevend_server.cluster.failures import AnchorGone
 from kubevend_server.cluster.tokens import IssuedToken, request_token
 from kubevend_server.errors import FailedPrecondition, KubevendError
 from kubevend_server.in_flight import InFlight
-from kubevend_server.journal import Journal
+from kubevend_server.journal import Entry, Journal
 from kubevend_server.leases import ClusterObject, Lease, LeaseToken
 from kubevend_server.making import AnchorTaken, Maker, plan
 from kubevend_server.namespaces import Namespaces
@@ -48,8 +49,13 @@ from kubevend_server.store.configs import config_missing
 from kubevend_server.store.roles import role_not_found
 
 _SLACK = timedelta(seconds=60)
-_MOST_ANCHORS = 3
+_MOST_ANCHORS = 5
 """How many shared anchors an issuance tries that somebody takes away before its token is bound."""
+
+_MAKING_SECONDS = 20.0
+"""For how long an anchor may be about to be made: longer than a request to a cluster takes by default."""
+
+_LOOK_SECONDS = 0.05
 
 _log = structlog.get_logger()
 
@@ -190,14 +196,14 @@ class Issuance:
                 if made is not None:
                     return await self._issue_made(issuing, made)
                 continue
+            if not anchor.uid:
+                await self._wait_for(scope)
+                continue
             self._take(issuing.call, anchor)
             try:
-                if not anchor.uid:
-                    # Somebody wrote down that it is about to be made; whoever comes first makes it.
-                    await self._maker.make_shared(issuing.connection, anchor, issuing.grant)
                 return await self._issue_on(issuing, anchor)
             except AnchorGone:
-                await self._lose(anchor)
+                await self._lose(anchor, "its anchor was deleted in the cluster by somebody else")
         raise AnchorGone(
             "ANCHOR_GONE",
             f"The Secret that tokens of {issuing.grant.terms.role} are bound to was deleted in the cluster "
@@ -217,8 +223,19 @@ class Issuance:
                 made = await self._make(issuing, planned)
             except AnchorTaken:
                 return None
+            await self._maker.confirm(made)
             self._anchors.remember(scope, made.objects[0])
             return made
+
+    async def _wait_for(self, scope: Scope) -> None:
+        """Wait until another process has made the anchor that it wrote down; one that takes too long is given up."""
+        async with self._anchors.turn(scope):
+            end = asyncio.get_running_loop().time() + _MAKING_SECONDS
+            while (anchor := await self._anchors.find(scope)) is not None and not anchor.uid:
+                if asyncio.get_running_loop().time() > end:
+                    await self._lose(anchor, "its anchor was not made in time")
+                    return
+                await asyncio.sleep(_LOOK_SECONDS)
 
     def _take(self, call: Call, anchor: ClusterObject) -> None:
         """Keep an anchor for as long as the call is not settled."""
@@ -231,12 +248,15 @@ class Issuance:
 
         call.record.settled.append(settle)
 
-    async def _lose(self, anchor: ClusterObject) -> None:
-        """Somebody has deleted an anchor in the cluster: what stood on it has ended, and it is not used again."""
-        _log.warning("anchor_deleted_by_others", config=anchor.config, namespace=anchor.namespace, name=anchor.name)
-        cause, now = "its anchor was deleted in the cluster by somebody else", self._clock()
-        await self._journal.change(
-            lambda connection: lease_store.end_anchor(connection, anchor.id, "REVOKED", cause, now)
+    async def _lose(self, anchor: ClusterObject, cause: str) -> None:
+        """An anchor is not to be used: what stood on it has ended, and whatever is left of it is deleted."""
+        _log.warning("anchor_lost", config=anchor.config, namespace=anchor.namespace, name=anchor.name, cause=cause)
+        now = self._clock()
+        await self._journal.commit(
+            Entry(
+                lambda _: None,
+                change=lambda connection: lease_store.end_anchor(connection, anchor.id, "REVOKED", cause, now),
+            )
         )
         self._anchors.forget({anchor.id})
         self._remover.poke()

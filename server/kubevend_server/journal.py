@@ -208,7 +208,10 @@ class Journal:
             self._closing = loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        waiting, self._waiting, self._closing = self._waiting, [], None
+        self._closing = None
+        if not self._idle.is_set():
+            return  # since this was scheduled a thread has begun to write, and sees to it when it is done
+        waiting, self._waiting = self._waiting, []
         entries = [entry for entry, _ in waiting]
         if self._took <= self._slow:
             try:

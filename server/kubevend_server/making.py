@@ -20,6 +20,7 @@ from kubevend_server.policy.grant import Grant
 from kubevend_server.policy.made import own_labels
 from kubevend_server.policy.name_template import PREFIX
 from kubevend_server.store import leases as lease_store
+from kubevend_server.store import objects as object_store
 
 _NEVER_MADE = (FailedPrecondition, ResourceExhausted)
 """After these nothing was made; after all else something may have been."""
@@ -92,6 +93,16 @@ class Maker:
         if not written:
             raise AnchorTaken
 
+    async def confirm(self, made: Lease) -> None:
+        """Write down that what others are to stand on is made.
+
+        Raises:
+            Unavailable: it could not be written.
+        """
+        await self.journal.commit(
+            Entry(lambda _: None, change=lambda connection: object_store.set_uids(connection, made.objects))
+        )
+
     async def make(self, connection: Connection, pending: Lease, grant: Grant, touched: list[ClusterObject]) -> Lease:
         """Make what a pending lease stands on, one after the other.
 
@@ -99,7 +110,8 @@ class Maker:
             connection: the way to the cluster.
             pending: the lease, already written down.
             grant: what was granted.
-            touched: gets each object before it is asked for, and loses it where it was surely not made.
+            touched: gets each object before it is asked for, its uid once it is made, and loses it where it was surely not
+                made.
 
         Returns:
             The lease with the cluster's own ids of what was made.
@@ -119,6 +131,7 @@ class Maker:
                     touched.remove(each)
                 raise
             made.append(replace(each, uid=uid))
+            touched[-1] = made[-1]
             await self.checkpoint(f"issue.made.{each.kind}")
         return replace(pending, objects=tuple(made))
 
@@ -130,12 +143,3 @@ class Maker:
         if account is None:
             return [(each, cluster.anchor_manifest(each, labels, caller)) for each in pending.objects]
         return cluster.account_manifests(pending.objects, account, labels, caller)
-
-    async def make_shared(self, connection: Connection, anchor: ClusterObject, grant: Grant) -> None:
-        """Make a shared anchor that somebody has written down, if it is not there yet.
-
-        Raises:
-            KubevendError: it was refused, or failed.
-        """
-        manifest = cluster.anchor_manifest(anchor, own_labels(self.instance, grant.terms.role, ""))
-        await cluster.create(connection, anchor, manifest)

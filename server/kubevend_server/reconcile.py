@@ -40,8 +40,8 @@ from kubevend_server.store import objects as object_store
 from kubevend_server.store import replicas as replica_store
 from kubevend_server.store.database import Database
 
-_BEAT_SECONDS = 10.0
-_DEAD = timedelta(seconds=45)
+_LONGEST_BEAT, _SHORTEST_BEAT = 10.0, 1.0
+_BEATS_TO_DEATH = 4.5
 _MOST_PURGED = 500
 
 _log = structlog.get_logger()
@@ -67,6 +67,16 @@ class Order:
     retention: timedelta
     most_strays: float
 
+    @property
+    def beat(self) -> float:
+        """How often a process says that it lives, in seconds: so that a reconcile finds the work of one that does not."""
+        return min(_LONGEST_BEAT, max(_SHORTEST_BEAT, self.every / 6))
+
+    @property
+    def dead(self) -> timedelta:
+        """After how long without a word it counts as dead."""
+        return timedelta(seconds=_BEATS_TO_DEATH * self.beat)
+
 
 class Presence:
     """Tells the other processes that share the store that this one lives."""
@@ -79,7 +89,7 @@ class Presence:
     async def run(self) -> None:
         """Say it again and again, until cancelled."""
         while True:
-            await asyncio.sleep(_BEAT_SECONDS)
+            await asyncio.sleep(self._order.beat)
             try:
                 await self.beat()
             except sa.exc.SQLAlchemyError:
@@ -135,7 +145,7 @@ class Reconciler:
     async def look(self) -> None:
         """Put things right once."""
         now = self._clock()
-        alive = await self._database.read(lambda connection: replica_store.alive(connection, now - _DEAD))
+        alive = await self._database.read(lambda connection: replica_store.alive(connection, now - self._order.dead))
         process = self._order.process
         # What this process itself does not know to be dead is left alone, however late its last sign of life is.
         living = {*alive, process}
@@ -161,7 +171,7 @@ class Reconciler:
             _log.warning("issuance_abandoned", lease=lease.name, role=lease.role, objects=len(lease.objects))
             # All of it may be there: nobody knows how far its process came.
             ending.fail(connection, lease, lease.objects, "its issuance was interrupted", now, self._in_flight.anchors)
-        object_store.release(connection, living, now)
+        object_store.release(connection, living, self._order.process, self._remover.working, now)
         return ending.remove_deserted(connection, now, self._in_flight.anchors)
 
     # What is in the clusters.
@@ -222,9 +232,7 @@ class Reconciler:
         self._tell(f"{config.name} strays", "too_many_strays", "")
         now = self._clock()
         doomed = [
-            ClusterObject(
-                names.new_id(now), config.name, each.kind, each.namespace, each.name, each.lease, uid=each.uid
-            )
+            ClusterObject(names.new_id(now), config.name, each.kind, each.namespace, each.name, uid=each.uid)
             for each in strays
         ]
         for each in doomed:

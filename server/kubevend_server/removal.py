@@ -34,8 +34,10 @@ _AT_ONCE = 16
 _LOOK_SECONDS = 1.0
 _CLAIM = timedelta(seconds=60)
 _FIRST_DELAY = 1.0
-_LONGEST_DELAY = 60.0
 _MOST_DOUBLINGS = 10
+_LATEST = timedelta(seconds=75)
+"""Until when a request that was under way can still have an effect: an API server gives up after 60 s by default
+(`--request-timeout`), and it had to get there. What was about to be made when it was deleted is deleted again then."""
 
 _log = structlog.get_logger()
 
@@ -50,6 +52,7 @@ class Remover:
         catalog: Catalog,
         clusters: Clusters,
         process: str,
+        longest_delay: float,
         clock: Clock,
         checkpoint: Checkpoint = pass_by,
     ) -> None:
@@ -61,6 +64,7 @@ class Remover:
             catalog: the configs.
             clusters: the clusters of configs.
             process: who takes work, among the processes that share the store.
+            longest_delay: seconds, at the most, until a deletion that has failed is tried again.
             clock: the time of day.
             checkpoint: told of each step.
         """
@@ -69,11 +73,18 @@ class Remover:
         self._catalog = catalog
         self._clusters = clusters
         self._process = process
+        self._longest_delay = longest_delay
         self._clock = clock
         self._checkpoint = checkpoint
         self._poked = asyncio.Event()
         self._settled = asyncio.Condition()
         self._works: set[asyncio.Task[None]] = set()
+        self._working: frozenset[str] = frozenset()
+
+    @property
+    def working(self) -> frozenset[str]:
+        """The ids of the objects that are being deleted just now."""
+        return self._working
 
     def poke(self) -> None:
         """Look at once for what is to be done."""
@@ -98,7 +109,7 @@ class Remover:
             try:
                 while await self._work():
                     pass
-            except Exception:  # noqa: BLE001 - the store, most likely: what was taken is due again after a while
+            except Exception:  # noqa: BLE001 - the store, most likely; the next reconcile lets go of what was taken
                 _log.exception("removal_failed")
             try:
                 async with asyncio.timeout(_LOOK_SECONDS):
@@ -133,14 +144,25 @@ class Remover:
         now = self._clock()
         if not await self._database.read(lambda connection: object_store.any_due(connection, now)):
             return False
-        taken: list[Doomed] = await self._journal.change(
-            lambda connection: object_store.claim(connection, self._process, now, now + _CLAIM, _AT_ONCE)
-        )
-        await self._checkpoint("remove.claimed")
-        await asyncio.gather(*map(self._remove, taken))
+        try:
+            taken = await self._journal.change(self._take)
+            await self._checkpoint("remove.claimed")
+            failures = await asyncio.gather(*map(self._remove, taken), return_exceptions=True)
+        finally:
+            # What failed in a way that could not be written down is taken again after the next reconcile.
+            self._working = frozenset()
+        for failure in failures:
+            if isinstance(failure, BaseException):
+                _log.error("removal_failed", exc_info=failure)
         async with self._settled:
             self._settled.notify_all()
         return bool(taken)
+
+    def _take(self, connection: sa.Connection) -> list[Doomed]:
+        now = self._clock()
+        taken = object_store.claim(connection, self._process, now, now + _CLAIM, _AT_ONCE)
+        self._working = frozenset(doomed.object.id for doomed in taken)
+        return taken
 
     async def _remove(self, doomed: Doomed) -> None:
         try:
@@ -152,7 +174,7 @@ class Remover:
             await self._put_off(doomed, _held(doomed.object))
             return
         await self._checkpoint("remove.deleted")
-        await self._record(doomed.object)
+        await self._record(doomed)
         await self._checkpoint("remove.recorded")
 
     async def _delete(self, doomed: ClusterObject) -> bool:
@@ -161,18 +183,22 @@ class Remover:
             raise FailedPrecondition("CONFIG_NOT_FOUND", f"{doomed.config} does not exist any more.")
         return await cluster.delete(self._clusters.of(config), doomed)
 
-    async def _record(self, gone: ClusterObject) -> None:
+    async def _record(self, doomed: Doomed) -> None:
         """Write down that an object is gone, and with it the ends of the leases for which nothing else stands."""
-        now = self._clock()
+        now, gone = self._clock(), doomed.object
+        # Nobody has seen it made: whoever was about to make it may have died, and the request still be under way.
+        again = now + _LATEST if not gone.uid and not doomed.late else None
         ended: list[Ended] = []
 
         def change(connection: sa.Connection) -> None:
-            ended[:] = lease_store.object_gone(connection, gone, now)
+            ended[:] = lease_store.object_gone(connection, gone, now, again)
 
-        await self._journal.commit(Entry(lambda _: event.ended(gone, ended) if ended else None, change=change))
+        await self._journal.commit(
+            Entry(lambda refusal: event.ended(gone, ended) if ended and not refusal else None, change=change)
+        )
 
     async def _put_off(self, doomed: Doomed, error: KubevendError) -> None:
-        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(doomed.attempts, _MOST_DOUBLINGS))
+        delay = min(self._longest_delay, _FIRST_DELAY * 2 ** min(doomed.attempts, _MOST_DOUBLINGS))
         # So that what failed together does not come again together.
         until = self._clock() + timedelta(seconds=delay * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
         _log.warning(

@@ -459,3 +459,29 @@ async def test_a_change_of_the_servers_own_waits_its_turn(database: Database, tm
     assert held == (False, False)
     assert turns.leases() == [lease(1).name, lease(2).name]
     await turns.journal.close()
+
+
+async def test_a_group_that_is_due_while_a_thread_writes(database: Database, tmp_path: Path) -> None:
+    """A group whose time comes while a change of the server's own waits in a thread for somebody's lock waits too: the two
+    share a connection.
+    """
+    disk = Disk(tmp_path / "due.jsonl")
+    due = Scene(database, tmp_path / "due.jsonl", disk, Journal(database, disk, ON_THE_LOOP))
+    # Somebody is on the way, so the group is given its few milliseconds.
+    await due.journal.intend({"resource": "x", "stage": "STAGE_INTENT"})
+    group = asyncio.create_task(_all(due, entry("one", lease(1))))
+    await asyncio.sleep(0)
+    somebody = sqlite3.connect(str(database.writer.url.database), isolation_level=None)
+    somebody.execute("BEGIN IMMEDIATE")
+    change = asyncio.create_task(due.journal.change(_adds(lease(2))))
+    for _ in range(100):
+        await asyncio.sleep(0.0001)
+    held = (change.done(), group.done(), due.names())
+
+    somebody.execute("ROLLBACK")
+    somebody.close()
+
+    assert (await change, await group) == (None, ["None"])
+    assert held == (False, False, ["x OK"])
+    assert due.leases() == [lease(1).name, lease(2).name]
+    await due.journal.close()

@@ -219,7 +219,7 @@ class World:
         clusters = clusters or FakeClusters(self.connection, rules)
         checker = Checker(clusters, caller_clusters, limits(), clock)
         anchors, self.in_flight = SharedAnchors(self.database), InFlight()
-        self.remover = Remover(self.database, self.journal, self.catalog, clusters, "main/1", clock)
+        self.remover = Remover(self.database, self.journal, self.catalog, clusters, "main/1", 60.0, clock)
         issuance = Issuance(
             self.catalog,
             authorizer,

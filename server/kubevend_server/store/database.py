@@ -82,7 +82,8 @@ class Database:
 def is_locked(error: Exception) -> bool:
     """Whether another process has the file locked."""
     cause = getattr(error, "orig", None)
-    return isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode == sqlite3.SQLITE_BUSY
+    # The low byte: the others tell why, as that a log is being recovered which a dead process has left.
+    return isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _first_line(error: sa.exc.SQLAlchemyError) -> str:

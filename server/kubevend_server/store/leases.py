@@ -187,13 +187,24 @@ def due(connection: sa.Connection, now: datetime, limit: int) -> list[Due]:
     return [Due(*row) for row in connection.execute(query.limit(limit))]
 
 
-def object_gone(connection: sa.Connection, gone: ClusterObject, now: datetime) -> list[Ended]:
+def object_gone(
+    connection: sa.Connection, gone: ClusterObject, now: datetime, again: datetime | None = None
+) -> list[Ended]:
     """Forget an object that is gone, and end the leases for which nothing else stands.
+
+    Args:
+        connection: an open transaction.
+        gone: the object.
+        now: the moment.
+        again: when to look for it once more, in place of forgetting it.
 
     Returns:
         Those leases.
     """
-    object_store.remove(connection, gone.id)
+    if again is None:
+        object_store.remove(connection, gone.id)
+    else:
+        object_store.look_again(connection, gone.id, again)
     others = sa.select(objects.c.id).where(objects.c.lease != _NO_ANCHOR, objects.c.lease == leases.c.name)
     standing = sa.and_(leases.c.anchor != _NO_ANCHOR, leases.c.anchor == gone.id)
     condition = sa.and_(

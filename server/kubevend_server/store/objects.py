@@ -18,15 +18,25 @@ _LIVE: sa.ColumnElement[str] = sa.literal_column("'LIVE'")
 _DELETING: sa.ColumnElement[str] = sa.literal_column("'DELETING'")
 _DUE = (objects.c.state == _DELETING, objects.c.next_attempt_time.is_not(None))
 _NONE: sa.ColumnElement[str] = sa.literal_column("''")
+_LATE = "LOOKED_FOR_AGAIN"
+"""The reason of an object that was gone, and is looked for again."""
+
 _SHARED = (objects.c.state == _LIVE, objects.c.scope != _NONE)
 
 
 @dataclass(frozen=True, slots=True)
 class Doomed:
-    """An object that is being deleted, and how that comes on."""
+    """An object that is being deleted.
+
+    Attributes:
+        object: which.
+        attempts: how often that has failed.
+        late: whether it was gone once already, and is looked for again.
+    """
 
     object: ClusterObject
     attempts: int
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +101,28 @@ def doom(connection: sa.Connection, condition: sa.ColumnElement[bool], now: date
 def doom_made(connection: sa.Connection, made: Iterable[ClusterObject], now: datetime) -> None:
     """Have objects deleted whose rows may be gone: a deletion that came too early found nothing and forgot them."""
     for each in made:
-        doomed = {"state": "DELETING", "next_attempt_time": now}
-        if connection.execute(sa.update(objects).where(objects.c.id == each.id).values(doomed)).rowcount == 0:
+        doomed = {"state": "DELETING", "next_attempt_time": now, "reason": "", "message": ""}
+        known = {**doomed, "uid": each.uid} if each.uid else doomed
+        if connection.execute(sa.update(objects).where(objects.c.id == each.id).values(known)).rowcount == 0:
             connection.execute(sa.insert(objects).values({**row(each, now), **doomed}))
 
 
-def doom_forgotten(connection: sa.Connection, made: Iterable[ClusterObject], now: datetime) -> None:
-    """Have those of these objects deleted of which nothing is known any more."""
-    wanted = {each.id: each for each in made}
-    there = set(connection.scalars(sa.select(objects.c.id).where(objects.c.id.in_(wanted))))
-    doom_made(connection, (each for each in wanted.values() if each.id not in there), now)
+def look_again(connection: sa.Connection, object_id: str, then: datetime) -> None:
+    """Delete an object once more, later; it stands for nothing until then."""
+    connection.execute(
+        sa.update(objects)
+        .where(objects.c.id == object_id)
+        .values(
+            state="DELETING",
+            lease="",
+            scope="",
+            next_attempt_time=then,
+            claimed_by="",
+            attempts=0,
+            reason=_LATE,
+            message="",
+        )
+    )
 
 
 def any_due(connection: sa.Connection, now: datetime) -> bool:
@@ -118,21 +140,35 @@ def claim(connection: sa.Connection, process: str, now: datetime, until: datetim
         connection.execute(
             sa.update(objects).where(objects.c.id.in_(taken)).values(next_attempt_time=until, claimed_by=process)
         )
-    return [Doomed(from_row(row), row.attempts) for row in rows]
+    return [Doomed(from_row(row), row.attempts, row.reason == _LATE) for row in rows]
 
 
 def untried(connection: sa.Connection, ids: Collection[str]) -> bool:
     """Whether the deletion of one of these has neither succeeded nor failed yet."""
-    query = sa.select(objects.c.id).where(objects.c.id.in_(ids), objects.c.state == "DELETING", objects.c.attempts == 0)
+    query = sa.select(objects.c.id).where(
+        objects.c.id.in_(ids), objects.c.state == "DELETING", objects.c.attempts == 0, objects.c.reason != _LATE
+    )
     return connection.scalar(query.limit(1)) is not None
 
 
-def release(connection: sa.Connection, alive: Iterable[str], now: datetime) -> None:
-    """Let go of what processes that no longer live had taken."""
+def release(
+    connection: sa.Connection, alive: Iterable[str], process: str, working: Collection[str], now: datetime
+) -> None:
+    """Let go of what nobody is at: taken by processes that no longer live, or by this one, which failed over it.
+
+    Args:
+        connection: an open transaction.
+        alive: the processes that live, this one among them.
+        process: this one.
+        working: the ids of what it is at.
+        now: the moment.
+    """
+    left = sa.or_(
+        objects.c.claimed_by.not_in(list(alive)),
+        sa.and_(objects.c.claimed_by == process, objects.c.id.not_in(list(working))),
+    )
     connection.execute(
-        sa.update(objects)
-        .where(*_DUE, objects.c.claimed_by != "", objects.c.claimed_by.not_in(list(alive)))
-        .values(next_attempt_time=now, claimed_by="")
+        sa.update(objects).where(*_DUE, objects.c.claimed_by != "", left).values(next_attempt_time=now, claimed_by="")
     )
 
 
