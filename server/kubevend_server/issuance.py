@@ -82,6 +82,7 @@ class _Issuing:
         call: the call.
         grant: what was granted.
         lease: the lease's name.
+        create_time: when it was granted. The name tells it too, and lists rely on that.
         connection: the way to the cluster.
         audit_id: under which Kubernetes' audit log shall have the TokenRequest.
     """
@@ -89,6 +90,7 @@ class _Issuing:
     call: Call
     grant: Grant
     lease: str
+    create_time: datetime
     connection: Connection
     audit_id: str
 
@@ -133,18 +135,19 @@ class Issuance:
         Raises:
             KubevendError: see the comment of IssueService.IssueToken.
         """
-        lease = names.new_lease_name(self._clock())
+        now = self._clock()
+        lease = names.new_lease_name(now)
         granted = await self._decide(call, role_name, asked, lease)
         config = self._catalog.config(granted.terms.config)
         if config is None:
             raise config_missing(granted.terms.config)
         if validate_only:
-            return _foreseen(granted, self._clock())
-        issuing = _Issuing(call, granted, lease, self._clusters.of(config), str(uuid.uuid4()))
+            return _foreseen(granted, now)
+        issuing = _Issuing(call, granted, lease, now, self._clusters.of(config), str(uuid.uuid4()))
         if granted.terms.revocation == "NONE":
             return await self._issue_on(issuing, None)
         if granted.terms.revocation == "PER_LEASE":
-            return await self._issue_made(issuing, await self._make(issuing, plan(granted, lease, self._clock())))
+            return await self._issue_made(issuing, await self._make(issuing, plan(granted, lease, now)))
         return await self._issue_shared(issuing, scope_of(granted, call.who.name))
 
     async def _decide(self, call: Call, role_name: str, asked: Asked, lease: str) -> Grant:
@@ -217,7 +220,7 @@ class Issuance:
         async with self._anchors.turn(scope):
             if await self._anchors.find(scope) is not None:
                 return None
-            planned = plan(issuing.grant, issuing.lease, self._clock(), scope.text)
+            planned = plan(issuing.grant, issuing.lease, issuing.create_time, scope.text)
             self._take(issuing.call, planned[0])
             try:
                 made = await self._make(issuing, planned)
@@ -273,8 +276,8 @@ class Issuance:
             AnchorTaken: the shared anchor that was planned is there already; nothing was written.
             KubevendError: it was refused, or failed. What was made is deleted once the call's failure is recorded.
         """
-        call, now = issuing.call, self._clock()
-        pending = self._pending(issuing, planned, now)
+        call = issuing.call
+        pending = self._pending(issuing, planned)
         call.record.anchor = planned[0].name if pending.anchor else ""
         intent = event.intent(call, issuing.grant, issuing.lease, issuing.audit_id)
         call.record.kubernetes_audit_id = issuing.audit_id
@@ -288,7 +291,7 @@ class Issuance:
         await self._checkpoint("issue.pending")
         return await self._maker.make(issuing.connection, pending, issuing.grant, touched)
 
-    def _pending(self, issuing: _Issuing, planned: Sequence[ClusterObject], now: datetime) -> Lease:
+    def _pending(self, issuing: _Issuing, planned: Sequence[ClusterObject]) -> Lease:
         offered = issuing.grant.terms
         return Lease(
             name=issuing.lease,
@@ -298,8 +301,8 @@ class Issuance:
             namespace=offered.namespace,
             service_account=offered.service_account,
             audiences=offered.audiences,
-            create_time=now,
-            expire_time=now + offered.ttl,
+            create_time=issuing.create_time,
+            expire_time=issuing.create_time + offered.ttl,
             stored_state="PENDING",
             revocation=offered.revocation,
             anchor=next((made.id for made in planned if made.kind == "Secret"), ""),
@@ -346,7 +349,7 @@ class Issuance:
         record.warnings = (*granted.terms.warnings, *_by_cluster(granted.terms, token))
         _check_minted(granted, token)
         check_min_ttl(min(token.ttl, granted.ttl), granted.terms, record.warnings)
-        lease = self._pending(issuing, objects, token.issue_time)
+        lease = self._pending(issuing, objects)
         return replace(
             lease,
             audiences=token.audiences,

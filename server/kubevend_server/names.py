@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 DEFAULT_CONFIG = "configs/default"
 
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 80
 _LEASE_ID_LENGTH = 26
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 def new_lease_name(now: datetime) -> str:
@@ -19,9 +21,21 @@ def new_lease_name(now: datetime) -> str:
 
 def new_id(now: datetime) -> str:
     """Make an id: a ULID in lower case, 48 bits of milliseconds, 80 random bits. See https://github.com/ulid/spec."""
-    number = int(now.timestamp() * 1000) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
-    digits = [_CROCKFORD[number >> 5 * place & 31] for place in reversed(range(_LEASE_ID_LENGTH))]
-    return "".join(digits)
+    return _ulid(_milliseconds(now), secrets.randbits(_RANDOM_BITS))
+
+
+def first_lease_name(since: datetime) -> str:
+    """The name that sorts before those of all leases granted since a moment, to the millisecond, and after all others."""
+    return f"leases/{_ulid(max(0, _milliseconds(since)), 0)}"
+
+
+def _milliseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+def _ulid(milliseconds: int, rest: int) -> str:
+    number = milliseconds << _RANDOM_BITS | rest
+    return "".join(_CROCKFORD[number >> 5 * place & 31] for place in reversed(range(_LEASE_ID_LENGTH)))
 
 
 def new_etag() -> str:

@@ -17,13 +17,13 @@ def render(rows: Sequence[Row], compared: Sequence[Comparison], targets: Sequenc
 def _measured(rows: Sequence[Row]) -> str:
     head = ["", "callers", "tokens/s", "p50 ms", "p99 ms"]
     lines = [[*_cell(row), f"{row.tokens_per_second:.0f}", f"{row.p50_ms:.1f}", f"{row.p99_ms:.1f}"] for row in rows]
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def _used(rows: Sequence[Row]) -> str:
     servers = [name for name in SERVERS if any(name in row.used for row in rows)]
     head = ["CPU ms per token (RSS MB)", "callers", *servers]
-    return _markdown(head, [[*_cell(row), *(_used_by(row, name) for name in servers)] for row in rows])
+    return markdown(head, [[*_cell(row), *(_used_by(row, name) for name in servers)] for row in rows])
 
 
 def _used_by(row: Row, name: str) -> str:
@@ -43,7 +43,7 @@ def _compared(compared: Sequence[Comparison]) -> str:
         ["times OpenBao's tokens/s", *(_spread(found.of_openbao, 0) for found in compared)],
         ["ms on top of direct's p50", *(_spread(found.added_p50_ms, 1) for found in compared)],
     ]
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def _callers(count: int) -> str:
@@ -58,10 +58,11 @@ def _spread(spread: Spread | None, digits: int) -> str:
 
 def _reached(targets: Sequence[Target]) -> str:
     lines = [[found.what, found.found, "reached" if found.reached else "not reached"] for found in targets]
-    return _markdown(["target", "found", ""], lines)
+    return markdown(["target", "found", ""], lines)
 
 
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown, its columns aligned."""
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     rule = ["-" * max(width, 3) for width in widths]
     padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in [head, rule, *lines])

@@ -119,6 +119,7 @@ def test_the_lease_is_there(vending: Vending, namespace: str) -> None:
     request = lease_service_pb2.GetLeaseRequest(name=reply.lease)
     lease = vending.admin.call(vending.admin.leases.GetLease, request).lease
 
+    (token,) = lease.tokens
     assert lease == lease_service_pb2.Lease(
         name=reply.lease,
         role="roles/ci",
@@ -134,7 +135,7 @@ def test_the_lease_is_there(vending: Vending, namespace: str) -> None:
             lease_service_pb2.LeaseToken(
                 jti=reply.jti,
                 kubernetes_audit_id=reply.kubernetes_audit_id,
-                issue_time=lease.create_time,
+                issue_time=token.issue_time,
                 expire_time=reply.token_expiration,
             )
         ],

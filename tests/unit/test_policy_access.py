@@ -372,6 +372,34 @@ def test_a_changed_resource_is_looked_at_anew() -> None:
     assert answers == [True, False, True]
 
 
+@pytest.mark.parametrize("field", ["role", "config", "caller", "namespace", "service_account"])
+def test_leases_that_differ_are_told_apart(field: str) -> None:
+    """What a policy remembers of a lease holds for those alone that have in common what it may ask about."""
+    one, other = lease(1), lease(2, **{field: "other"})
+    policy = AccessPolicy(
+        f'@id("p") permit(principal, action == Action::"GetLease", resource) when {{ resource.{field} == "other" }};'
+    )
+    answers = [policy.authorize(RUNNER, "GetLease", each, Circumstances()).allowed for each in (one, other, one)]
+    assert answers == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    "policies",
+    [
+        '@id("p") permit(principal, action, resource == {name});',
+        '@id("p") permit(principal, action, resource in {name});',
+        '@id("p") permit(principal, action == Action::"GetLease", resource) when {{ [{name}].contains(resource) }};',
+        f'{PERMIT_ALL} @id("q") forbid(principal, action, resource) when {{{{ resource != {{name}} }}}};',
+    ],
+)
+def test_a_policy_can_name_a_lease(policies: str) -> None:
+    """A policy about one lease holds for that one, and for no other that is like it."""
+    one, other = lease(1), lease(2)
+    policy = AccessPolicy(policies.format(name=f'Lease::"{one.name}"'))
+    answers = [policy.authorize(RUNNER, "GetLease", each, Circumstances()).allowed for each in (one, other, one)]
+    assert answers == [True, False, True]
+
+
 @pytest.mark.parametrize(
     ("action", "resource"),
     [("GetRole", Server()), ("StealToken", role()), ("IssueToken", role()), ("ListRoles", Config("configs/x"))],

@@ -311,7 +311,9 @@ async def test_a_lease_is_listed_and_read(world: World) -> None:
     issued = await world.call(iss.IssueTokenRequest(role="roles/ci", ttl=Duration(seconds=3600)))
     (listed,) = (await world.call(ls.ListLeasesRequest())).leases
     assert listed == (await world.call(ls.GetLeaseRequest(name=issued.lease))).lease
-    moment, end = Timestamp(), Timestamp()
+    granted, moment, end = Timestamp(), Timestamp(), Timestamp()
+    granted.FromDatetime(NOW)
+    # A token's times are the cluster's, in whole seconds.
     moment.FromDatetime(NOW.replace(microsecond=0))
     end.FromDatetime(NOW.replace(microsecond=0) + timedelta(hours=1))
     assert listed == ls.Lease(
@@ -324,7 +326,7 @@ async def test_a_lease_is_listed_and_read(world: World) -> None:
         audiences=["https://api"],
         state=ls.Lease.STATE_ACTIVE,
         revocation=rs.REVOCATION_NONE,
-        create_time=moment,
+        create_time=granted,
         expire_time=end,
         tokens=[
             ls.LeaseToken(

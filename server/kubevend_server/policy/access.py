@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
@@ -25,6 +26,7 @@ from kubevend_server.roles import Role
 SCHEMA = resources.files(__package__).joinpath("kubevend.cedarschema").read_text()
 
 _MOST_REMEMBERED = 4096
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,9 @@ class AccessPolicy:
         self._schema = cedarpy.Schema.from_str(SCHEMA)
         # Cedar has no clock and no state, so the same question has the same answer.
         self._remembered = functools.lru_cache(_MOST_REMEMBERED)(self._evaluate)
+        self._remembered_of_leases = functools.lru_cache(_MOST_REMEMBERED)(self._evaluate)
+        # Else it is what leases are about that decides, which many leases have in common.
+        self._tells_leases_apart = _names_a_lease(json.loads(cedarpy.policies_to_json_str(policies)))
 
     def authorize(self, caller: Caller, action: str, resource: Resource, circumstances: Circumstances) -> Decision:
         """Decide whether a caller may do something.
@@ -126,10 +131,14 @@ class AccessPolicy:
         Returns:
             The decision. An evaluation error is a denial: Cedar by itself would skip a `forbid` that errs.
         """
-        # What is asked again and again is small; proposed roles may be large, leases are many, and so are the names of
-        # ServiceAccounts that are made for them.
+        # What is asked again and again is small; proposed roles may be large, and the names of ServiceAccounts that are
+        # made for leases are many.
         made = circumstances.terms is not None and circumstances.terms.account is not None
-        if circumstances.proposed is not None or isinstance(resource, Lease) or made:
+        if isinstance(resource, Lease):
+            if self._tells_leases_apart:
+                return self._evaluate(caller, action, resource, circumstances)
+            return self._remembered_of_leases(caller, action, _any_such(resource), circumstances)
+        if circumstances.proposed is not None or made:
             return self._evaluate(caller, action, resource, circumstances)
         return self._remembered(caller, action, resource, circumstances)
 
@@ -175,6 +184,29 @@ def _check_ids(policies: str) -> None:
         if name in seen:
             raise ValueError(f"two policies have the @id {name!r}")
         seen.add(name)
+
+
+def _names_a_lease(policies: Any) -> bool:
+    """Whether policies, as Cedar's JSON has them, speak of a lease by its name."""
+    if isinstance(policies, dict):
+        named = policies.get("type") == "Lease" and "id" in policies
+        return named or any(map(_names_a_lease, policies.values()))
+    return isinstance(policies, list) and any(map(_names_a_lease, policies))
+
+
+def _any_such(lease: Lease) -> Lease:
+    """A lease that has in common with this one what policies may ask about."""
+    return Lease(
+        name="leases/any",
+        role=lease.role,
+        config=lease.config,
+        caller=lease.caller,
+        namespace=lease.namespace,
+        service_account=lease.service_account,
+        audiences=(),
+        create_time=_NEVER,
+        expire_time=_NEVER,
+    )
 
 
 def _context(caller: Caller, resource: Resource, circumstances: Circumstances) -> dict[str, Any]:

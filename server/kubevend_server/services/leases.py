@@ -23,8 +23,8 @@ from kubevend_server.revocation import Revocation, Revoked
 from kubevend_server.services import convert
 from kubevend_server.store import leases as store
 from kubevend_server.store.database import Database
+from kubevend_server.store.lease_filters import MOST_SCANNED, position
 
-_MOST_SCANNED = 1000
 # Whatever the page size, so that the time of a page says little of what was passed over.
 _BATCH = 200
 _STATES: dict[int, State] = {
@@ -135,9 +135,9 @@ class LeaseService:
                 if fits and self._authorizer.may(call, "GetLease", lease):
                     found.append(lease)
                 if len(found) == size:
-                    return found, lease.name
+                    return found, position(narrowed, lease)
             after, scanned = batch.position, scanned + batch.scanned
-            if not after or scanned >= _MOST_SCANNED:
+            if not after or scanned >= MOST_SCANNED:
                 return found, after
 
 

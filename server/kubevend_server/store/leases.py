@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from kubevend_server.errors import Aborted
 from kubevend_server.leases import ClusterObject, End, Ending, Lease, LeaseFilter, LeaseToken
+from kubevend_server.store import lease_filters
 from kubevend_server.store import objects as object_store
+from kubevend_server.store.lease_filters import MOST_SCANNED
 from kubevend_server.store.schema import leases, objects, tokens
 
 Row = dict[str, object]
-
-MOST_SCANNED = 1000
-"""How many rows a page looks at, where an index cannot tell which of them fit."""
 
 _MOST_AT_ONCE = 500
 """SQLite takes more parameters in a statement; what is more would be a long time in one transaction."""
@@ -27,9 +24,6 @@ _MOST_AT_ONCE = 500
 # Written out, since SQLite takes an index on some rows only where it sees that these are meant.
 _ACTIVE: sa.ColumnElement[str] = sa.literal_column("'ACTIVE'")
 _NO_ANCHOR: sa.ColumnElement[str] = sa.literal_column("''")
-_INDEXED = ("caller", "service_account", "namespace", "role", "config", "state")
-"""Those fields of a filter for which there is an index; what is most likely to find few comes first."""
-
 _LIVE_STATES = ("PENDING", "ACTIVE", "REVOKING")
 
 
@@ -73,7 +67,7 @@ class Page:
 
     Attributes:
         found: they.
-        position: the name of the last one that was looked at, where the next page goes on; empty at the end.
+        position: where the next page goes on, after the last one that was looked at; empty at the end.
         scanned: how many were looked at.
     """
 
@@ -131,7 +125,6 @@ def activate(connection: sa.Connection, lease: Lease) -> None:
         .values(
             state="ACTIVE",
             owner="",
-            create_time=lease.create_time,
             expire_time=lease.expire_time,
             audiences=_audiences(lease),
         )
@@ -267,44 +260,46 @@ def get_all(connection: sa.Connection, names: Sequence[str]) -> list[Lease]:
     return sorted(found, key=lambda lease: lease.name, reverse=True)
 
 
-def page(connection: sa.Connection, narrowed: LeaseFilter, after: str, limit: int) -> Page:
-    """The next leases, the newest first.
+def page(
+    connection: sa.Connection, narrowed: LeaseFilter, after: str, limit: int, most_scanned: int = MOST_SCANNED
+) -> Page:
+    """The next leases of a list: the newest first, or where `lease_filters.by_end` says so those that end last.
 
-    One field of the filter is looked up in an index; the others are held against what that finds, of which a page looks
-    at no more than `MOST_SCANNED`. So a page takes as long with a million leases as with a thousand, and can come
-    short.
+    An index finds some of what the filter says; the rest is held against what that finds, of which a page looks at no
+    more than `most_scanned`. So a page takes as long with a million leases as with a thousand, and can come short.
 
     Args:
         connection: where to read.
         narrowed: which leases. Its state is the one that is written down, which follows an end within a second.
-        after: the name of the last one of the page before; empty for the first page.
+        after: the position at which the page before ended; empty for the first page.
         limit: how many at the most.
+        most_scanned: how many rows to look at, where an index cannot tell which of them fit.
     """
-    looked_up, held_against = _split(narrowed)
-    scan = sa.select(leases).where(*(leases.c[column] == value for column, value in looked_up))
-    scan = scan.order_by(leases.c.name.desc()).limit(MOST_SCANNED if held_against else limit)
-    if after:
-        scan = scan.where(leases.c.name < after)
-    if not held_against:
-        read = connection.execute(scan).all()
-        return Page(_whole(connection, read), read[-1].name if len(read) == limit else "", len(read))
+    walk = lease_filters.walk(connection, narrowed, after, most_scanned)
+    scan = sa.select(leases).where(*walk.looked_up)
+    if not walk.whole:
+        scan = scan.order_by(*(column.desc() for column in walk.order))
+    scan = scan.limit(most_scanned if walk.held else limit)
     scanned = scan.subquery()
-    query = sa.select(scanned).where(*(operator(scanned.c[column], value) for column, operator, value in held_against))
-    read = connection.execute(query.order_by(scanned.c.name.desc()).limit(limit)).all()
-    last, count = connection.execute(sa.select(sa.func.min(scanned.c.name), sa.func.count())).one()
-    if len(read) == limit:
-        last, count = read[-1].name, MOST_SCANNED
-    return Page(_whole(connection, read), last if count == MOST_SCANNED else "", count)
+    query = sa.select(scanned).where(*(compare(scanned.c[column], value) for column, compare, value in walk.held))
+    query = query.order_by(*(scanned.c[column.name].desc() for column in walk.order)).limit(limit)
+    read = connection.execute(query if walk.held else scan).all()
+    last = read[-1] if len(read) == limit else None
+    count = len(read)
+    if walk.held:
+        keys = scan.with_only_columns(*walk.order).subquery()
+        order = [keys.c[column.name] for column in walk.order]
+        looked_at = sa.select(keys, sa.func.count().over().label("rows")).order_by(*order).limit(1)
+        furthest = connection.execute(looked_at).one_or_none()
+        count = furthest.rows if furthest is not None else 0
+        if last is None and furthest is not None and count == most_scanned and not walk.whole:
+            last = furthest
+    return Page(_whole(connection, read), lease_filters.position(narrowed, last) if last is not None else "", count)
 
 
 def find_live(connection: sa.Connection, narrowed: LeaseFilter, limit: int) -> list[Lease]:
     """The leases of a filter that live, the newest first, without their tokens."""
-    looked_up, held_against = _split(narrowed)
-    query = sa.select(leases).where(
-        *(leases.c[column] == value for column, value in looked_up),
-        *(operator(leases.c[column], value) for column, operator, value in held_against),
-        leases.c.state.in_(_LIVE_STATES),
-    )
+    query = sa.select(leases).where(*lease_filters.live(connection, narrowed))
     return [_lease(row) for row in connection.execute(query.order_by(leases.c.name.desc()).limit(limit))]
 
 
@@ -332,39 +327,21 @@ def standing_ids(connection: sa.Connection, names: Sequence[str]) -> set[str]:
 
 def last_end(connection: sa.Connection, config: str, now: datetime) -> tuple[int, datetime | None]:
     """How many leases on a config live, or are being ended, and when the last of them does."""
-    lives = sa.or_(
-        sa.and_(leases.c.state.in_(("PENDING", "ACTIVE")), leases.c.expire_time > now), leases.c.state == "REVOKING"
-    )
-    query = sa.select(sa.func.count(), sa.func.max(leases.c.expire_time)).where(leases.c.config == config, lives)
+    lives = sa.or_(leases.c.expire_time > now, leases.c.state == "REVOKING")
+    conditions = lease_filters.live(connection, LeaseFilter(config=config))
+    query = sa.select(sa.func.count(), sa.func.max(leases.c.expire_time)).where(*conditions, lives)
     count, end = connection.execute(query).one()
     return count, end
 
 
 def count(connection: sa.Connection, now: datetime) -> LeaseCounts:
     """What the metrics tell of leases."""
-    query = sa.select(sa.func.count(), sa.func.min(leases.c.expire_time))
+    query = sa.select(sa.func.count(), sa.func.min(leases.c.expire_time)).select_from(leases)
     live, next_expire_time = connection.execute(
         query.where(leases.c.state == _ACTIVE, leases.c.expire_time > now)
     ).one()
     revoking = connection.scalar(sa.select(sa.func.count()).where(leases.c.state == "REVOKING"))
     return LeaseCounts(live, next_expire_time, revoking or 0)
-
-
-_Held = list[tuple[str, Callable[[Any, Any], Any], object]]
-
-
-def _split(narrowed: LeaseFilter) -> tuple[list[tuple[str, str]], _Held]:
-    """What of a filter is looked up in an index, and what is held against the rows that this finds."""
-    exact = [(column, getattr(narrowed, column)) for column in _INDEXED]
-    exact = [(column, value) for column, value in exact if value]
-    ranges = [
-        ("expire_time", operator.lt, narrowed.expire_before),
-        ("expire_time", operator.ge, narrowed.expire_after),
-        ("create_time", operator.lt, narrowed.create_before),
-        ("create_time", operator.ge, narrowed.create_after),
-    ]
-    held = [(column, operator.eq, value) for column, value in exact[1:]]
-    return exact[:1], [*held, *((column, compare, value) for column, compare, value in ranges if value is not None)]
 
 
 def _whole(connection: sa.Connection, found: Sequence[sa.Row[tuple[object, ...]]]) -> list[Lease]:

@@ -107,7 +107,7 @@ class Lease(_message.Message):
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was granted."""
+        """When it was granted, by kubevend's clock."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -385,7 +385,8 @@ class ListLeasesRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """The most leases to return, 1 to 1000. Default: 100. Fewer, and even none, can come although there
-    are more: a page looks at no more than 1000 leases to find those that the caller may get.
+    are more: a page looks at no more than 1000 leases to find those that fit the filter and that the caller may get. With
+    one field in the filter it looks at those only that fit.
     """
     page_token: _builtins.str
     """`next_page_token` of the page before, with the same filter. Default: the first page."""

@@ -109,7 +109,9 @@ class LeaseServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListLeases(self, request, context):
-        """Lists the leases that the caller may get, the newest first.
+        """Lists the leases that the caller may get, the newest first. Only a list that nothing but the ends of leases narrows
+        (`expire_before` or `expire_after`, with `create_before`, `create_after` and a `state` of ACTIVE or EXPIRED or none
+        beside them) has those first that end last.
 
         Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: a token that is not
         from this server, or from a list with another filter).

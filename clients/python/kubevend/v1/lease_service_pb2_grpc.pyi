@@ -59,7 +59,9 @@ class LeaseServiceStub:
     Errors: NOT_FOUND (LEASE_NOT_FOUND).
     """
     ListLeases: _grpc.UnaryUnaryMultiCallable[_lease_service_pb2.ListLeasesRequest, _lease_service_pb2.ListLeasesResponse]
-    """Lists the leases that the caller may get, the newest first.
+    """Lists the leases that the caller may get, the newest first. Only a list that nothing but the ends of leases narrows
+    (`expire_before` or `expire_after`, with `create_before`, `create_after` and a `state` of ACTIVE or EXPIRED or none
+    beside them) has those first that end last.
 
     Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: a token that is not
     from this server, or from a list with another filter).
@@ -115,7 +117,9 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     Errors: NOT_FOUND (LEASE_NOT_FOUND).
     """
     ListLeases: _aio.UnaryUnaryMultiCallable[_lease_service_pb2.ListLeasesRequest, _lease_service_pb2.ListLeasesResponse]  # type: ignore[assignment]
-    """Lists the leases that the caller may get, the newest first.
+    """Lists the leases that the caller may get, the newest first. Only a list that nothing but the ends of leases narrows
+    (`expire_before` or `expire_after`, with `create_before`, `create_after` and a `state` of ACTIVE or EXPIRED or none
+    beside them) has those first that end last.
 
     Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: a token that is not
     from this server, or from a list with another filter).
@@ -180,7 +184,9 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lease_service_pb2.ListLeasesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lease_service_pb2.ListLeasesResponse, _abc.Awaitable[_lease_service_pb2.ListLeasesResponse]]:
-        """Lists the leases that the caller may get, the newest first.
+        """Lists the leases that the caller may get, the newest first. Only a list that nothing but the ends of leases narrows
+        (`expire_before` or `expire_after`, with `create_before`, `create_after` and a `state` of ACTIVE or EXPIRED or none
+        beside them) has those first that end last.
 
         Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: a token that is not
         from this server, or from a list with another filter).
