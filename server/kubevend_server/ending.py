@@ -52,7 +52,8 @@ def fail(
     Args:
         connection: an open transaction.
         lease: the lease.
-        touched: what of its objects is there, with its uid, or may be, without. The others were never asked for, or were
+        touched: what of its objects is there, with its uid, or may be, without. The others were never asked for, or
+        were
             refused.
         cause: why, for people.
         now: the moment.

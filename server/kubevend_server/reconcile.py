@@ -69,7 +69,7 @@ class Order:
 
     @property
     def beat(self) -> float:
-        """How often a process says that it lives, in seconds: so that a reconcile finds the work of one that does not."""
+        """How often a process says that it lives, in seconds: a reconcile finds the work of one that does not."""
         return min(_LONGEST_BEAT, max(_SHORTEST_BEAT, self.every / 6))
 
     @property

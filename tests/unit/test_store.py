@@ -489,7 +489,10 @@ FILTERS: list[tuple[dict[str, Any], set[int]]] = [
 
 @pytest.mark.parametrize(("narrowed", "expected"), FILTERS)
 def test_a_filter_narrows_by_all_that_it_has(database: Database, narrowed: dict[str, Any], expected: set[int]) -> None:
-    """Whatever a filter gives must hold; what it leaves out does not matter. A lease ends at its very moment."""
+    """Whatever a filter gives must hold; what it leaves out does not matter. A lease ends at its very moment.
+
+    In which order they come, test_lease_lists.py has.
+    """
     stored = [
         lease(1),
         lease(2, role="roles/b", caller="admin://local/bootstrap", expire_time=NOW + 2 * HOUR),
@@ -498,7 +501,7 @@ def test_a_filter_narrows_by_all_that_it_has(database: Database, narrowed: dict[
     ]
     _do(database, _add(*stored))
     found = database.read_now(lambda c: leases.page(c, LeaseFilter(**narrowed), "", 100)).found
-    assert found == [each for each in reversed(stored) if int(each.name[-26:]) in expected]
+    assert sorted(found, key=lambda each: each.name) == [each for each in stored if int(each.name[-26:]) in expected]
     assert all((each.state(NOW) == "ACTIVE") == (each.expire_time > NOW) for each in found)
 
 
