@@ -244,7 +244,7 @@ def test_ctrl_c_stops_everything_and_the_next_run_goes_on(tmp_path: Path) -> Non
         verified = second.shell(". .dev/env; kubevend-server audit verify --settings .dev/settings.toml")
         assert second.stop(signal.SIGTERM) == 0
     assert lease[0] in listed.stdout
-    assert second.output.count("found from an earlier run") == 2
+    assert second.output.count("found from an earlier run") == 3
     assert verified.returncode == 0, verified.stderr
     assert second.processes() == []
 
@@ -253,7 +253,7 @@ def test_ctrl_c_stops_everything_and_the_next_run_goes_on(tmp_path: Path) -> Non
     "line",
     [
         "… Start the development cluster",
-        "… Make a namespace",
+        "… Make two namespaces",
         "… Start kubevend-server",
         "… Issue a token",
     ],
