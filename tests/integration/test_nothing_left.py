@@ -117,9 +117,12 @@ class Scene:
             store.execute("UPDATE leases SET expire_time = create_time WHERE state = 'ACTIVE'")
 
     def clear(self) -> None:
-        """End all leases."""
+        """End all leases, and let what is to be looked for again be looked for now."""
         self.revoke_all().result()
         self.settle()
+        with contextlib.closing(sqlite3.connect(self.store, timeout=30)) as store, store:
+            store.execute("UPDATE objects SET next_attempt_time = 0")
+        until(lambda: not self.rows("SELECT * FROM objects"), "everything to be forgotten")
         assert self.admin.made(self.instance) == set()
         self.held.clear()
 

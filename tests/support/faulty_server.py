@@ -53,7 +53,7 @@ class FaultSwitch:
 
     def await_arrivals(self, count: int) -> None:
         """Wait until so much waits at the place."""
-        until(lambda: self.arrivals >= count, f"{count} to come to the place; {self.arrivals} have", 60)
+        until(lambda: self.arrivals >= count, f"{count} to come to the place", 60)
 
     def release(self) -> None:
         """Let all go on, and nothing wait any more."""
