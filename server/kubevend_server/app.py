@@ -49,6 +49,7 @@ from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import AccessPolicy, actions, join_files
 from kubevend_server.policy.terms import Limits
 from kubevend_server.reconcile import Order, Presence, Reconciler
+from kubevend_server.refresh import CatalogRefresh
 from kubevend_server.removal import Remover
 from kubevend_server.revocation import Revocation
 from kubevend_server.rotation import StoreKeyRotation
@@ -116,6 +117,8 @@ async def serve(settings: Settings, clock: Clock = utc_now, checkpoint: Checkpoi
         clock=clock,
     )
 
+    refresh = CatalogRefresh(database, config_store, catalog, clusters)
+
     # How leases come to their end.
     order = await _take_place(settings, journal)
     anchors, in_flight = SharedAnchors(database), InFlight()
@@ -166,7 +169,7 @@ async def serve(settings: Settings, clock: Clock = utc_now, checkpoint: Checkpoi
     port = _listen(server, settings)
     await server.start()
     _log.info("serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback)
-    keepers = (rotation, remover, expiry, reconciler, presence)
+    keepers = (rotation, refresh, remover, expiry, reconciler, presence)
     keeping = [asyncio.create_task(keeper.run()) for keeper in keepers]
     await _wait_for_stop(journal)
 
