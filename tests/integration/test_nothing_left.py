@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -271,7 +272,7 @@ def killed(scene: Scene, go: Callable[[], list[Any]], place: str, count: int) ->
     calls = go()
     process = scene.vending.server.process
     assert process is not None
-    assert process.wait(60) == -9
+    assert process.wait(60) == -signal.SIGKILL
     scene.take(calls)
     scene.switch.release()
     scene.vending.restart()
