@@ -52,6 +52,7 @@ from kubevend_server.policy.access import AccessPolicy, actions, join_files
 from kubevend_server.policy.terms import Limits
 from kubevend_server.promises import Promises
 from kubevend_server.reconcile import Order, Presence, Reconciler
+from kubevend_server.refresh import CatalogRefresh
 from kubevend_server.removal import Remover
 from kubevend_server.revocation import Revocation
 from kubevend_server.rotation import StoreKeyRotation
@@ -117,6 +118,8 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
         clock=clock,
     )
 
+    refresh = CatalogRefresh(database, config_store, catalog, clusters)
+
     # How leases come to their end.
     order = await _take_place(settings, journal)
     anchors, in_flight = SharedAnchors(database), InFlight()
@@ -169,7 +172,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     port = _listen(server, settings)
     await server.start()
     _log.info("serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback)
-    keepers = (rotation, remover, expiry, reconciler, presence)
+    keepers = (rotation, refresh, remover, expiry, reconciler, presence)
     namespaces.begin()
     keeping = [asyncio.create_task(keeper.run()) for keeper in keepers]
     await _wait_for_stop(journal)

@@ -9,11 +9,16 @@ from kubevend_server.roles import Role
 
 
 class Catalog:
-    """Configs and roles by name. The journal's commits keep it equal to the store."""
+    """Configs and roles by name. The journal's commits keep it equal to the store, and `refresh.py` where others write there.
+
+    Attributes:
+        changes: how often this process itself has changed it.
+    """
 
     def __init__(self, configs: Iterable[Config], roles: Iterable[Role]) -> None:
         self._configs = {config.name: config for config in configs}
         self._roles = {role.name: role for role in roles}
+        self.changes = 0
 
     def config(self, name: str) -> Config | None:
         """The config of this name."""
@@ -33,6 +38,7 @@ class Catalog:
 
     def put(self, resource: Config | Role) -> None:
         """Take a resource in, in place of its older version."""
+        self.changes += 1
         if isinstance(resource, Config):
             self._configs[resource.name] = resource
         else:
@@ -40,7 +46,13 @@ class Catalog:
 
     def remove(self, resource: Config | Role) -> None:
         """Take a resource out."""
+        self.changes += 1
         if isinstance(resource, Config):
-            del self._configs[resource.name]
+            self._configs.pop(resource.name, None)
         else:
-            del self._roles[resource.name]
+            self._roles.pop(resource.name, None)
+
+    def replace(self, configs: Iterable[Config], roles: Iterable[Role]) -> None:
+        """Take all of them as they were read from the store, in place of what was there."""
+        self._configs = {config.name: config for config in configs}
+        self._roles = {role.name: role for role in roles}

@@ -46,7 +46,7 @@ def fail(
     cause: str,
     now: datetime,
     sparing: Collection[str] = (),
-) -> None:
+) -> Collection[str]:
     """End a lease whose token never left.
 
     Args:
@@ -58,6 +58,9 @@ def fail(
         cause: why, for people.
         now: the moment.
         sparing: the ids of the shared anchors on which leases are about to stand.
+
+    Returns:
+        The ids of the anchors that go.
     """
     there = {each.id for each in touched}
     for each in lease.objects:
@@ -67,14 +70,16 @@ def fail(
     object_store.doom_made(connection, own, now)
     if own:
         lease_store.begin_end(connection, [lease.name], "FAILED", cause, now)
-        return
+        return ()
     lease_store.end_without_objects(connection, [lease.name], "FAILED", cause, now)
     # Others may stand already on an anchor that this lease was the first to need, if it is known to be made.
-    gone = object_store.not_live(connection, there)
-    sound = [each for each in touched if each.uid and each.id not in gone]
+    not_live = object_store.not_live(connection, there)
+    sound = [each for each in touched if each.uid and each.id not in not_live]
+    unsound = [each for each in touched if each not in sound]
     object_store.set_uids(connection, sound)
-    object_store.doom_made(connection, (each for each in touched if each not in sound), now)
-    remove_deserted(connection, now, sparing, {each.id for each in sound})
+    object_store.doom_made(connection, unsound, now)
+    deserted = remove_deserted(connection, now, sparing, {each.id for each in sound})
+    return {*deserted, *(each.id for each in unsound)}
 
 
 def revoke(connection: sa.Connection, leases: Iterable[Lease], cause: str, now: datetime) -> None:

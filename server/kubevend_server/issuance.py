@@ -314,7 +314,8 @@ class Issuance:
     def _undo(self, pending: Lease, touched: list[ClusterObject]) -> Change:
         def change(connection: sa.Connection) -> None:
             cause = "its issuance failed"
-            ending.fail(connection, pending, touched, cause, self._clock(), self._in_flight.anchors)
+            gone = ending.fail(connection, pending, touched, cause, self._clock(), self._in_flight.anchors)
+            self._anchors.forget(gone)
 
         return change
 

@@ -166,13 +166,18 @@ class Reconciler:
 
     def _clean_up(self, connection: sa.Connection, living: set[str], now: datetime) -> Collection[str]:
         """End what nobody issues any more, let others delete what the dead had taken, and let deserted anchors go."""
+        gone: set[str] = set()
         dead = lease_store.abandoned(connection, living, self._in_flight.leases, self._order.process)
         for lease in lease_store.get_all(connection, dead):
             _log.warning("issuance_abandoned", lease=lease.name, role=lease.role, objects=len(lease.objects))
             # All of it may be there: nobody knows how far its process came.
-            ending.fail(connection, lease, lease.objects, "its issuance was interrupted", now, self._in_flight.anchors)
+            gone |= set(
+                ending.fail(
+                    connection, lease, lease.objects, "its issuance was interrupted", now, self._in_flight.anchors
+                )
+            )
         object_store.release(connection, living, self._order.process, self._remover.working, now)
-        return ending.remove_deserted(connection, now, self._in_flight.anchors)
+        return gone | set(ending.remove_deserted(connection, now, self._in_flight.anchors))
 
     # What is in the clusters.
 
@@ -183,8 +188,10 @@ class Reconciler:
             return
         # Read before the cluster is, so that what is missing there is not just being made, or being deleted.
         standing = await self._database.read(lambda connection: object_store.standing(connection, config.name))
-        found, looked_in = await self._find(config, places)
         known = await self._database.read(lambda connection: object_store.known(connection, config.name))
+        found, looked_in = await self._find(config, places)
+        # Before and after: what was listed may have been forgotten meanwhile, or only then have been thought of.
+        known |= await self._database.read(lambda connection: object_store.known(connection, config.name))
         strays = [each for each in found if (each.kind, each.namespace, each.name) not in known and not each.deleting]
         if strays:
             await self._delete_strays(config, strays, len(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -95,9 +96,9 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return file.read_bytes()
 
 
-@pytest.fixture
-def start(tmp_path: Path, empty_store: bytes) -> Iterator[Start]:
-    """Starts kubevend servers; stops them, and looks for tokens in everything that they wrote."""
+@contextlib.contextmanager
+def starting(root: Path, empty_store: bytes) -> Iterator[Start]:
+    """Start kubevend servers in folders of their own; in the end stop them, and look for tokens in all that they wrote."""
     started: list[Vending] = []
 
     def begin(
@@ -107,8 +108,11 @@ def start(tmp_path: Path, empty_store: bytes) -> Iterator[Start]:
         folder: str = "kubevend",
         *,
         fresh: bool = False,
+        command: tuple[str, ...] = (),
     ) -> Vending:
-        server = KubevendServer(tmp_path / folder, overrides=overrides, policies=policies, environment=environment)
+        server = KubevendServer(
+            root / folder, overrides=overrides, policies=policies, environment=environment, command=command
+        )
         if not fresh and not server.store_file.exists():
             server.store_file.touch(0o600)
             server.store_file.write_bytes(empty_store)
@@ -123,6 +127,20 @@ def start(tmp_path: Path, empty_store: bytes) -> Iterator[Start]:
             client.close()
         vending.server.stop()
         assert_no_token_written(vending)
+
+
+@pytest.fixture
+def start(tmp_path: Path, empty_store: bytes) -> Iterator[Start]:
+    """Starts kubevend servers of a test's own."""
+    with starting(tmp_path, empty_store) as begin:
+        yield begin
+
+
+@pytest.fixture(scope="module")
+def start_for_all(tmp_path_factory: pytest.TempPathFactory, empty_store: bytes) -> Iterator[Start]:
+    """Starts kubevend servers that the tests of a module share."""
+    with starting(tmp_path_factory.mktemp("shared"), empty_store) as begin:
+        yield begin
 
 
 def assert_no_token_written(vending: Vending) -> None:

@@ -16,6 +16,7 @@ import pytest
 from devcluster import DevCluster
 from kubevend.v1 import lease_service_pb2
 from tests.integration.conftest import Start, Vending
+from tests.support import disks
 from tests.support.client import Refusal
 from tests.support.clusters import issued_jti, token_requests
 from tests.support.waiting import until
@@ -75,30 +76,8 @@ def verify(vending: Vending, *files: Path) -> int:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of one megabyte."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=False, capture_output=True, text=True
-    )
-    if mounted.returncode != 0:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must be able to mount a small disk: {mounted.stderr}")
-        pytest.skip(f"mounting needs root: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Fill a disk to its last byte; returns the file to delete to make room again."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        for size in (4096, 1):
-            try:
-                while True:
-                    file.write(b"x" * size)
-            except OSError:
-                continue  # full, for pieces of this size
-    return filler
+    with disks.small_disk(tmp_path / "small") as disk:
+        yield disk
 
 
 def test_a_full_disk_under_the_audit_log(start: Start, cluster: DevCluster, namespace: str, small_disk: Path) -> None:
@@ -108,7 +87,7 @@ def test_a_full_disk_under_the_audit_log(start: Start, cluster: DevCluster, name
     vending.admin.create_role(allowed_namespaces=[namespace])
     vending.admin.issue()
 
-    filler = fill(small_disk)
+    filler = disks.fill(small_disk)
     refusals = [vending.admin.issue_refused() for _ in range(3)]
     minted = len(list(token_requests(cluster, namespace)))
     filler.unlink()
@@ -127,7 +106,7 @@ def test_a_full_disk_under_the_store(start: Start, cluster: DevCluster, namespac
     vending.admin.create_role(allowed_namespaces=[namespace])
     first = vending.admin.issue()
 
-    filler = fill(small_disk)
+    filler = disks.fill(small_disk)
     refusals: list[Refusal] = []
     while not refusals:
         # The database's files may still have room inside for a few leases.

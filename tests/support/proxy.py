@@ -17,7 +17,7 @@ class HoldingProxy:
     """Forwards connections to one server. TLS goes through untouched.
 
     `hold_replies` keeps what comes back until `release`; `held` is set once there is any. `cut` closes every
-    connection.
+    connection; after `refuse`, new ones too, until `accept`.
 
     Attributes:
         url: where it listens.
@@ -38,6 +38,7 @@ class HoldingProxy:
         self._counting = threading.Lock()
         self._gates = {"request": threading.Event(), "reply": threading.Event()}
         self._sockets: set[socket.socket] = set()
+        self._refusing = False
         self.release()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -62,6 +63,15 @@ class HoldingProxy:
         for gate in self._gates.values():
             gate.set()
 
+    def refuse(self) -> None:
+        """From now on there is no way to the server."""
+        self._refusing = True
+        self.cut()
+
+    def accept(self) -> None:
+        """From now on there is one again."""
+        self._refusing = False
+
     def cut(self) -> None:
         """Close every connection."""
         for end in list(self._sockets):
@@ -76,6 +86,9 @@ class HoldingProxy:
                 near, _ = self._listener.accept()
             except OSError:
                 return
+            if self._refusing:
+                near.close()
+                continue
             try:
                 far = socket.create_connection(self._target)
             except OSError:

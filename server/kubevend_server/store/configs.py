@@ -12,7 +12,7 @@ from kubevend_server.config_rules import normalized
 from kubevend_server.configs import Config, Credential
 from kubevend_server.encryption import Keyring
 from kubevend_server.errors import Aborted, AlreadyExists, FailedPrecondition, KubevendError, NotFound
-from kubevend_server.store import leases, objects
+from kubevend_server.store import leases, objects, revision
 from kubevend_server.store.changes import Change
 from kubevend_server.store.schema import configs, roles
 
@@ -40,6 +40,7 @@ class ConfigStore:
         def change(connection: sa.Connection) -> None:
             try:
                 connection.execute(sa.insert(configs).values(self._to_row(config)))
+                revision.bump(connection)
             except sa.exc.IntegrityError as error:
                 raise AlreadyExists(
                     "CONFIG_EXISTS",
@@ -69,6 +70,7 @@ class ConfigStore:
             )
             if changed.rowcount == 0:
                 raise etag_mismatch(old.name)
+            revision.bump(connection)
 
         return change
 
@@ -100,6 +102,7 @@ class ConfigStore:
             )
             if deleted.rowcount == 0:
                 raise etag_mismatch(config.name)
+            revision.bump(connection)
 
         return change
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from kubevend_server.errors import AlreadyExists, NotFound
 from kubevend_server.roles import Role
+from kubevend_server.store import revision
 from kubevend_server.store.changes import Change
 from kubevend_server.store.configs import etag_mismatch, require_config
 from kubevend_server.store.schema import roles
@@ -26,6 +27,7 @@ def insert(role: Role) -> Change:
         require_config(connection, role.config)
         try:
             connection.execute(sa.insert(roles).values(_to_row(role)))
+            revision.bump(connection)
         except sa.exc.IntegrityError as error:
             raise AlreadyExists(
                 "ROLE_EXISTS",
@@ -46,6 +48,7 @@ def update(old: Role, new: Role) -> Change:
         )
         if changed.rowcount == 0:
             raise etag_mismatch(old.name)
+        revision.bump(connection)
 
     return change
 
@@ -57,6 +60,7 @@ def delete(role: Role) -> Change:
         deleted = connection.execute(sa.delete(roles).where(roles.c.name == role.name, roles.c.etag == role.etag))
         if deleted.rowcount == 0:
             raise etag_mismatch(role.name)
+        revision.bump(connection)
 
     return change
 

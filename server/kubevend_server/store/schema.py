@@ -150,6 +150,13 @@ instance = sa.Table(
     sa.Column("id", sa.String(63), primary_key=True),
 )
 
+# One row: how often configs or roles have changed.
+revision = sa.Table(
+    "revision",
+    metadata,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+)
+
 tokens = sa.Table(
     "tokens",
     metadata,
