@@ -87,7 +87,12 @@ class Maker:
             if not lease_store.insert_pending(connection, pending):
                 raise AnchorTaken("ANCHOR_TAKEN", "Somebody else has made the anchor.")
 
-        await self.journal.commit(Entry(lambda refusal: None if refusal else intent, change=change))
+        if any(each.scope for each in pending.objects):
+            entry = Entry(lambda refusal: None if refusal else intent, change=change)
+        else:
+            # What is for this lease alone nobody else can have made, so it goes with the rows of all others.
+            entry = Entry(lambda refusal: None if refusal else intent, rows=lease_store.rows(pending))
+        await self.journal.commit(entry)
 
     async def make(self, connection: Connection, pending: Lease, grant: Grant, touched: list[ClusterObject]) -> Lease:
         """Make what a pending lease stands on, one after the other.
