@@ -331,6 +331,10 @@ class Issuance:
     async def _issue_made(self, issuing: _Issuing, pending: Lease) -> Issued:
         """Have the token minted for which all is made."""
         anchor = pending.objects[0] if pending.anchor else None
+        if not issuing.call.record.announced:
+            # Not before: making what it stands on may take long, and nobody is to wait for that.
+            self._journal.announce()
+            issuing.call.record.announced = True
         token = await self._mint(issuing, anchor)
         lease = self._lease(issuing, token, pending.objects)
         issuing.call.record.change = lambda connection: lease_store.activate(connection, lease)

@@ -70,7 +70,7 @@ class Entry:
         rows: new rows that only their fence can refuse, by table.
         change: a change that can be refused: it raises a KubevendError.
         committed: called once it is durable.
-        announced: whether `intend` was called for it before.
+        announced: whether `intend` or `announce` was called for it before.
         fence: what must still hold for the rows, looked up for a whole group at once.
     """
 
@@ -134,7 +134,12 @@ class Journal:
             self._rewind(mark)
             _log.error("intent_not_recorded", error=str(error))
             raise not_recorded() from error
-        self._on_the_way += not announced
+        if not announced:
+            self.announce()
+
+    def announce(self) -> None:
+        """An entry will come soon, marked as announced: what comes before it may wait a moment to share its group."""
+        self._on_the_way += 1
 
     async def commit(self, entry: Entry) -> None:
         """Make an entry durable, together with all others that are waiting.

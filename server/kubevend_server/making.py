@@ -83,6 +83,11 @@ class Maker:
             AnchorTaken: somebody else has just made the anchor that it would share; nothing was written.
             Unavailable: it could not be written, so nothing must be made.
         """
+        if not any(each.scope for each in pending.objects):
+            # What is for this lease alone nobody else can have made, so it goes with the rows of all others.
+            rows = lease_store.rows(pending)
+            await self.journal.commit(Entry(lambda refusal: None if refusal else intent, rows=rows))
+            return
         written = False
 
         def change(connection: sa.Connection) -> None:
@@ -110,9 +115,8 @@ class Maker:
             connection: the way to the cluster.
             pending: the lease, already written down.
             grant: what was granted.
-            touched: gets each object before it is asked for, its uid once it is made, and loses it where it was surely
-            not
-                made.
+            touched: gets each object before it is asked for, its uid once it is made, and loses it where it was
+                surely not made.
 
         Returns:
             The lease with the cluster's own ids of what was made.

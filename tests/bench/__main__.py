@@ -1,4 +1,4 @@
-"""`make bench`: measure kubevend against TokenRequest direct and OpenBao, on a development cluster of its own."""
+"""`make bench`: measure kubevend against the API server asked directly and OpenBao, on a development cluster."""
 
 import os
 import platform
@@ -23,7 +23,6 @@ from tests.bench.subjects import Pace, Subject
 CALLERS = (1, 8, 32)
 DISTURBED = 0.1
 """The share of the CPUs from which on others make a measurement worth repeating."""
-ATTEMPTS = 3
 WARMUP = timedelta(seconds=1)
 OPENBAO_PACES = {
     # It lets 10 tokens through at once and then 5 a second, so the warm-up goes on until those waiting have
@@ -45,13 +44,13 @@ def main() -> None:
         cluster = stack.enter_context(DevCluster.start(signing_key="rsa"))
         server = subjects.make_server(folder / "kubevend")
         measured = _enter(stack, cluster, server, folder, arguments)
-        bench = Bench(program, measured)
-        rounds = [bench.round() for _ in range(arguments.rounds)]
+        bench = Bench(program, measured, arguments.attempts)
+        rounds = [bench.round(backwards=number % 2 == 1) for number in range(arguments.rounds)]
         rss_mb = usage({"kubevend": server.pid})["kubevend"].rss_mb
         durability = look(server, bench.handed_out())
-    compared = results.comparisons(rounds)
-    targets = results.targets(compared, rss_mb, durability)
-    click.echo(table.render(results.rows(rounds), compared, targets))
+    compared, ratios = results.comparisons(rounds), results.ratios(rounds)
+    targets = results.targets(compared, ratios, rss_mb, durability)
+    click.echo(table.render(results.rows(rounds), compared, ratios, targets))
     click.echo(f"\naudit verify: {durability.verification}")
     others = max(_disturbance(cells.values()) for cells in rounds)
     click.echo(f"Others took {others:.0%} of the CPUs in the most disturbed measurement.")
@@ -59,6 +58,7 @@ def main() -> None:
         "machine": {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()},
         "rows": results.rows(rounds),
         "comparisons": compared,
+        "ratios": ratios,
         "targets": targets,
         "durability": durability,
         "rounds": [list(cells.values()) for cells in rounds],
@@ -70,6 +70,7 @@ def _parse() -> Namespace:
     parser = ArgumentParser("python -m tests.bench", formatter_class=ArgumentDefaultsHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured")
     parser.add_argument("--seconds", type=float, default=4, help="for each measurement but OpenBao's")
+    parser.add_argument("--attempts", type=int, default=3, help="how often at the most, where others disturb it")
     parser.add_argument("--no-openbao", action="store_true", help="where its package does not exist")
     parser.add_argument("--output", type=Path, default=Path("bench.json"), help="where to write all figures")
     return parser.parse_args()
@@ -78,12 +79,12 @@ def _parse() -> Namespace:
 def _enter(
     stack: ExitStack, cluster: DevCluster, server: KubevendServer, folder: Path, arguments: Namespace
 ) -> list[Subject]:
-    subjects.make_namespace(cluster)
+    subjects.make_namespaces(cluster)
     paces = dict.fromkeys(CALLERS, Pace(WARMUP, timedelta(seconds=arguments.seconds)))
-    found = [
-        stack.enter_context(subjects.direct(cluster, folder, paces)),
-        stack.enter_context(subjects.kubevend(cluster, server, paces)),
-    ]
+    vended = stack.enter_context(subjects.kubevend(cluster, server, paces))
+    by_name = {subject.name: subject for subject in (*subjects.direct(cluster, folder, paces), *vended)}
+    # What is compared is measured one right after the other.
+    found = [by_name[name] for name in table.SUBJECTS if name in by_name]
     if not arguments.no_openbao:
         found.append(stack.enter_context(subjects.openbao(cluster, folder, OPENBAO_PACES)))
     return found
@@ -96,20 +97,25 @@ class Bench:
         cells: every measurement, those too that were thrown away because of others on the machine.
     """
 
-    def __init__(self, program: Path, measured: Sequence[Subject]) -> None:
+    def __init__(self, program: Path, measured: Sequence[Subject], attempts: int) -> None:
         self._program = program
         self._measured = measured
+        self._attempts = attempts
         self.cells: list[Cell] = []
 
-    def round(self) -> results.Round:
-        """Measure everything once."""
-        return {(cell.subject, cell.callers): cell for callers in CALLERS for cell in self._calmest(callers)}
+    def round(self, *, backwards: bool) -> results.Round:
+        """Measure everything once, in one order or the other: what grows meanwhile is not always the same's burden."""
+        cells = {
+            (cell.subject, cell.callers): cell for callers in CALLERS for cell in self._calmest(callers, backwards)
+        }
+        return {key: cells[key] for key in ((each.name, count) for count in CALLERS for each in self._measured)}
 
-    def _calmest(self, callers: int) -> list[Cell]:
+    def _calmest(self, callers: int, backwards: bool) -> list[Cell]:
         """Measure all subjects one after the other; again, if others disturb that, but not for ever."""
         attempts: list[list[Cell]] = []
-        while len(attempts) < ATTEMPTS and (not attempts or _disturbance(attempts[-1]) > DISTURBED):
-            attempts.append([self._measure(subject, callers) for subject in self._measured])
+        order = self._measured[::-1] if backwards else self._measured
+        while len(attempts) < self._attempts and (not attempts or _disturbance(attempts[-1]) > DISTURBED):
+            attempts.append([self._measure(subject, callers) for subject in order])
         return min(attempts, key=_disturbance)
 
     def _measure(self, subject: Subject, callers: int) -> Cell:
@@ -121,7 +127,7 @@ class Bench:
 
     def handed_out(self) -> int:
         """How many tokens kubevend's callers got."""
-        return sum(cell.load.issued for cell in self.cells if cell.subject == "kubevend")
+        return sum(cell.load.issued for cell in self.cells if cell.subject.startswith("kubevend"))
 
 
 def _disturbance(cells: Iterable[Cell]) -> float:

@@ -73,7 +73,7 @@ def measure(program: Path, subject: Subject, callers: int) -> Cell:
     pace = subject.paces[callers]
     command = [
         str(program),
-        f"-mode={subject.name}",
+        f"-mode={subject.mode}",
         *subject.options,
         f"-callers={callers}",
         f"-warmup={pace.warmup.total_seconds()}s",
@@ -89,4 +89,6 @@ def measure(program: Path, subject: Subject, callers: int) -> Cell:
     if load.errors or not load.count:
         raise LoadError(f"{subject.name}, {callers} callers: {load.errors} errors; the first: {load.first_error}")
     ours = load.client_cpu_seconds + sum(process.cpu_seconds for process in used.values())
-    return Cell(subject.name, callers, load, used, disturbance.share(ours))
+    cell = Cell(subject.name, callers, load, used, disturbance.share(ours))
+    subject.clean()
+    return cell

@@ -58,12 +58,36 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """What one subject reaches of another one's tokens/s, taken within each round.
+
+    Attributes:
+        what: of what to what.
+        found: by number of callers.
+    """
+
+    what: str
+    found: Mapping[int, Spread]
+
+
+@dataclass(frozen=True)
 class Target:
     """One thing to reach: what, how much there is, and whether that is enough."""
 
     what: str
     found: str
     reached: bool
+
+
+_RATIOS = {
+    "direct: bound to unbound": ("direct-bound", "direct"),
+    "kubevend: PER_CALLER to NONE": ("kubevend-per-caller", "kubevend"),
+    "kubevend: PER_ROLE to NONE": ("kubevend-per-role", "kubevend"),
+    "PER_LEASE to its calls direct": ("kubevend-per-lease", "direct-per-lease"),
+    "kubernetes_role to its calls direct": ("kubevend-kubernetes-role", "direct-kubernetes-role"),
+    "generated_role to its calls direct": ("kubevend-generated-role", "direct-generated-role"),
+}
+OF_BINDING = "PER_CALLER to NONE, of direct's bound to unbound"
 
 
 def rows(rounds: Sequence[Round]) -> list[Row]:
@@ -77,14 +101,40 @@ def comparisons(rounds: Sequence[Round]) -> list[Comparison]:
     return [_compare(rounds, count) for count in callers]
 
 
-def targets(compared: Sequence[Comparison], rss_mb: float, durability: Durability) -> list[Target]:
+def ratios(rounds: Sequence[Round]) -> list[Ratio]:
+    """What kubevend reaches of the calls that it cannot do without, and what a shared anchor costs."""
+    callers = sorted({key[1] for key in rounds[0]})
+
+    def each(figure: Callable[[Round, int], float]) -> dict[int, Spread]:
+        return {count: _spread([figure(cells, count) for cells in rounds]) for count in callers}
+
+    def ratio(cells: Round, count: int, one: str, other: str) -> float:
+        return _throughput_ratio(cells[one, count], cells[other, count])
+
+    found = [
+        Ratio(what, each(lambda cells, count, pair=pair: ratio(cells, count, *pair)))  # type: ignore[misc]
+        for what, pair in _RATIOS.items()
+    ]
+    costs = each(
+        lambda cells, count: (
+            ratio(cells, count, "kubevend-per-caller", "kubevend") / ratio(cells, count, "direct-bound", "direct")
+        )
+    )
+    return [*found, Ratio(OF_BINDING, costs)]
+
+
+def targets(
+    compared: Sequence[Comparison], ratios_: Sequence[Ratio], rss_mb: float, durability: Durability
+) -> list[Target]:
     """Hold what was found against what is to be reached. `rss_mb`: of the kubevend server, at the end."""
     few, many = compared[0], compared[-1]
     found = [_at_least(f"of direct's tokens/s at {many.callers} callers", 0.5, many.of_direct.median)]
     if many.of_openbao is not None:
         found.append(_at_least(f"times OpenBao's tokens/s at {many.callers} callers", 50, many.of_openbao.median))
+    binding = next(each.found for each in ratios_ if each.what == OF_BINDING)
     return [
         *found,
+        *(_at_least(f"for {OF_BINDING}, at {count} callers", 0.95, binding[count].median) for count in binding),
         _at_most(f"ms on top of direct's p50 at {few.callers} caller", 2.5, few.added_p50_ms.median),
         _at_most("MB of RSS of the server at the end", 150, rss_mb),
         Target(
@@ -121,7 +171,7 @@ def _row(cells: Sequence[Cell]) -> Row:
 def _compare(rounds: Sequence[Round], callers: int) -> Comparison:
     def each(other: str, figure: Callable[[Cell, Cell], float]) -> Spread:
         found = [figure(cells["kubevend", callers], cells[other, callers]) for cells in rounds]
-        return Spread(median(found), min(found), max(found))
+        return _spread(found)
 
     measured = ("openbao", callers) in rounds[0]
     return Comparison(
@@ -130,6 +180,10 @@ def _compare(rounds: Sequence[Round], callers: int) -> Comparison:
         of_openbao=each("openbao", _throughput_ratio) if measured else None,
         added_p50_ms=each("direct", lambda ours, theirs: ours.load.p50_ms - theirs.load.p50_ms),
     )
+
+
+def _spread(found: Sequence[float]) -> Spread:
+    return Spread(median(found), min(found), max(found))
 
 
 def _throughput_ratio(ours: Cell, theirs: Cell) -> float:

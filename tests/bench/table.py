@@ -2,16 +2,32 @@
 
 from collections.abc import Sequence
 
-from tests.bench.results import Comparison, Row, Spread, Target
+from tests.bench.results import Comparison, Ratio, Row, Spread, Target
 
-SUBJECTS = {"direct": "TokenRequest direct", "kubevend": "kubevend", "openbao": "OpenBao"}
+SUBJECTS = {
+    "direct": "TokenRequest direct",
+    "direct-bound": "TokenRequest direct, bound",
+    "kubevend": "kubevend",
+    "kubevend-per-caller": "kubevend, PER_CALLER",
+    "kubevend-per-role": "kubevend, PER_ROLE",
+    "direct-per-lease": "Secret and bound TokenRequest direct",
+    "kubevend-per-lease": "kubevend, PER_LEASE",
+    "direct-kubernetes-role": "RoleBinding, ServiceAccount and TokenRequest direct",
+    "kubevend-kubernetes-role": "kubevend, kubernetes_role",
+    "direct-generated-role": "Role, RoleBinding, ServiceAccount and TokenRequest direct",
+    "kubevend-generated-role": "kubevend, generated_role",
+    "openbao": "OpenBao",
+}
+"""What is measured, in the order in which it is."""
 SERVERS = ("kubevend", "openbao", "kube-apiserver", "etcd")
 """The processes in the order of their columns, as far as they took part."""
 
 
-def render(rows: Sequence[Row], compared: Sequence[Comparison], targets: Sequence[Target]) -> str:
+def render(
+    rows: Sequence[Row], compared: Sequence[Comparison], ratios: Sequence[Ratio], targets: Sequence[Target]
+) -> str:
     """Return all tables as one text."""
-    return "\n\n".join([_measured(rows), _used(rows), _compared(compared), _reached(targets)])
+    return "\n\n".join([_measured(rows), _used(rows), _compared(compared), _ratios(ratios), _reached(targets)])
 
 
 def _measured(rows: Sequence[Row]) -> str:
@@ -44,6 +60,11 @@ def _compared(compared: Sequence[Comparison]) -> str:
         ["ms on top of direct's p50", *(_spread(found.added_p50_ms, 1) for found in compared)],
     ]
     return markdown(head, lines)
+
+
+def _ratios(ratios: Sequence[Ratio]) -> str:
+    head = ["ratio of tokens/s, median of the rounds (range)", *map(_callers, ratios[0].found)]
+    return markdown(head, [[each.what, *(_spread(found, 2) for found in each.found.values())] for each in ratios])
 
 
 def _callers(count: int) -> str:

@@ -34,7 +34,7 @@ ROLE, CLUSTER_ROLE = KUBERNETES_ROLE_KIND_ROLE, KUBERNETES_ROLE_KIND_CLUSTER_ROL
 
 @dataclass
 class Scene:
-    """A kubevend that may make accounts in one namespace, with Role and ClusterRole of its name, and another namespace."""
+    """A kubevend that may make accounts in one namespace, with Role and ClusterRole of its name, and another one."""
 
     vending: Vending
     cluster: DevCluster
@@ -113,7 +113,7 @@ def generated(kind: int, rules: str) -> dict[str, Any]:
     ids=["a Role", "a ClusterRole", "a Role of YAML", "a Role of JSON", "a ClusterRole of JSON"],
 )
 def test_an_account_is_made_for_a_lease(scene: Scene, fields: dict[str, Any], expected: set[str]) -> None:
-    """The token has exactly the role's rights, in its namespace; all that was made names its lease, and goes with it."""
+    """The token has exactly the role's rights, in its namespace; what was made names its lease, and goes with it."""
     role_id = f"made-{'-'.join(sorted(expected))}-{len(str(fields))}".lower()
     role = scene.role(role_id, **fields)
 
@@ -224,7 +224,7 @@ def test_an_account_goes_when_its_lease_runs_out(scene: Scene) -> None:
 
 @pytest.mark.parametrize("way", ["the rules", "the role to bind", "the right to make bindings"])
 def test_an_account_that_the_cluster_refuses(scene: Scene, way: str) -> None:
-    """Where kubevend lacks a right the lease is FAILED, what was made before is gone, and the refusal says what lacks."""
+    """Where kubevend lacks a right the lease is FAILED, what was made is gone, and the refusal says what lacks."""
     more = json.dumps([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}])
     fields = {
         "the rules": generated(ROLE, more),

@@ -27,6 +27,15 @@ _NO_ANCHOR: sa.ColumnElement[str] = sa.literal_column("''")
 _LIVE_STATES = ("PENDING", "ACTIVE", "REVOKING")
 
 
+# Made once: on the way of an issuance, a statement that is made anew costs more than what it does.
+_ACTIVATE = (
+    sa.update(leases)
+    .where(leases.c.name == sa.bindparam("lease"), leases.c.state == sa.literal("PENDING"))
+    .values(state="ACTIVE", owner="", expire_time=sa.bindparam("end"), audiences=sa.bindparam("granted"))
+)
+_INSERT_TOKEN = sa.insert(tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class LeaseCounts:
     """What the metrics tell of leases.
@@ -119,21 +128,13 @@ def activate(connection: sa.Connection, lease: Lease) -> None:
     Raises:
         Aborted: it was ended meanwhile.
     """
-    changed = connection.execute(
-        sa.update(leases)
-        .where(leases.c.name == lease.name, leases.c.state == "PENDING")
-        .values(
-            state="ACTIVE",
-            owner="",
-            expire_time=lease.expire_time,
-            audiences=_audiences(lease),
-        )
-    )
+    values = {"lease": lease.name, "end": lease.expire_time, "granted": _audiences(lease)}
+    changed = connection.execute(_ACTIVATE, values)
     if changed.rowcount == 0:
         raise lease_ended(lease.name)
     object_store.set_uids(connection, (made for made in lease.objects if made.uid))
-    for token in lease.tokens:
-        connection.execute(sa.insert(tokens).values(_token_row(lease, token)))
+    if lease.tokens:
+        connection.execute(_INSERT_TOKEN, [_token_row(lease, token) for token in lease.tokens])
 
 
 def lease_ended(name: str) -> Aborted:

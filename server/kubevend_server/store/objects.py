@@ -24,6 +24,10 @@ _LATE = "LOOKED_FOR_AGAIN"
 _SHARED = (objects.c.state == _LIVE, objects.c.scope != _NONE)
 
 
+# Made once, as it is on the way of an issuance.
+_SET_UID = sa.update(objects).where(objects.c.id == sa.bindparam("made")).values(uid=sa.bindparam("known"))
+
+
 @dataclass(frozen=True, slots=True)
 class Doomed:
     """An object that is being deleted.
@@ -85,8 +89,9 @@ def not_live(connection: sa.Connection, ids: Iterable[str]) -> set[str]:
 
 def set_uids(connection: sa.Connection, made: Iterable[ClusterObject]) -> None:
     """Write down the cluster's own ids."""
-    for each in made:
-        connection.execute(sa.update(objects).where(objects.c.id == each.id).values(uid=each.uid))
+    known = [{"made": each.id, "known": each.uid} for each in made]
+    if known:
+        connection.execute(_SET_UID, known)
 
 
 def doom(connection: sa.Connection, condition: sa.ColumnElement[bool], now: datetime) -> None:

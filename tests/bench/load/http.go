@@ -12,12 +12,13 @@ import (
 	"os"
 )
 
-// dialHTTP makes clients that POST the same body again and again, each over one connection that stays open.
+// poster sends one POST and returns what read finds in its answer.
+type poster func(ctx context.Context, path, body string, read func([]byte) (string, error)) (string, error)
+
+// dialHTTP makes askers that POST, each over one connection that stays open.
 //
-// readToken finds the token in an answer.
-func dialHTTP(
-	opts options, header, value string, readToken func([]byte) (string, error),
-) ([]asker, func(), error) {
+// ask makes an asker of what POSTs over such a connection.
+func dialHTTP(opts options, header, value string, ask func(poster) asker) ([]asker, func(), error) {
 	trust, err := trustOnly(opts.caFile)
 	if err != nil {
 		return nil, nil, err
@@ -29,15 +30,30 @@ func dialHTTP(
 		// What shares a client waits for nobody: an idle connection is kept for each caller.
 		transports[i].MaxIdleConnsPerHost = opts.callers
 		client := &http.Client{Transport: transports[i]}
-		askers[i] = func(ctx context.Context) error {
-			return post(ctx, client, opts.address+opts.path, opts.body, header, value, readToken)
-		}
+		askers[i] = ask(
+			func(ctx context.Context, path, body string, read func([]byte) (string, error)) (string, error) {
+				return post(ctx, client, opts.address+path, body, header, value, read)
+			},
+		)
 	}
 	return askers, func() {
 		for _, transport := range transports {
 			transport.CloseIdleConnections()
 		}
 	}, nil
+}
+
+// sameAgain asks for a token by the same POST again and again; readToken finds the token in an answer.
+func sameAgain(opts options, readToken func([]byte) (string, error)) func(poster) asker {
+	return func(send poster) asker {
+		return func(ctx context.Context) error {
+			token, err := send(ctx, opts.path, opts.body, readToken)
+			if err == nil && token == "" {
+				err = errNoToken
+			}
+			return err
+		}
+	}
 }
 
 func protocols(http2 bool) *http.Protocols {
@@ -49,31 +65,27 @@ func protocols(http2 bool) *http.Protocols {
 
 func post(
 	ctx context.Context, client *http.Client, url, body, header, value string,
-	readToken func([]byte) (string, error),
-) error {
+	read func([]byte) (string, error),
+) (string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewBufferString(body))
 	if err != nil {
-		return err
+		return "", err
 	}
 	request.Header.Set(header, value)
 	request.Header.Set("Content-Type", "application/json")
 	response, err := client.Do(request)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer response.Body.Close()
 	answer, err := io.ReadAll(response.Body)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if response.StatusCode >= http.StatusMultipleChoices {
-		return fmt.Errorf("%s: %s", response.Status, answer)
+		return "", fmt.Errorf("%s: %s", response.Status, answer)
 	}
-	token, err := readToken(answer)
-	if err == nil && token == "" {
-		err = errNoToken
-	}
-	return err
+	return read(answer)
 }
 
 // tokenRequestToken reads a TokenRequest (authentication.k8s.io/v1).

@@ -51,12 +51,12 @@ func run() error {
 
 func parse() options {
 	var opts options
-	flag.StringVar(&opts.mode, "mode", "", "whom to ask: direct, kubevend or openbao")
+	flag.StringVar(&opts.mode, "mode", "", "whom to ask: direct, chain, kubevend or openbao")
 	flag.StringVar(&opts.address, "address", "", "host:port, or the URL of an HTTP server")
 	flag.StringVar(&opts.caFile, "ca", "", "the CA of the server's certificate, PEM")
 	flag.StringVar(&opts.tokenFile, "token-file", "", "what the callers authenticate with")
 	flag.StringVar(&opts.path, "path", "", "direct, openbao: the path to POST to")
-	flag.StringVar(&opts.body, "body", "", "direct, openbao: the JSON to POST")
+	flag.StringVar(&opts.body, "body", "", "direct, openbao: the JSON to POST; chain: the steps as a JSON list")
 	flag.StringVar(&opts.role, "role", "", "kubevend: the role to ask for, as in roles/ci")
 	flag.BoolVar(&opts.http2, "http2", false, "direct: speak HTTP/2 in place of HTTP/1.1")
 	flag.IntVar(&opts.callers, "callers", 1, "how many ask at once")
@@ -74,11 +74,17 @@ func parse() options {
 func dial(opts options, secret string) ([]asker, func(), error) {
 	switch opts.mode {
 	case "direct":
-		return dialHTTP(opts, "Authorization", "Bearer "+secret, tokenRequestToken)
+		return dialHTTP(opts, "Authorization", "Bearer "+secret, sameAgain(opts, tokenRequestToken))
+	case "chain":
+		steps, err := chain(opts)
+		if err != nil {
+			return nil, nil, err
+		}
+		return dialHTTP(opts, "Authorization", "Bearer "+secret, steps)
 	case "openbao":
-		return dialHTTP(opts, "X-Vault-Token", secret, openBaoToken)
+		return dialHTTP(opts, "X-Vault-Token", secret, sameAgain(opts, openBaoToken))
 	case "kubevend":
 		return dialGRPC(opts, secret)
 	}
-	return nil, nil, fmt.Errorf("-mode is %q; it must be direct, kubevend or openbao", opts.mode)
+	return nil, nil, fmt.Errorf("-mode is %q; it must be direct, chain, kubevend or openbao", opts.mode)
 }
