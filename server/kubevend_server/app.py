@@ -69,7 +69,9 @@ _log = structlog.get_logger()
 _MOST_REQUEST_BYTES = 1 << 18
 
 
-async def serve(settings: Settings, clock: Clock = utc_now, checkpoint: Checkpoint = pass_by) -> None:
+async def serve(  # noqa: PLR0915 - it is the whole program, to be read from top to bottom
+    settings: Settings, clock: Clock = utc_now, checkpoint: Checkpoint = pass_by
+) -> None:
     """Run the server until SIGTERM or SIGINT.
 
     Args:

@@ -1,7 +1,7 @@
 """How leases come to their end, in the store: by their time, before it, or because their issuance failed.
 
-What stands for a lease in the cluster is only marked here; `removal.py` deletes it, and the lease has ended once that is
-gone. A lease for which nothing stands has ended at once.
+What stands for a lease in the cluster is only marked here; `removal.py` deletes it, and the lease has ended once that
+is gone. A lease for which nothing stands has ended at once.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def fail(
     Args:
         connection: an open transaction.
         lease: the lease.
-        touched: what of its objects is there, with its uid, or may be, without. The others were never asked for, or were
-            refused.
+        touched: what of its objects is there, with its uid, or may be, without. The others were never asked for, or
+            were refused.
         cause: why, for people.
         now: the moment.
         sparing: the ids of the shared anchors on which leases are about to stand.

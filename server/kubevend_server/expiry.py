@@ -49,9 +49,9 @@ class Expiry:
         """End what has run out, until cancelled."""
         while True:
             try:
-                while await self.look() == _MOST_AT_ONCE:
+                while await self.look() == _MOST_AT_ONCE:  # noqa: ASYNC110 - it waits for nothing
                     await asyncio.sleep(0)
-            except Exception:
+            except Exception:  # noqa: BLE001 - it must not end
                 # The store, most likely; a lease that is not ended yet is found again.
                 _log.exception("expiry_failed")
             await asyncio.sleep(_LOOK_SECONDS)

@@ -206,8 +206,9 @@ class Issuance:
                 await self._lose(anchor, "its anchor was deleted in the cluster by somebody else")
         raise AnchorGone(
             "ANCHOR_GONE",
-            f"The Secret that tokens of {issuing.grant.terms.role} are bound to was deleted in the cluster {_MOST_ANCHORS} "
-            "times while this one was being issued. Find out who deletes kubevend's Secrets, and try again.",
+            f"The Secret that tokens of {issuing.grant.terms.role} are bound to was deleted in the cluster "
+            f"{_MOST_ANCHORS} times while this one was being issued. Find out who deletes kubevend's Secrets, and try "
+            "again.",
             metadata={"role": issuing.grant.terms.role},
         )
 

@@ -3,8 +3,8 @@
 - Issuances whose process died: their leases end as FAILED, and what was made for them is deleted.
 - Deletions that a dead process had taken: others take them.
 - Shared anchors on which no lease stands.
-- ServiceAccounts, Roles and bindings in clusters that have this store's label, and that no lease knows: a restored or a lost
-  store leaves such. Anchors cannot be listed, and one that no lease knows harms nobody: its tokens expire.
+- ServiceAccounts, Roles and bindings in clusters that have this store's label, and that no lease knows: a restored or a
+  lost store leaves such. Anchors cannot be listed, and one that no lease knows harms nobody: its tokens expire.
 - Leases whose ServiceAccount, Role or binding somebody else has deleted: they end.
 - Leases that ended long ago: they are forgotten.
 """
@@ -68,7 +68,7 @@ class Order:
 
     @property
     def beat(self) -> float:
-        """How often a process says that it lives, in seconds: so that a reconcile finds the work of one that does not."""
+        """How often a process says that it lives, in seconds: a reconcile finds the work of one that does not."""
         return min(_LONGEST_BEAT, max(_SHORTEST_BEAT, self.every / 6))
 
     @property
@@ -137,7 +137,7 @@ class Reconciler:
         while True:
             try:
                 await self.look()
-            except Exception:
+            except Exception:  # noqa: BLE001 - it must not end
                 # Whatever it is, the rest is looked at again next time.
                 _log.exception("reconcile_failed")
             await asyncio.sleep(self._order.every)
@@ -157,7 +157,7 @@ class Reconciler:
             return
         for config in self._catalog.configs():
             await self._look_at(config)
-        while await self._journal.change(
+        while await self._journal.change(  # noqa: ASYNC110 - it waits for nothing
             lambda connection: lease_store.purge(connection, now - self._order.retention, _MOST_PURGED)
         ):
             await asyncio.sleep(0)
@@ -227,9 +227,9 @@ class Reconciler:
             self._tell(
                 f"{config.name} strays",
                 "too_many_strays",
-                f"{len(strays)} of {of} objects in {config.name} with the label of this instance ({self._order.instance}) "
-                f"belong to no lease in this store; leases.most_strays lets {most} be deleted at once, so none was. Is it "
-                "the right store? If so, set leases.most_strays to 1 until they are gone.",
+                f"{len(strays)} of {of} objects in {config.name} with the label of this instance "
+                f"({self._order.instance}) belong to no lease in this store; leases.most_strays lets {most} be deleted "
+                "at once, so none was. Is it the right store? If so, set leases.most_strays to 1 until they are gone.",
             )
             return
         self._tell(f"{config.name} strays", "too_many_strays", "")
@@ -266,7 +266,7 @@ class Reconciler:
 
 
 def _places(roles: Iterable[Role]) -> list[tuple[Kind, str]]:
-    """Where objects of these roles can be: kinds, each with a namespace, or with none for all and for what is in none."""
+    """Where objects of these roles can be: kinds, each with a namespace, or none for all and for what is in none."""
     namespaces: dict[Kind, set[str]] = defaultdict(set)
     for role in roles:
         if not role.makes_accounts:

@@ -1,7 +1,7 @@
 """Deleting in clusters what is not to stand for a lease any more: again and again until it is gone.
 
-What is to be deleted is in the store, so that it outlives this process, and processes that share the store share the work:
-each takes a few objects at a time, which the others then leave alone for a while.
+What is to be deleted is in the store, so that it outlives this process, and processes that share the store share the
+work: each takes a few objects at a time, which the others then leave alone for a while.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Remover:
             try:
                 while await self.work():
                     pass
-            except Exception:
+            except Exception:  # noqa: BLE001 - it must not end
                 # The store, most likely: what was taken is let go of at the next reconcile.
                 _log.exception("removal_failed")
             try:
@@ -222,8 +222,8 @@ def _held(doomed: ClusterObject) -> FailedPrecondition:
     where = f"{doomed.namespace}/{doomed.name}" if doomed.namespace else doomed.name
     return FailedPrecondition(
         "OBJECT_HELD",
-        f"{doomed.kind} {where} is marked for deletion, but a finalizer holds it, and so its tokens still work. Find out "
-        f"whose it is (`kubectl get {doomed.kind.lower()} {doomed.name} --output=jsonpath={{.metadata.finalizers}}"
+        f"{doomed.kind} {where} is marked for deletion, but a finalizer holds it, and so its tokens still work. Find "
+        f"out whose it is (`kubectl get {doomed.kind.lower()} {doomed.name} --output=jsonpath={{.metadata.finalizers}}"
         f"{f' --namespace={doomed.namespace}' if doomed.namespace else ''}`) and have that take it away.",
         metadata={"kind": doomed.kind, "namespace": doomed.namespace, "name": doomed.name, "subject": doomed.config},
     )

@@ -158,8 +158,8 @@ class InstanceSettings:
 
     Attributes:
         id: the value of the label `kubevend.dev/instance` on all that is made in clusters, by which it is known again.
-            Empty: the one that the store has, made up when the store is. Set, it outlives the store; no other kubevend in
-            the same clusters may have it.
+            Empty: the one that the store has, made up when the store is. Set, it outlives the store; no other kubevend
+            in the same clusters may have it.
         replica: the name of this process among those that share the store.
     """
 
@@ -173,12 +173,13 @@ class LeaseSettings:
 
     Attributes:
         retention_seconds: for how long a lease is kept after its end.
-        reconcile_seconds: how often the clusters are searched for what no lease knows, and issuances that died are cleaned up.
-            A deletion that fails is tried again as often at least, and a process that shares the store counts as dead when
-            nothing was heard of it for three quarters of that (45 s at the most, 4.5 s at the least).
-        most_strays: how many objects that no lease knows one search deletes at the most, as a share of all that it found of
-            this instance; what is more is left and told, since it is likelier the store that is wrong. 1 takes that for
-            leave.
+        reconcile_seconds: how often the clusters are searched for what no lease knows, and issuances that died are
+            cleaned up. A deletion that fails is tried again as often at least, and a process that shares the store
+            counts as dead when nothing was heard of it for three quarters of that (45 s at the most, 4.5 s at the
+            least).
+        most_strays: how many objects that no lease knows one search deletes at the most, as a share of all that it
+            found of this instance; what is more is left and told, since it is likelier the store that is wrong. 1 takes
+            that for leave.
     """
 
     retention_seconds: int = 30 * 86400
@@ -335,8 +336,8 @@ def _check_instance(settings: Settings) -> None:
     for key, name in (("id", settings.instance.id or "x"), ("replica", settings.instance.replica)):
         if not _INSTANCE_NAME.fullmatch(name):
             raise SettingsError(
-                f"instance.{key} is {name!r}; it must be 1 to 40 lower-case letters, digits and hyphens, no hyphen first or "
-                "last."
+                f"instance.{key} is {name!r}; it must be 1 to 40 lower-case letters, digits and hyphens, no hyphen "
+                "first or last."
             )
     leases = settings.leases
     if leases.retention_seconds < 0:

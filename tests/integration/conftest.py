@@ -98,7 +98,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @contextlib.contextmanager
 def starting(root: Path, empty_store: bytes) -> Iterator[Start]:
-    """Start kubevend servers in folders of their own; in the end stop them, and look for tokens in all that they wrote."""
+    """Start kubevend servers in folders of their own; in the end stop them, and look for tokens in what they wrote."""
     started: list[Vending] = []
 
     def begin(

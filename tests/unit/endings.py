@@ -28,7 +28,6 @@ from kubevend_server.removal import Remover
 from kubevend_server.roles import Role
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store import replicas
-from kubevend_server.store.database import Database
 from tests.unit.builders import AUDIT_KEY, NOW, config
 from tests.unit.world import FakeClusters, FakeConnection, migrated
 
@@ -50,7 +49,7 @@ class DictCluster(FakeConnection):
         name = path.rpartition("/")[2]
         metadata = {"name": name, "uid": uid, "labels": {"kubevend.dev/instance": instance}}
         if "/namespaces/" in path:
-            metadata["namespace"] = path.split("/namespaces/")[1].split("/")[0]
+            metadata["namespace"] = path.split("/namespaces/")[1].split("/", maxsplit=1)[0]
         self.objects[path] = metadata
 
     async def call(self, request: Request, attempt: Attempt, judged: Collection[int] = ()) -> Answer:

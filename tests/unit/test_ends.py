@@ -100,7 +100,9 @@ def unavailable() -> Unavailable:
 
 
 async def test_a_lease_ends_at_its_time(scene: Endings) -> None:
-    """Up to its time a lease lives; then its anchor is deleted, and with that it is EXPIRED, and one event tells of it."""
+    """Up to its time a lease lives; then its anchor is deleted, and with that it is EXPIRED, and one event tells of
+    it.
+    """
     scene.add(own())
     scene.cluster.put(path_of(anchor()))
 
@@ -230,7 +232,7 @@ async def test_what_one_process_deletes_others_leave_alone(scene: Endings) -> No
 
 
 @pytest.mark.parametrize(("owner", "in_flight", "fails"), [(OTHER, False, True), (ME, False, True), (ME, True, False)])
-async def test_issuances_that_nobody_goes_on_with(scene: Endings, owner: str, fails: bool, in_flight: bool) -> None:  # noqa: FBT001
+async def test_issuances_that_nobody_goes_on_with(scene: Endings, owner: str, fails: bool, in_flight: bool) -> None:
     """A pending lease of a dead process, or of this one which knows nothing of it, has FAILED."""
     scene.add(pending(own(), owner))
     if in_flight:
@@ -310,14 +312,14 @@ async def test_what_is_being_deleted_is_no_stray(scene: Endings) -> None:
     account = anchor(7, kind="ServiceAccount")
     scene.add(replace(own(7), objects=(account,)))
     scene.cluster.put(path_of(account))
-    listed = scene.cluster._list  # noqa: SLF001 - the test's own class
+    listed = scene.cluster._list
 
     def list_and_forget(path: str) -> Any:
         found = listed(path)
         scene.do(lambda connection: object_store.remove(connection, account.id))
         return found
 
-    scene.cluster._list = list_and_forget  # type: ignore[method-assign] # noqa: SLF001 - the same
+    scene.cluster._list = list_and_forget  # type: ignore[method-assign]
     await scene.reconciler.look()
 
     assert scene.objects() == []
@@ -347,7 +349,7 @@ async def test_leases_are_forgotten_after_their_retention(scene: Endings) -> Non
         scene.add(lease(number, stored_state="REVOKED", expire_time=NOW))
         moment = NOW - timedelta(days=days)
         scene.do(
-            lambda c, n=number, m=moment: c.exec_driver_sql(  # type: ignore[misc]
+            lambda c, n=number, m=moment: c.exec_driver_sql(
                 f"UPDATE leases SET end_time = {int(m.timestamp() * 1e6)} WHERE name = '{lease(n).name}'"  # noqa: S608
             )
         )
@@ -379,7 +381,9 @@ async def test_when_a_process_counts_as_dead(scene: Endings, every: float, beat:
 
 
 async def test_turns_at_an_anchor(scene: Endings) -> None:
-    """One at a time makes an anchor for a scope, also while some come and go; afterwards nothing of it is remembered."""
+    """One at a time makes an anchor for a scope, also while some come and go; afterwards nothing of it is
+    remembered.
+    """
     inside: list[int] = []
     most = 0
 
@@ -395,4 +399,4 @@ async def test_turns_at_an_anchor(scene: Endings) -> None:
     await asyncio.gather(*map(take, range(5)))
 
     assert most == 1
-    assert scene.anchors._turns == {}  # noqa: SLF001 - that nothing is kept does not show otherwise
+    assert scene.anchors._turns == {}

@@ -462,8 +462,8 @@ async def test_a_change_of_the_servers_own_waits_its_turn(database: Database, tm
 
 
 async def test_a_group_that_is_due_while_a_thread_writes(database: Database, tmp_path: Path) -> None:
-    """A group whose time comes while a change of the server's own waits in a thread for somebody's lock waits too: the two
-    share a connection.
+    """A group whose time comes while a change of the server's own waits in a thread for somebody's lock waits too: the
+    two share a connection.
     """
     disk = Disk(tmp_path / "due.jsonl")
     due = Scene(database, tmp_path / "due.jsonl", disk, Journal(database, disk, ON_THE_LOOP))

@@ -147,8 +147,8 @@ def lease_ended(name: str) -> Aborted:
     """The refusal of an issuance whose lease, or what it stands on, was ended before its token left."""
     return Aborted(
         "LEASE_ENDED",
-        f"{name} was ended while its token was being issued (somebody revoked it, or what it shares), and the token was "
-        "dropped. Try again.",
+        f"{name} was ended while its token was being issued (somebody revoked it, or what it shares), and the token "
+        "was dropped. Try again.",
         metadata={"lease": name},
     )
 
@@ -217,7 +217,7 @@ def object_gone(
 
 
 def abandoned(connection: sa.Connection, alive: Iterable[str], in_flight: Iterable[str], process: str) -> list[str]:
-    """The pending leases that nobody issues any more: their process is dead, or is this one and knows nothing of them."""
+    """The pending leases that nobody issues any more: their process is dead, or this one, and knows nothing of them."""
     query = sa.select(leases.c.name, leases.c.owner).where(leases.c.state == "PENDING")
     living, known = set(alive), set(in_flight)
     return [
@@ -270,7 +270,8 @@ def page(connection: sa.Connection, narrowed: LeaseFilter, after: str, limit: in
     """The next leases, the newest first.
 
     One field of the filter is looked up in an index; the others are held against what that finds, of which a page looks
-    at no more than `MOST_SCANNED`. So a page takes as long with a million leases as with a thousand, and can come short.
+    at no more than `MOST_SCANNED`. So a page takes as long with a million leases as with a thousand, and can come
+    short.
 
     Args:
         connection: where to read.
