@@ -35,9 +35,8 @@ class SharedAnchors:
     """Finds the anchors that leases share.
 
     What is remembered here may be on its way out; the journal's fence finds that before a lease is written. Only
-    whoever
-    wrote an anchor down makes it, and nobody stands on it before its uid is written down too: so a deletion knows
-    whether something may still come after it.
+    whoever wrote an anchor down makes it, and nobody stands on it before its uid is written down too: so a deletion
+    knows whether something may still come after it.
     """
 
     def __init__(self, database: Database) -> None:

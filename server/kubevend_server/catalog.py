@@ -9,8 +9,9 @@ from kubevend_server.roles import Role
 
 
 class Catalog:
-    """Configs and roles by name. The journal's commits keep it equal to the store, and `refresh.py` where others write
-    there.
+    """Configs and roles by name.
+
+    The journal's commits keep it equal to the store, and `refresh.py` does where others write there.
 
     Attributes:
         changes: how often this process itself has changed it.

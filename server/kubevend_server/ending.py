@@ -53,8 +53,7 @@ def fail(
         connection: an open transaction.
         lease: the lease.
         touched: what of its objects is there, with its uid, or may be, without. The others were never asked for, or
-        were
-            refused.
+            were refused.
         cause: why, for people.
         now: the moment.
         sparing: the ids of the shared anchors on which leases are about to stand.

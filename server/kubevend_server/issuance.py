@@ -210,8 +210,8 @@ class Issuance:
         raise AnchorGone(
             "ANCHOR_GONE",
             f"The Secret that tokens of {issuing.grant.terms.role} are bound to was deleted in the cluster "
-            f"{_MOST_ANCHORS} "
-            "times while this one was being issued. Find out who deletes kubevend's Secrets, and try again.",
+            f"{_MOST_ANCHORS} times while this one was being issued. Find out who deletes kubevend's Secrets, and try "
+            "again.",
             metadata={"role": issuing.grant.terms.role},
         )
 

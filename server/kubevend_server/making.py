@@ -115,8 +115,8 @@ class Maker:
             connection: the way to the cluster.
             pending: the lease, already written down.
             grant: what was granted.
-            touched: gets each object before it is asked for, its uid once it is made, and loses it where it was
-                surely not made.
+            touched: gets each object before it is asked for, its uid once it is made, and loses it where it was surely
+                not made.
 
         Returns:
             The lease with the cluster's own ids of what was made.

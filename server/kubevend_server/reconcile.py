@@ -3,9 +3,8 @@
 - Issuances whose process died: their leases end as FAILED, and what was made for them is deleted.
 - Deletions that a dead process had taken: others take them.
 - Shared anchors on which no lease stands.
-- ServiceAccounts, Roles and bindings in clusters that have this store's label, and that no lease knows: a restored or
-a lost
-  store leaves such. Anchors cannot be listed, and one that no lease knows harms nobody: its tokens expire.
+- ServiceAccounts, Roles and bindings in clusters that have this store's label, and that no lease knows: a restored or a
+  lost store leaves such. Anchors cannot be listed, and one that no lease knows harms nobody: its tokens expire.
 - Leases whose ServiceAccount, Role or binding somebody else has deleted: they end.
 - Leases that ended long ago: they are forgotten.
 """
@@ -230,10 +229,8 @@ class Reconciler:
                 f"{config.name} strays",
                 "too_many_strays",
                 f"{len(strays)} of {of} objects in {config.name} with the label of this instance "
-                f"({self._order.instance}) "
-                f"belong to no lease in this store; leases.most_strays lets {most} be deleted at once, so none "
-                "was. Is it "
-                "the right store? If so, set leases.most_strays to 1 until they are gone.",
+                f"({self._order.instance}) belong to no lease in this store; leases.most_strays lets {most} be deleted "
+                "at once, so none was. Is it the right store? If so, set leases.most_strays to 1 until they are gone.",
             )
             return
         self._tell(f"{config.name} strays", "too_many_strays", "")

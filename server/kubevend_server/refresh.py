@@ -37,7 +37,7 @@ class CatalogRefresh:
         while True:
             try:
                 await self.look()
-            except Exception:
+            except Exception:  # noqa: BLE001 - it must not end
                 # A credential that is sealed under a key which this process has not read yet, or the store itself.
                 _log.exception("catalog_not_refreshed", hint="it stays as it was, and is read again in a second")
             await asyncio.sleep(_LOOK_SECONDS)

@@ -107,7 +107,7 @@ class Remover:
         while True:
             self._poked.clear()
             try:
-                while await self._work():
+                while await self.work():
                     pass
             except Exception:  # noqa: BLE001 - the store, most likely; the next reconcile lets go of what was taken
                 _log.exception("removal_failed")
@@ -139,7 +139,7 @@ class Remover:
         if self._works:
             await asyncio.wait(self._works)
 
-    async def _work(self) -> bool:
+    async def work(self) -> bool:
         """Take some of what is due and delete it. False where nothing was due."""
         now = self._clock()
         if not await self._database.read(lambda connection: object_store.any_due(connection, now)):

@@ -336,9 +336,8 @@ def _check_instance(settings: Settings) -> None:
     for key, name in (("id", settings.instance.id or "x"), ("replica", settings.instance.replica)):
         if not _INSTANCE_NAME.fullmatch(name):
             raise SettingsError(
-                f"instance.{key} is {name!r}; it must be 1 to 40 lower-case letters, digits and hyphens, no "
-                "hyphen first or "
-                "last."
+                f"instance.{key} is {name!r}; it must be 1 to 40 lower-case letters, digits and hyphens, no hyphen "
+                "first or last."
             )
     leases = settings.leases
     if leases.retention_seconds < 0:

@@ -188,7 +188,7 @@ def test_both_make_the_same_anchor_at_once(pair: Pair, cluster: DevCluster, name
 
 
 def test_one_ends_what_the_other_issues(pair: Pair, cluster: DevCluster, namespace: str, tmp_path: Path) -> None:
-    """While b issues on an anchor that a ends again and again: a token whose lease is over ends, no anchor is left."""
+    """While b issues on an anchor that a ends again and again: tokens end with their leases, and no anchor is left."""
     role = pair.role(namespace, "shared", PER_ROLE)
     held: list[issue_service_pb2.IssueTokenResponse] = []
     refused: list[tuple[str, str]] = []

@@ -76,7 +76,7 @@ class _Faults:
         (self._folder / f"arrived-{uuid.uuid4()}").touch()
         if len(list(self._folder.glob("arrived-*"))) == fault["deadly"]:
             os.kill(os.getpid(), signal.SIGKILL)
-        while self._fault() == fault:
+        while self._fault() == fault:  # noqa: ASYNC110 - the test is another process
             await asyncio.sleep(0.005)
 
     def _fault(self) -> dict[str, object] | None:

@@ -91,8 +91,8 @@ def kinds(found: set[Standing]) -> Counter[str]:
 def allow_makers(cluster: DevCluster, namespace: str) -> str:
     """Let a ServiceAccount of kubevend's make whatever a role can ask for in a namespace, and in the whole cluster.
 
-    The least that works: anchors and accounts are made and deleted, accounts listed; Role and ClusterRole
-    `{namespace}` can be bound, and `RULES` be given.
+    The least that works: anchors and accounts are made and deleted, accounts listed; Role and ClusterRole `{namespace}`
+    can be bound, and `RULES` be given.
 
     Returns:
         The ServiceAccount's name, in namespace kubevend.

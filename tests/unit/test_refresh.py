@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from kubevend_server.catalog import Catalog
 from kubevend_server.config_rules import ConfigRules
@@ -20,21 +22,32 @@ from tests.unit.world import FakeClusters, FakeConnection, token_reply
 CONFIGS = ConfigStore(Keyring({"k1": b"1" * 32}))
 
 
+class Counting(ConfigStore):
+    """Counts how often it is read, and lets a test do something in between."""
+
+    def __init__(self) -> None:
+        """Begin at 0."""
+        super().__init__(Keyring({"k1": b"1" * 32}))
+        self.reads = 0
+        self.afterwards: Callable[[], None] = lambda: None
+
+    def all(self, connection: sa.Connection) -> list[Config]:
+        """Every config."""
+        self.reads += 1
+        found = super().all(connection)
+        self.afterwards()
+        return found
+
+
 class Here:
     """This process's view of a store that others write to."""
 
-    def __init__(self, database: Database, store: ConfigStore = CONFIGS) -> None:
+    def __init__(self, database: Database) -> None:
         """Start on what is there."""
         self.catalog = Catalog(database.read_now(CONFIGS.all), database.read_now(roles.all_roles))
         self.clusters = FakeClusters(FakeConnection(token_reply()), ConfigRules("", {}))
-        self.reads = 0
-        self._store = store
-        self.refresh = CatalogRefresh(database, self, self.catalog, self.clusters)  # type: ignore[arg-type] - counts reads
-
-    def all(self, connection: object) -> list[Config]:
-        """Every config, as `ConfigStore` reads them."""
-        self.reads += 1
-        return self._store.all(connection)  # type: ignore[arg-type] - a connection, whatever it is
+        self.store = Counting()
+        self.refresh = CatalogRefresh(database, self.store, self.catalog, self.clusters)
 
 
 def elsewhere(database: Database, *changes: Change) -> None:
@@ -88,7 +101,7 @@ async def test_nothing_is_read_while_nothing_changes(database: Database) -> None
     for _ in range(3):
         await here.refresh.look()
 
-    assert here.reads == 1
+    assert here.store.reads == 1
 
 
 async def test_a_refused_change_and_a_rehearsal_are_none(database: Database) -> None:
@@ -108,19 +121,10 @@ async def test_a_change_of_ones_own_is_never_lost(database: Database) -> None:
     here = Here(database)
     elsewhere(database, CONFIGS.insert(config()))
 
-    class Late(ConfigStore):
-        """Reads; and then, before that is taken over, this process commits a role."""
-
-        def all(self, connection: object) -> list[Config]:
-            """Read."""
-            found = super().all(connection)  # type: ignore[arg-type] - a connection
-            here.catalog.put(role())
-            return found
-
-    here._store = Late(Keyring({"k1": b"1" * 32}))  # noqa: SLF001 - the test's own class
+    here.store.afterwards = lambda: here.catalog.put(role())
     await here.refresh.look()
     kept = here.catalog.roles()
-    here._store = CONFIGS  # noqa: SLF001 - the same
+    here.store.afterwards = lambda: None
     elsewhere(database, roles.insert(role()))
     await here.refresh.look()
 

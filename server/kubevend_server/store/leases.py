@@ -141,9 +141,8 @@ def lease_ended(name: str) -> Aborted:
     """The refusal of an issuance whose lease, or what it stands on, was ended before its token left."""
     return Aborted(
         "LEASE_ENDED",
-        f"{name} was ended while its token was being issued (somebody revoked it, or what it shares), and the "
-        "token was "
-        "dropped. Try again.",
+        f"{name} was ended while its token was being issued (somebody revoked it, or what it shares), and the token "
+        "was dropped. Try again.",
         metadata={"lease": name},
     )
 
@@ -212,7 +211,7 @@ def object_gone(
 
 
 def abandoned(connection: sa.Connection, alive: Iterable[str], in_flight: Iterable[str], process: str) -> list[str]:
-    """The pending leases that nobody issues any more: their process is dead, or is this one and knows them not."""
+    """The pending leases that nobody issues any more: their process is dead, or this one, and knows nothing of them."""
     query = sa.select(leases.c.name, leases.c.owner).where(leases.c.state == "PENDING")
     living, known = set(alive), set(in_flight)
     return [
@@ -266,8 +265,9 @@ def page(
 ) -> Page:
     """The next leases of a list: the newest first, or where `lease_filters.by_end` says so those that end last.
 
-    An index finds some of what the filter says; the rest is held against what that finds, of which a page looks at no
-    more than `most_scanned`. So a page takes as long with a million leases as with a thousand, and can come short.
+    One field of the filter is looked up in an index; the others are held against what that finds, of which a page looks
+    at no more than `MOST_SCANNED`. So a page takes as long with a million leases as with a thousand, and can come
+    short.
 
     Args:
         connection: where to read.
