@@ -219,21 +219,23 @@ class Reconciler:
                 problem = problem or error.message
             else:
                 looked_in.add((kind, namespace))
-        self._tell(config.name, "strays_not_looked_for", problem)
+        if self._is_news(config.name, problem):
+            _log.error("strays_not_looked_for", config=config.name, error=problem)
         return found, looked_in
 
     async def _delete_strays(self, config: Config, strays: Sequence[Found], of: int) -> None:
         most = int(self._order.most_strays * of)
+        problem = ""
         if len(strays) > most:
-            self._tell(
-                f"{config.name} strays",
-                "too_many_strays",
+            problem = (
                 f"{len(strays)} of {of} objects in {config.name} with the label of this instance "
                 f"({self._order.instance}) belong to no lease in this store; leases.most_strays lets {most} be deleted "
-                "at once, so none was. Is it the right store? If so, set leases.most_strays to 1 until they are gone.",
+                "at once, so none was. Is it the right store? If so, set leases.most_strays to 1 until they are gone."
             )
+        if self._is_news(f"{config.name} strays", problem):
+            _log.error("too_many_strays", config=config.name, error=problem)
+        if problem:
             return
-        self._tell(f"{config.name} strays", "too_many_strays", "")
         now = self._clock()
         doomed = [
             ClusterObject(names.new_id(now), config.name, each.kind, each.namespace, each.name, uid=each.uid)
@@ -259,11 +261,10 @@ class Reconciler:
         await self._journal.change(change)
         self._remover.poke()
 
-    def _tell(self, about: str, event: str, problem: str) -> None:
-        """Log a problem once, until it is another one."""
-        if problem and self._told.get(about) != problem:
-            _log.error(event, about=about, error=problem)
-        self._told[about] = problem
+    def _is_news(self, about: str, problem: str) -> bool:
+        """Whether a problem is another one than the last time; empty for none."""
+        before, self._told[about] = self._told.get(about, ""), problem
+        return bool(problem) and problem != before
 
 
 def _places(roles: Iterable[Role]) -> list[tuple[Kind, str]]:

@@ -72,8 +72,8 @@ async def test_it_gives_up_what_another_process_does_not_make(shared: World, mon
     assert minting.endswith("/token")
     assert body["spec"]["boundObjectRef"]["uid"] == "u2"
     with shared.database.writer.begin() as connection:
-        states = dict(connection.execute(sa.text("SELECT name, state FROM leases")).all())
-        anchors = dict(connection.execute(sa.text("SELECT name, state FROM objects")).all())
+        states: dict[str, str] = dict(connection.execute(sa.text("SELECT name, state FROM leases")).all())
+        anchors: dict[str, str] = dict(connection.execute(sa.text("SELECT name, state FROM objects")).all())
     assert states == {their_lease().name: "REVOKING", reply.lease: "ACTIVE"}
     assert sorted(anchors.values()) == ["DELETING", "LIVE"]
     assert anchors[THEIRS.name] == "DELETING"

@@ -265,9 +265,8 @@ def page(
 ) -> Page:
     """The next leases of a list: the newest first, or where `lease_filters.by_end` says so those that end last.
 
-    One field of the filter is looked up in an index; the others are held against what that finds, of which a page looks
-    at no more than `MOST_SCANNED`. So a page takes as long with a million leases as with a thousand, and can come
-    short.
+    An index finds some of what the filter says; the rest is held against what that finds, of which a page looks at no
+    more than `most_scanned`. So a page takes as long with a million leases as with a thousand, and can come short.
 
     Args:
         connection: where to read.

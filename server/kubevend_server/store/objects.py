@@ -18,7 +18,7 @@ _LIVE: sa.ColumnElement[str] = sa.literal_column("'LIVE'")
 _DELETING: sa.ColumnElement[str] = sa.literal_column("'DELETING'")
 _DUE = (objects.c.state == _DELETING, objects.c.next_attempt_time.is_not(None))
 _NONE: sa.ColumnElement[str] = sa.literal_column("''")
-_LATE = "LOOKED_FOR_AGAIN"
+_LATE = "LATE"
 """The reason of an object that was gone, and is looked for again."""
 
 _SHARED = (objects.c.state == _LIVE, objects.c.scope != _NONE)
