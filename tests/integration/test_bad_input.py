@@ -39,6 +39,8 @@ IN_FLIGHT = 32
 SECONDS = 60
 _TRAILERS = 8192
 REFUSED_EARLY = {"REQUEST_MALFORMED", "FIELD_INVALID"}
+RULES = '[{apiGroups: [""], resources: [pods], verbs: [get]}]'
+EXPRESSION = {"key": "env", "operator": "OPERATOR_IN", "values": ["dev"]}
 OUTCOMES = {
     audit_event_pb2.AuditEvent.OUTCOME_UNSPECIFIED,
     audit_event_pb2.AuditEvent.OUTCOME_SUCCEEDED,
@@ -56,6 +58,8 @@ ODD_IDS = [
     "../" * 50,
     "a" * 2000,
 ]
+SOUND = {"alg": "RS256", "aud": ["kubevend"], "exp": 4102444800}
+"""What a JWT must say to be shown to a cluster, header and claims in one."""
 METHODS = {method.full_name: method for method in methods()}
 
 POLICY = (
@@ -217,6 +221,10 @@ def examples(house: House) -> list[Message]:
     for config_id in (tag, f"{tag}-spare"):
         house.add_config(config_id)
     allowed = {"allowed_namespaces": [namespace], "config": in_use}
+
+    def made_by(**way: Any) -> dict[str, Any]:
+        return {**allowed, "allowed_service_accounts": [], **way, "extra_labels": {"team": "a"}}
+
     ci = admin.create_role(tag, **allowed, labels={"team": "payments"}, max_ttl=Duration(seconds=3600))
     wide = admin.create_role(
         f"{tag}-wide",
@@ -226,6 +234,16 @@ def examples(house: House) -> list[Message]:
         allowed_audiences=[KUBERNETES_AUDIENCE, "é", "a\x00b"],
         default_audiences=["é"],
     )
+    made = [
+        admin.create_role(f"{tag}-bound", **made_by(kubernetes_role={"kind": 2, "name": "view"})),
+        admin.create_role(f"{tag}-made", **made_by(generated_role={"rules": RULES}, ttl=Duration(seconds=60))),
+        admin.create_role(
+            f"{tag}-labels",
+            config=in_use,
+            allowed_namespace_selector={"match_labels": {"team": "a"}, "match_expressions": [EXPRESSION]},
+        ),
+        admin.create_role(f"{tag}-anchors", **allowed, revocation="REVOCATION_PER_ROLE"),
+    ]
     spares = [admin.create_role(f"{tag}-spare-{number}", **allowed) for number in range(3)]
     lease = admin.issue(ci.name).lease
     configs = admin.call(admin.configs.ListConfigs, config_service_pb2.ListConfigsRequest(page_size=1))
@@ -234,6 +252,7 @@ def examples(house: House) -> list[Message]:
     return [
         ci,
         wide,
+        *made,
         *spares,
         config_of(house.cluster, name=in_use, service_account_jwt=jwt),
         config_of(house.cluster, name=spare, token_file=str(token_file)),
@@ -243,6 +262,7 @@ def examples(house: House) -> list[Message]:
         config_service_pb2.GetConfigRequest(name=in_use),
         config_service_pb2.DeleteConfigRequest(name=spare),
         lease_service_pb2.GetLeaseRequest(name=lease),
+        lease_service_pb2.RevokeLeaseRequest(name=admin.issue(ci.name).lease),
         lease_service_pb2.LeaseFilter(caller="admin://local/bootstrap", namespace=namespace, service_account="demo"),
         ask(role=ci.name, namespace=namespace, service_account_name="demo", audiences=[KUBERNETES_AUDIENCE]),
         ask(role=wide.name, namespace="kube-system", service_account_name="ghost", audiences=["é"]),
@@ -317,6 +337,7 @@ def odd_metadata(admin: Metadata) -> st.SearchStrategy[Metadata]:
     credentials = st.tuples(st.sampled_from(["Bearer ", "bearer  ", "Basic ", "", "Bearer"]), tokens).map("".join)
     odd = st.one_of(
         *[credentials.map(lambda value: [("authorization", value)])] * 3,
+        st.just([("authorization", f"Bearer {to_jwt(json.dumps(SOUND).encode(), json.dumps(SOUND).encode())}")]),
         st.tuples(st.sampled_from(IDS), plain).map(lambda of: [*admin, of]),
         st.tuples(st.sampled_from(IDS), st.sampled_from(ODD_IDS)).map(lambda of: [*admin, of]),
         st.tuples(
@@ -340,8 +361,7 @@ def odd_json() -> st.SearchStrategy[bytes]:
         st.sampled_from(["kubevend", ["kubevend"], ["kubevend", {}], 4102444800, 2**63, "1e400", [[]], {"": {}}]),
     )
     names = st.sampled_from(["alg", "typ", "kid", "crit", "b64", "aud", "exp", "iat", "nbf", "iss", "sub", "jti", ""])
-    sound = {"alg": "RS256", "aud": ["kubevend"], "exp": 4102444800}
-    objects = st.dictionaries(names, values, max_size=2).map(lambda odd: json.dumps({**sound, **odd}).encode())
+    objects = st.dictionaries(names, values, max_size=2).map(lambda odd: json.dumps({**SOUND, **odd}).encode())
     return objects | st.sampled_from([b"", b"null", b"1" * 3000, b"[" * 2000, b"{}", b'{"aud":"\xff"}', b"\xff\xfe"])
 
 

@@ -129,6 +129,7 @@ def test_the_lease_is_there(vending: Vending, namespace: str) -> None:
         service_account="demo",
         audiences=[KUBERNETES_AUDIENCE],
         state=lease_service_pb2.Lease.STATE_ACTIVE,
+        revocation=role_service_pb2.REVOCATION_NONE,
         create_time=lease.create_time,
         expire_time=reply.expiration,
         tokens=[

@@ -112,6 +112,15 @@ _TEXT_CHANGES: tuple[Callable[[str], str], ...] = (
     lambda text: text.replace("a", "а"),  # noqa: RUF001 - the Cyrillic one, on purpose
     lambda text: text + "a" * 300,
 )
+_ONE_WAY = {"kubevend.v1.Role": ("allowed_service_accounts", "kubernetes_role", "generated_role")}
+"""Of which fields a message has exactly one, though they are no oneof."""
+_ONE_WAY_ALONE = {
+    "kubevend.v1.Role": (
+        *("allowed_namespace_selector", "cluster_wide_allowed", "name_template", "revocation"),
+        *("extra_labels", "extra_annotations"),
+    )
+}
+"""What then only goes with some of them, and is left out of messages that are to be sound."""
 _VALIDATION = validate_pb2.field  # the option that holds a field's rules
 
 
@@ -235,9 +244,11 @@ class Malformed:
         def make(draw: Draw) -> Message:
             message = message_factory.GetMessageClass(descriptor)()
             chosen = {oneof.name: draw(st.sampled_from(list(oneof.fields))) for oneof in descriptor.oneofs}
+            ways = _ONE_WAY.get(descriptor.full_name, ("",))
+            others = {*ways, *_ONE_WAY_ALONE.get(descriptor.full_name, ())} - {draw(st.sampled_from(ways))}
             for field in descriptor.fields:
                 oneof = field.containing_oneof
-                if oneof is not None and chosen[oneof.name] is not field:
+                if (oneof is not None and chosen[oneof.name] is not field) or field.name in others:
                     continue
                 if _is_needed(field) or draw(st.booleans()):
                     _put(message, field, draw(values[field.name]))
@@ -276,7 +287,8 @@ class Malformed:
         if seen:
             return st.sampled_from(seen)
         if field.enum_type is not None:
-            return st.sampled_from(list(field.enum_type.values)).map(lambda value: value.number)
+            numbers = [value.number for value in field.enum_type.values if value.number not in rules.enum.not_in]
+            return st.sampled_from(numbers)
         return st.booleans() if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL else st.integers(0, 100)
 
     def _sound_text(
