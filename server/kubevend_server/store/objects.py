@@ -24,7 +24,10 @@ _LATE = "LATE"
 _SHARED = (objects.c.state == _LIVE, objects.c.scope != _NONE)
 
 
-# Made once, as it is on the way of an issuance.
+# Made once, as they are on the way of an issuance.
+_STILL_LIVE = sa.select(objects.c.id).where(
+    objects.c.id.in_(sa.bindparam("ids", expanding=True)), objects.c.state == sa.literal("LIVE")
+)
 _SET_UID = sa.update(objects).where(objects.c.id == sa.bindparam("made")).values(uid=sa.bindparam("known"))
 
 
@@ -83,8 +86,7 @@ def live_anchor(connection: sa.Connection, config: str, namespace: str, scope: s
 def not_live(connection: sa.Connection, ids: Iterable[str]) -> set[str]:
     """Which of these objects are not to stand on any more."""
     wanted = set(ids)
-    found = connection.scalars(sa.select(objects.c.id).where(objects.c.id.in_(wanted), objects.c.state == "LIVE"))
-    return wanted - set(found)
+    return wanted - set(connection.scalars(_STILL_LIVE, {"ids": list(wanted)}))
 
 
 def set_uids(connection: sa.Connection, made: Iterable[ClusterObject]) -> None:
