@@ -132,15 +132,20 @@ def look_again(connection: sa.Connection, object_id: str, then: datetime) -> Non
     )
 
 
-def any_due(connection: sa.Connection, now: datetime) -> bool:
-    """Whether something is to be deleted now."""
-    query = sa.select(objects.c.id).where(*_DUE, objects.c.next_attempt_time <= now).limit(1)
-    return connection.scalar(query) is not None
+def due_configs(connection: sa.Connection, now: datetime) -> list[str]:
+    """In which configs' clusters something is to be deleted now."""
+    query = sa.select(objects.c.config).distinct().where(*_DUE, objects.c.next_attempt_time <= now)
+    return list(connection.scalars(query))
 
 
-def claim(connection: sa.Connection, process: str, now: datetime, until: datetime, limit: int) -> list[Doomed]:
-    """Take objects to delete, those that have waited longest first; nobody else takes them before `until`."""
-    query = sa.select(objects).where(*_DUE, objects.c.next_attempt_time <= now)
+def claim(
+    connection: sa.Connection, config: str, process: str, now: datetime, until: datetime, limit: int
+) -> list[Doomed]:
+    """Take objects of a config's cluster to delete, those that have waited longest first.
+
+    Nobody else takes them before `until`.
+    """
+    query = sa.select(objects).where(*_DUE, objects.c.config == config, objects.c.next_attempt_time <= now)
     rows = connection.execute(query.order_by(objects.c.next_attempt_time).limit(limit)).all()
     taken = [row.id for row in rows]
     if taken:
