@@ -50,8 +50,7 @@ class ClusterObject:
         name: its name.
         lease: for which lease it is; empty for an anchor that several share.
         scope: whose leases share it; empty for what is for one lease. There is one live anchor for each config,
-        namespace
-            and scope.
+            namespace and scope.
         uid: the cluster's own id of it; empty where that is not known.
     """
 
