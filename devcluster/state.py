@@ -72,10 +72,9 @@ class State:
         except BlockingIOError:
             self._lock.seek(0)
             raise StateError(
-                f"Another `make run` (process {self._lock.read().strip()}) uses {self.shown(self.folder)} already. "
-                "Use that one, or stop it with Ctrl-C where it runs. A second one beside it needs a "
-                "folder and a port of its own: "
-                + run_again(KUBECONFIG="", KUBEVEND_DEV_DIR=another_folder(), KUBEVEND_PORT=another_port())
+                f"Another `make run` (process {self._lock.read().strip()}) uses {self.shown(self.folder)} already. Use "
+                "that one, or stop it with Ctrl-C where it runs. A second one beside it needs a folder and a port of "
+                "its own: " + run_again(KUBECONFIG="", KUBEVEND_DEV_DIR=another_folder(), KUBEVEND_PORT=another_port())
             ) from None
         self._lock.truncate(0)
         self._lock.write(f"{os.getpid()}\n")

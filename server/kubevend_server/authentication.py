@@ -160,9 +160,8 @@ def _not_checked(cluster: CallerCluster, error: KubevendError) -> Unavailable:
     _log.warning("caller_not_checked", cluster=cluster.name, reason=error.reason, error=error.message)
     return Unavailable(
         "CALLER_NOT_CHECKED",
-        f"Whose token it is could not be checked at the cluster {cluster.name!r} ({error.reason}). Try "
-        "again; the server's "
-        "operator finds more in its log.",
+        f"Whose token it is could not be checked at the cluster {cluster.name!r} ({error.reason}). Try again; the "
+        "server's operator finds more in its log.",
         metadata={"cluster": cluster.name, "cause": error.reason},
     )
 
@@ -190,9 +189,8 @@ def _bearer(metadata: Mapping[str, str]) -> str:
     if scheme.lower() != "bearer" or not token.strip():
         raise _refused(
             "CREDENTIAL_MISSING",
-            "The call shows no credential: send the metadata `authorization: Bearer TOKEN`, with a "
-            "ServiceAccount token or "
-            "the bootstrap admin's.",
+            "The call shows no credential: send the metadata `authorization: Bearer TOKEN`, with a ServiceAccount "
+            "token or the bootstrap admin's.",
         )
     return token.strip()
 

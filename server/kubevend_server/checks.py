@@ -217,9 +217,8 @@ class Checker:
                 Finding(
                     "TOKEN_REVIEW",
                     "FAILED",
-                    f"{identity} may not review callers' tokens, so no ServiceAccount of {cluster.name} "
-                    "can call kubevend "
-                    "(create on tokenreviews.authentication.k8s.io).",
+                    f"{identity} may not review callers' tokens, so no ServiceAccount of {cluster.name} can call "
+                    "kubevend (create on tokenreviews.authentication.k8s.io).",
                     "KUBERNETES_FORBIDDEN",
                     metadata={"identity": identity, "cluster": cluster.name},
                 )

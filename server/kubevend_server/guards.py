@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 from kubevend_server.cluster.admission import NOT_MADE, refusal_of_token, refusal_to_make
 from kubevend_server.cluster.connection import Connection
 from kubevend_server.errors import KubevendError
 from kubevend_server.findings import Finding
+from kubevend_server.kinds import RBAC_GROUP, RESOURCES
 from kubevend_server.permissions import NO_TIME, Looking, each, names_account
 from kubevend_server.rbac.admission import Policy, Topic
 from kubevend_server.rbac.needs import NOWHERE
-from kubevend_server.rbac.written import RBAC_GROUP
-from kubevend_server.roles import ANY
+from kubevend_server.roles import ANY, RoleKind
 
 # In a namespace that every cluster has.
 _ANYWHERE = "default"
@@ -26,7 +26,7 @@ _GUARDED: dict[Topic, tuple[str, ...]] = {
     "bindings": ("rolebindings",),
     "roles": ("roles", "clusterroles"),
 }
-_KINDS = {"roles": "Role", "clusterroles": "ClusterRole"}
+_KINDS = {RESOURCES[kind].plural: kind for kind in get_args(RoleKind)}
 _POSSIBLE: dict[Topic, str] = {
     "secrets": (
         "delete every Secret there, put another in its place, and leave long-lived tokens of ServiceAccounts (type "

@@ -185,8 +185,8 @@ async def parse_request(call: Call, proceed: Handler) -> Message:
     except DecodeError as error:
         raise InvalidArgument(
             "REQUEST_MALFORMED",
-            f"The request is no {request.DESCRIPTOR.full_name} in protobuf: generate your client from "
-            "kubevend's protos.",
+            f"The request is no {request.DESCRIPTOR.full_name} in protobuf: generate your client from kubevend's "
+            "protos.",
         ) from error
     check_no_credential(request, call.payload)
     check_rules(request)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from kubevend_server.kinds import Kind
 from kubevend_server.roles import Revocation
 
 State = Literal["PENDING", "ACTIVE", "REVOKING", "EXPIRED", "REVOKED", "FAILED"]
@@ -17,8 +18,6 @@ deleted in the cluster is not gone yet; EXPIRED, REVOKED and FAILED (no token le
 
 End = Literal["EXPIRED", "REVOKED", "FAILED"]
 """The states in which a lease has ended."""
-
-Kind = Literal["Secret", "ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +49,7 @@ class ClusterObject:
         name: its name.
         lease: for which lease it is; empty for an anchor that several share.
         scope: whose leases share it; empty for what is for one lease. There is one live anchor for each config,
-        namespace
-            and scope.
+            namespace and scope.
         uid: the cluster's own id of it; empty where that is not known.
     """
 

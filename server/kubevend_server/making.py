@@ -15,6 +15,7 @@ from kubevend_server.cluster import objects as cluster
 from kubevend_server.cluster.connection import Connection
 from kubevend_server.errors import FailedPrecondition, KubevendError, ResourceExhausted
 from kubevend_server.journal import Entry, Journal
+from kubevend_server.kinds import RESOURCES
 from kubevend_server.leases import ClusterObject, Lease
 from kubevend_server.policy.grant import Grant
 from kubevend_server.policy.made import own_labels
@@ -52,7 +53,7 @@ def plan(grant: Grant, lease: str, now: datetime, scope: str = "") -> tuple[Clus
             id=names.new_id(now),
             config=config,
             kind=kind,
-            namespace="" if kind.startswith("Cluster") else namespace,
+            namespace=RESOURCES[kind].place(namespace),
             name=grant.service_account,
             lease=lease,
         )

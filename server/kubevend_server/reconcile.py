@@ -31,7 +31,8 @@ from kubevend_server.configs import Config
 from kubevend_server.errors import KubevendError
 from kubevend_server.in_flight import InFlight
 from kubevend_server.journal import Journal
-from kubevend_server.leases import ClusterObject, Kind
+from kubevend_server.kinds import RESOURCES, Kind
+from kubevend_server.leases import ClusterObject
 from kubevend_server.removal import Remover
 from kubevend_server.roles import ANY, Role
 from kubevend_server.store import leases as lease_store
@@ -280,5 +281,6 @@ def _places(roles: Iterable[Role]) -> list[tuple[Kind, str]]:
         if role.cluster_wide_allowed:
             namespaces["ClusterRoleBinding"] |= {""}
         if role.generated_role is not None:
-            namespaces[role.generated_role.kind] |= where if role.generated_role.kind == "Role" else {""}
+            kind = role.generated_role.kind
+            namespaces[kind] |= {RESOURCES[kind].place(place) for place in where}
     return [(kind, place) for kind, found in namespaces.items() for place in ([""] if "" in found else sorted(found))]

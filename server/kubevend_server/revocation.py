@@ -107,8 +107,7 @@ class Revocation:
                 raise PermissionDenied(
                     "ACCESS_DENIED",
                     f"{call.who.name} may not end all of the {len(others)} leases that share the anchor of "
-                    f"{lease.name}. "
-                    "Have somebody end it who may.",
+                    f"{lease.name}. Have somebody end it who may.",
                     metadata={"caller": call.who.name, "action": "RevokeLease", "resource": lease.name},
                 )
         ended = [lease, *others]
@@ -278,7 +277,6 @@ _NOT_BOUND = (
     "to the lease."
 )
 _STOPS = (
-    "The API server refuses new requests with its token within 12 s. Watches and sessions that are open go on, "
-    "and whoever "
-    "checks only the signature does not notice."
+    "The API server refuses new requests with its token within 12 s. Watches and sessions that are open go on, and "
+    "whoever checks only the signature does not notice."
 )

@@ -355,15 +355,13 @@ def _check_clusters(clusters: dict[str, CallerClusterSettings]) -> None:
         shared = {issuer for other in others for issuer in other.issuers} & set(cluster.issuers)
         if shared:
             raise SettingsError(
-                f"callers.clusters.{name} shares the issuers {', '.join(sorted(shared))} with another "
-                "cluster: each would be "
-                "shown the other's tokens. Give the clusters issuers of their own."
+                f"callers.clusters.{name} shares the issuers {', '.join(sorted(shared))} with another cluster: each "
+                "would be shown the other's tokens. Give the clusters issuers of their own."
             )
         if len(clusters) > 1 and not cluster.issuers:
             raise SettingsError(
-                f"callers.clusters.{name} needs issuers, since there are several clusters: without them it "
-                "would be shown "
-                "the tokens of the others, and could use them."
+                f"callers.clusters.{name} needs issuers, since there are several clusters: without them it would be "
+                "shown the tokens of the others, and could use them."
             )
         if not name.replace("-", "").isalnum() or not name.isascii() or name != name.lower():
             raise SettingsError(

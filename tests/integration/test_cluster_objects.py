@@ -33,7 +33,8 @@ from kubevend_server.cluster.reviews import review_token
 from kubevend_server.cluster.tokens import IssuedToken, request_token
 from kubevend_server.cluster.trust import Endpoint
 from kubevend_server.errors import Aborted, FailedPrecondition, KubevendError, ResourceExhausted
-from kubevend_server.leases import ClusterObject, Kind
+from kubevend_server.kinds import Kind
+from kubevend_server.leases import ClusterObject
 from kubevend_server.policy.access import Decision
 from kubevend_server.policy.grant import Grant, grant
 from kubevend_server.policy.made import MadeAccount, own_labels

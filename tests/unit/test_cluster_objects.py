@@ -26,7 +26,8 @@ from kubevend_server.cluster.objects import (
 )
 from kubevend_server.cluster.tokens import request_token
 from kubevend_server.errors import Aborted, FailedPrecondition, KubevendError, ResourceExhausted, Unavailable
-from kubevend_server.leases import ClusterObject, Kind
+from kubevend_server.kinds import Kind
+from kubevend_server.leases import ClusterObject
 from kubevend_server.policy.made import MadeAccount, own_labels
 from kubevend_server.roles import RoleKind
 from tests.unit.builders import granted, minted

@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 from kubevend_server.cluster.connection import Answer, Request
 from kubevend_server.cluster.failures import Attempt, from_status
 from kubevend_server.cluster.reviews import review_self, review_token
-from kubevend_server.cluster.rights import covered_service_accounts, has_right, token_right
+from kubevend_server.cluster.rights import Right, covered_service_accounts, has_right
 from kubevend_server.cluster.status import parse_status
 from kubevend_server.cluster.text import is_plain, shown
 from kubevend_server.cluster.tokens import probe_service_account, request_token
@@ -23,6 +23,8 @@ from kubevend_server.findings import Finding, Report
 from kubevend_server.inspection import Inspected, show
 from tests.unit.builders import config, granted, minted
 from tests.unit.fake_cluster import HOST, FakeApi, FakeCluster
+
+_REQUEST_TOKENS = Right("create", "serviceaccounts/token", "", "apps", "deployer")
 
 EVIL = "a\x1b[2J\nb\u202ec"
 CLEAN = r"a\x1b[2J\nb\u202ec"
@@ -62,7 +64,7 @@ ASKING: dict[str, Callable[[FakeCluster], Awaitable[object]]] = {
     "version": read_version,
     "tokenreviews": lambda cluster: review_token(cluster, "token", "kubevend"),
     "selfsubjectreviews": review_self,
-    "selfsubjectaccessreviews": lambda cluster: has_right(cluster, token_right("apps", "deployer")),
+    "selfsubjectaccessreviews": lambda cluster: has_right(cluster, _REQUEST_TOKENS),
     "selfsubjectrulesreviews": lambda cluster: covered_service_accounts(cluster, "apps"),
 }
 
@@ -164,7 +166,7 @@ async def test_a_version_is_cleaned() -> None:
 async def test_a_reason_is_cleaned() -> None:
     """The reason of a right is printable and of 500 characters at the most."""
     answer = _good({"status": {"allowed": True, "reason": EVIL + "x" * 900}})
-    got = await has_right(_saying("selfsubjectaccessreviews", answer), token_right("apps", "deployer"))
+    got = await has_right(_saying("selfsubjectaccessreviews", answer), _REQUEST_TOKENS)
     assert got == (True, (CLEAN + "x" * 900)[:500])
 
 

@@ -90,9 +90,8 @@ def _is_whole(line: bytes) -> bool:
 def _check_head(report: Report, last: Head, at_head: str, committed: Head) -> None:
     if last.sequence < committed.sequence:
         report.faults.append(
-            f"the log ends with sequence {last.sequence}, but the store knows that {committed.sequence} "
-            "was on the disk: "
-            "the end was cut off"
+            f"the log ends with sequence {last.sequence}, but the store knows that {committed.sequence} was on the "
+            "disk: the end was cut off"
         )
     elif committed.sequence and not at_head:
         report.faults.append(

@@ -12,7 +12,7 @@ from typing import Any
 from kubevend_server.cluster import failures
 from kubevend_server.cluster.connection import Connection, Request
 from kubevend_server.cluster.status import parse_status
-from kubevend_server.cluster.tokens import token_attempt
+from kubevend_server.cluster.tokens import token_attempt, token_path, token_request
 from kubevend_server.errors import FailedPrecondition
 
 NOT_MADE = "kubevend-check"
@@ -64,10 +64,9 @@ async def refusal_of_token(connection: Connection, namespace: str, name: str, se
     attempt = token_attempt(connection, namespace, name)
     bound = {"apiVersion": "v1", "kind": "Secret", "name": NOT_MADE}
     spec = {"audiences": [NOT_MADE], "expirationSeconds": seconds, "boundObjectRef": bound}
-    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
-    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+    request = Request("POST", token_path(namespace, name), token_request(spec))
     try:
-        answer = await connection.call(Request("POST", path, body), attempt, judged=(HTTPStatus.NOT_FOUND,))
+        answer = await connection.call(request, attempt, judged=(HTTPStatus.NOT_FOUND,))
     except FailedPrecondition as error:
         return _words(error)
     said = parse_status(answer.body)

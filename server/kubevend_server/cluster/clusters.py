@@ -54,9 +54,8 @@ class OwnCluster:
         """
         if not self.host:
             raise unusable(
-                f"{label} uses the in-cluster credential, but kubevend does not run in a pod "
-                "(KUBERNETES_SERVICE_HOST is "
-                "not set). Give it kubernetes_host and another credential.",
+                f"{label} uses the in-cluster credential, but kubevend does not run in a pod (KUBERNETES_SERVICE_HOST "
+                "is not set). Give it kubernetes_host and another credential.",
                 label,
             )
         return Endpoint(label, self.host, ca_data, self._ca_file)

@@ -190,9 +190,8 @@ class ClientCertificateFiles:
         except (OSError, UnicodeDecodeError) as error:
             path = str(getattr(error, "filename", None) or self._certificate.path)
             raise unusable(
-                f"The client certificate's file {path} cannot be read ({why_unreadable(error)}). Put the "
-                "certificate and "
-                "its key there, or give the config another credential.",
+                f"The client certificate's file {path} cannot be read ({why_unreadable(error)}). Put the certificate "
+                "and its key there, or give the config another credential.",
                 path,
             ) from error
         if self._usable is NOTHING or (certificate, private_key) != self._seen:

@@ -173,9 +173,8 @@ def from_status(  # noqa: PLR0911 - one return for each status that means someth
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Unavailable(
             "KUBERNETES_UNAVAILABLE",
-            f"{attempt.host} failed with {status} at {attempt.what}: {said}. Try again; if it stays so, "
-            "look at the API "
-            "server and its admission webhooks.",
+            f"{attempt.host} failed with {status} at {attempt.what}: {said}. Try again; if it stays so, look at the "
+            "API server and its admission webhooks.",
             metadata=facts,
             retry_after=_retry_after(headers),
         )
@@ -275,8 +274,8 @@ def not_covered(refusal: Forbidden, attempt: Attempt) -> Forbidden:
     identity = refusal.metadata["identity"]
     why = (
         f"{identity} may request tokens in namespace {attempt.namespace!r} of {attempt.host} for some ServiceAccounts "
-        f"only (resourceNames of its Kubernetes Role), and {attempt.name!r} is not among them. "
-        "Add it there, or grant it by itself:"
+        f"only (resourceNames of its Kubernetes Role), and {attempt.name!r} is not among them. Add it there, or grant "
+        "it by itself:"
     )
     message = _with_command(why, attempt.grant, attempt, identity)
     return Forbidden("KUBERNETES_RESOURCE_NAMES", message, metadata=refusal.metadata)
@@ -516,9 +515,8 @@ def _no_answer(reason: str, attempt: Attempt, why: str) -> KubevendError:
         )
     return OutcomeUnknown(
         reason,
-        f"{attempt.host} was asked for {attempt.what}, and {why}. Whether it was done, Kubernetes' audit "
-        "log tells under "
-        f"auditID {attempt.audit_id}; nobody has what it may have issued. Try again.",
+        f"{attempt.host} was asked for {attempt.what}, and {why}. Whether it was done, Kubernetes' audit log tells "
+        f"under auditID {attempt.audit_id}; nobody has what it may have issued. Try again.",
         metadata=attempt.facts(kubernetes_audit_id=attempt.audit_id),
     )
 

@@ -13,14 +13,13 @@ from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.objects import Manifest, account_kinds, account_manifests, create
 from kubevend_server.cluster.rights import Right, has_right
 from kubevend_server.errors import FailedPrecondition, KubevendError
+from kubevend_server.kinds import RESOURCES
 from kubevend_server.leases import ClusterObject
-from kubevend_server.policy.made import INSTANCE_LABEL, MANAGED_BY_LABEL, MadeAccount
+from kubevend_server.policy.made import INSTANCE_LABEL, MANAGED_BY, MANAGED_BY_LABEL, MadeAccount
 from kubevend_server.policy.name_template import PREFIX, RANDOM_LENGTH
 
-_CLUSTERED = ("ClusterRole", "ClusterRoleBinding")
-_RBAC = "rbac.authorization.k8s.io"
 # As kubevend's admission policies ask for them (`rbac/conditions.py`), of an instance that there is not.
-_LABELS = {MANAGED_BY_LABEL: "kubevend", INSTANCE_LABEL: "dry-run"}
+_LABELS = {MANAGED_BY_LABEL: MANAGED_BY, INSTANCE_LABEL: "dry-run"}
 
 
 async def dry_run_rules(connection: Connection, account: MadeAccount, namespace: str) -> KubevendError | None:
@@ -41,7 +40,7 @@ async def dry_run_rules(connection: Connection, account: MadeAccount, namespace:
     name = f"{PREFIX}dry-run-{secrets.token_hex(RANDOM_LENGTH // 2)}"
     account = replace(account, role_name=name) if account.rules else account
     objects = [
-        ClusterObject("", connection.endpoint.label, kind, "" if kind in _CLUSTERED else namespace, name)
+        ClusterObject("", connection.endpoint.label, kind, RESOURCES[kind].place(namespace), name)
         for kind in account_kinds(account)
     ]
     # The ServiceAccount comes last, and takes no right that depends on the rules.
@@ -62,19 +61,19 @@ async def _try(connection: Connection, made: ClusterObject, manifest: Manifest, 
         # what is in it must then be kubevend's own, and the right to make it whatever is in it does not say so.
         if not account.rules or refusal.reason != "KUBERNETES_ROLE_NOT_FOUND":
             raise
-        namespace = "" if account.kind == "ClusterRole" else made.namespace
-        plural = "clusterroles" if account.kind == "ClusterRole" else "roles"
-        escalates, _ = await has_right(connection, Right("escalate", plural, _RBAC, namespace))
+        roles = RESOURCES[account.kind]
+        right = Right("escalate", roles.plural, roles.group, roles.place(made.namespace))
+        escalates, _ = await has_right(connection, right)
         if escalates:
-            raise _not_to_be_bound(connection, made, account, plural) from refusal
+            raise _not_to_be_bound(connection, made, account) from refusal
 
 
-def _not_to_be_bound(connection: Connection, made: ClusterObject, account: MadeAccount, plural: str) -> KubevendError:
+def _not_to_be_bound(connection: Connection, made: ClusterObject, account: MadeAccount) -> KubevendError:
     where = f" in namespace {made.namespace!r}" if made.namespace else " in the whole cluster"
     return FailedPrecondition(
         "KUBERNETES_ESCALATION",
         f"RBAC of {connection.endpoint.host} lets kubevend make a {account.kind} with rights that it may not have "
-        f"itself (the verb escalate), and does not let it bind one: that takes the verb bind on {plural}.{_RBAC}"
-        f"{where}, or all rights that the rules give.",
+        f"itself (the verb escalate), and does not let it bind one: that takes the verb bind on "
+        f"{RESOURCES[account.kind].qualified}{where}, or all rights that the rules give.",
         metadata=connection.attempt("", namespace=made.namespace).facts(),
     )

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
 
 from kubevend_server.cluster.answers import decode
 from kubevend_server.cluster.connection import Answer, Connection, Request
@@ -21,50 +20,21 @@ from kubevend_server.cluster.failures import Attempt, from_status, unreadable
 from kubevend_server.cluster.lists import METADATA, Metadata, Partial, list_all
 from kubevend_server.cluster.status import parse_status
 from kubevend_server.cluster.text import LONGEST_ID, is_plain
-from kubevend_server.leases import ClusterObject, Kind
-from kubevend_server.policy.made import CALLER_ANNOTATION, INSTANCE_LABEL, LEASE_LABEL, ROLE_LABEL, MadeAccount
+from kubevend_server.kinds import RBAC_GROUP, RESOURCES, Kind
+from kubevend_server.leases import ClusterObject
+from kubevend_server.policy.made import (
+    ANCHOR_TYPE,
+    CALLER_ANNOTATION,
+    INSTANCE_LABEL,
+    LEASE_LABEL,
+    ROLE_LABEL,
+    MadeAccount,
+)
 
-ANCHOR_TYPE = "kubevend.dev/anchor"
-"""The type of the Secrets that tokens are bound to, by which admission policies know them."""
-
-_RBAC = "rbac.authorization.k8s.io"
 _CORE = "v1"
 _BINDINGS = ("RoleBinding", "ClusterRoleBinding")
 
 Manifest = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Resource:
-    """A kind, as the API server's paths have it."""
-
-    plural: str
-    group: str = ""
-
-    @property
-    def api_version(self) -> str:
-        return f"{self.group}/v1" if self.group else _CORE
-
-    @property
-    def qualified(self) -> str:
-        """As kubectl wants it."""
-        return f"{self.plural}.{self.group}" if self.group else self.plural
-
-    def path(self, namespace: str, name: str = "") -> str:
-        """The path of an object, or of all; an empty namespace stands for every one, or for none."""
-        root = f"/apis/{self.group}/v1" if self.group else "/api/v1"
-        within = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
-        return f"{root}{within}/{self.plural}" + (f"/{quote(name, safe='')}" if name else "")
-
-
-_RESOURCES: dict[Kind, _Resource] = {
-    "Secret": _Resource("secrets"),
-    "ServiceAccount": _Resource("serviceaccounts"),
-    "Role": _Resource("roles", _RBAC),
-    "ClusterRole": _Resource("clusterroles", _RBAC),
-    "RoleBinding": _Resource("rolebindings", _RBAC),
-    "ClusterRoleBinding": _Resource("clusterrolebindings", _RBAC),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +114,7 @@ def owned(manifest: Manifest, owner: ClusterObject) -> Manifest:
     if not owner.uid:
         return manifest
     reference = {
-        "apiVersion": _RESOURCES[owner.kind].api_version,
+        "apiVersion": RESOURCES[owner.kind].api_version,
         "kind": owner.kind,
         "name": owner.name,
         "uid": owner.uid,
@@ -168,7 +138,7 @@ async def create(connection: Connection, made: ClusterObject, manifest: Manifest
         KubevendError: it was refused, or it is not known whether it was made.
     """
     attempt = _creation(connection, made, manifest)
-    path = _RESOURCES[made.kind].path(made.namespace) + ("?dryRun=All" if dry_run else "")
+    path = RESOURCES[made.kind].path(made.namespace) + ("?dryRun=All" if dry_run else "")
     request = Request("POST", path, manifest, accept=METADATA)
     answer = await connection.call(request, attempt, (HTTPStatus.CONFLICT,))
     if answer.status == HTTPStatus.CONFLICT:
@@ -200,7 +170,7 @@ async def delete(connection: Connection, made: ClusterObject) -> bool:
     body: Manifest = {"apiVersion": _CORE, "kind": "DeleteOptions", "propagationPolicy": "Background"}
     if made.uid:
         body["preconditions"] = {"uid": made.uid}
-    path = _RESOURCES[made.kind].path(made.namespace, made.name)
+    path = RESOURCES[made.kind].path(made.namespace, made.name)
     judged = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
     answer = await connection.call(Request("DELETE", path, body, accept=METADATA), attempt, judged)
     if answer.status not in judged:
@@ -227,7 +197,7 @@ def _was_gone(answer: Answer, made: ClusterObject) -> bool:
     if status is None:
         return False
     if answer.status == HTTPStatus.NOT_FOUND:
-        return status.details.kind in {_RESOURCES[made.kind].plural, "namespaces"}
+        return status.details.kind in {RESOURCES[made.kind].plural, "namespaces"}
     return bool(made.uid) and "the UID in the precondition" in status.message
 
 
@@ -246,7 +216,7 @@ async def list_made(connection: Connection, kind: Kind, namespace: str, instance
     """
     if kind == "Secret":
         raise ValueError("kubevend lists no Secrets.")
-    resource = _RESOURCES[kind]
+    resource = RESOURCES[kind]
     attempt = _listing(connection, kind, namespace)
     query = {"labelSelector": f"{INSTANCE_LABEL}={instance}"}
     found, _ = await list_all(connection, resource.path(namespace), attempt, query)
@@ -278,7 +248,7 @@ def _manifest(made: ClusterObject, labels: Mapping[str, str], annotations: Mappi
         "annotations": dict(annotations),
     }
     return {
-        "apiVersion": _RESOURCES[made.kind].api_version,
+        "apiVersion": RESOURCES[made.kind].api_version,
         "kind": made.kind,
         "metadata": {key: value for key, value in metadata.items() if value},
     }
@@ -287,7 +257,7 @@ def _manifest(made: ClusterObject, labels: Mapping[str, str], annotations: Mappi
 def _parts(account: MadeAccount, service_account: ClusterObject) -> dict[Kind, Manifest]:
     """What each kind has besides its metadata."""
     subject = {"kind": "ServiceAccount", "namespace": service_account.namespace, "name": service_account.name}
-    reference = {"apiGroup": _RBAC, "kind": account.kind, "name": account.role_name}
+    reference = {"apiGroup": RBAC_GROUP, "kind": account.kind, "name": account.role_name}
     binding = {"roleRef": reference, "subjects": [subject]}
     rules = {"rules": json.loads(account.rules) if account.rules else []}
     return {
@@ -310,7 +280,7 @@ def _creation(connection: Connection, made: ClusterObject, manifest: Manifest) -
         namespace=made.namespace,
         name=made.name,
         right=_right("create", made.kind, made.namespace),
-        grant=_command(f"kubevend-makes-{_RESOURCES[made.kind].plural}", "create,delete", made.kind, made.namespace),
+        grant=_command(f"kubevend-makes-{RESOURCES[made.kind].plural}", "create,delete", made.kind, made.namespace),
         role=f"{role['kind']} {role['name']!r}" if role else "",
         escalation=_escalation(made, role.get("kind", ""), role.get("name", "")),
     )
@@ -322,13 +292,13 @@ def _deletion(connection: Connection, made: ClusterObject) -> Attempt:
         namespace=made.namespace,
         name=made.name,
         right=_right("delete", made.kind, made.namespace),
-        grant=_command(f"kubevend-deletes-{_RESOURCES[made.kind].plural}", "delete", made.kind, made.namespace),
+        grant=_command(f"kubevend-deletes-{RESOURCES[made.kind].plural}", "delete", made.kind, made.namespace),
         asked=False,
     )
 
 
 def _listing(connection: Connection, kind: Kind, namespace: str) -> Attempt:
-    plural = _RESOURCES[kind].plural
+    plural = RESOURCES[kind].plural
     return connection.attempt(
         f"a list of its own {kind}s" + (f" of namespace {namespace}" if namespace else ""),
         namespace=namespace,
@@ -344,15 +314,13 @@ def _named(made: ClusterObject) -> str:
 
 def _right(verb: str, kind: Kind, namespace: str) -> str:
     where = f"in namespace {namespace!r}" if namespace else "in the whole cluster"
-    return f"the verb {verb} on {_RESOURCES[kind].qualified} {where}"
+    return f"the verb {verb} on {RESOURCES[kind].qualified} {where}"
 
 
 def _escalation(made: ClusterObject, role_kind: str, role_name: str) -> str:
     """The command that lets kubevend make a role with any rules, or bind one whatever its rules."""
     if made.kind in {"Role", "ClusterRole"}:
-        return _command(
-            f"kubevend-escalates-{_RESOURCES[made.kind].plural}", "escalate,bind", made.kind, made.namespace
-        )
+        return _command(f"kubevend-escalates-{RESOURCES[made.kind].plural}", "escalate,bind", made.kind, made.namespace)
     if made.kind in _BINDINGS:
         kind: Kind = "ClusterRole" if role_kind == "ClusterRole" else "Role"
         return _command(f"kubevend-binds-{role_name}", "bind", kind, made.namespace, role_name)
@@ -366,7 +334,7 @@ def _command(granted: str, verbs: str, kind: Kind, namespace: str, name: str = "
     only = f" --resource-name={_word(name)}" if name else ""
     granted = _word(granted)
     return (
-        f"kubectl create {role} {granted}{where} --verb={verbs} --resource={_RESOURCES[kind].qualified}{only} && "
+        f"kubectl create {role} {granted}{where} --verb={verbs} --resource={RESOURCES[kind].qualified}{only} && "
         f"kubectl create {role}binding {granted}{where} --{role}={granted} {{identity}}"
     )
 

@@ -57,11 +57,6 @@ class Right:
         return " ".join(filter(None, (f"{self.verb} on {whole or self.path}", self.name)))
 
 
-def token_right(namespace: str, service_account: str) -> Right:
-    """The right to request tokens of a ServiceAccount. Empty stands for every one."""
-    return Right("create", "serviceaccounts/token", "", namespace, service_account)
-
-
 REVIEW_TOKENS = Right("create", "tokenreviews", "authentication.k8s.io")
 """The right to review tokens."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -24,7 +25,6 @@ from kubevend_server.errors import FailedPrecondition
 from kubevend_server.leases import ClusterObject
 from kubevend_server.policy.grant import Grant
 
-_API = "authentication.k8s.io/v1"
 _LONGEST_WARNING = 500
 _MOST_WARNINGS = 20
 _WARNING = re.compile(r'^299 \S+ "((?:[^"\\]|\\.)*)"')
@@ -76,7 +76,7 @@ async def request_token(
         KubevendError: it was refused, or failed, or nobody can tell (OutcomeUnknown).
     """
     attempt = token_attempt(connection, grant.namespace, grant.service_account, audit_id)
-    path, body = _path(grant.namespace, grant.service_account), _body(grant, bound, ttl or grant.ttl)
+    path, body = token_path(grant.namespace, grant.service_account), _body(grant, bound, ttl or grant.ttl)
     try:
         answer = await _mint(connection, path, body, attempt, bound)
     except Forbidden as refusal:
@@ -121,13 +121,9 @@ async def probe_service_account(connection: Connection, namespace: str, name: st
         KubevendError: it is not there, or this could not be found out.
     """
     attempt = replace(token_attempt(connection, namespace, name, str(uuid.uuid4())), mints=False)
-    body = {
-        "apiVersion": _API,
-        "kind": "TokenRequest",
-        "spec": {"audiences": ["kubevend-check"], "expirationSeconds": 1},
-    }
+    body = token_request({"audiences": ["kubevend-check"], "expirationSeconds": 1})
     try:
-        await connection.post(_path(namespace, name), body, attempt)
+        await connection.post(token_path(namespace, name), body, attempt)
     except FailedPrecondition as refusal:
         if refusal.metadata.get("http_status") != str(HTTPStatus.UNPROCESSABLE_ENTITY.value):
             raise
@@ -135,8 +131,14 @@ async def probe_service_account(connection: Connection, namespace: str, name: st
     return True
 
 
-def _path(namespace: str, name: str) -> str:
+def token_path(namespace: str, name: str) -> str:
+    """Where the tokens of a ServiceAccount are requested."""
     return f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
+
+
+def token_request(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A TokenRequest as it is sent."""
+    return {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
 
 
 def _body(grant: Grant, bound: ClusterObject | None, ttl: timedelta) -> dict[str, Any]:
@@ -144,7 +146,7 @@ def _body(grant: Grant, bound: ClusterObject | None, ttl: timedelta) -> dict[str
     if bound is not None:
         reference = {"apiVersion": "v1", "kind": bound.kind, "name": bound.name, "uid": bound.uid}
         spec["boundObjectRef"] = {key: value for key, value in reference.items() if value}
-    return {"apiVersion": _API, "kind": "TokenRequest", "spec": spec}
+    return token_request(spec)
 
 
 async def _mint(

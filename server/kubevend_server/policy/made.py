@@ -15,14 +15,18 @@ ROLE_LABEL = "kubevend.dev/role"
 LEASE_LABEL = "kubevend.dev/lease"
 """For which lease it was made: the ULID, without `leases/`. Not on an anchor that several share."""
 
-MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
-"""Kubernetes' own label for it; the value is `kubevend`.
+MANAGED_BY_LABEL, MANAGED_BY = "app.kubernetes.io/managed-by", "kubevend"
+"""Kubernetes' own label for it, and its value.
 
 See https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/.
 """
 
 CALLER_ANNOTATION = "kubevend.dev/caller"
 """For whom it was made: the caller's name. An annotation, since no label could hold it."""
+
+
+ANCHOR_TYPE = "kubevend.dev/anchor"
+"""The type of the Secrets that tokens are bound to, by which admission policies know them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ def own_labels(instance: str, role: str, lease: str = "") -> dict[str, str]:
         lease: `leases/{ULID}`, or empty for an anchor that several leases share.
     """
     labels = {
-        MANAGED_BY_LABEL: "kubevend",
+        MANAGED_BY_LABEL: MANAGED_BY,
         INSTANCE_LABEL: instance,
         ROLE_LABEL: role.removeprefix("roles/"),
         LEASE_LABEL: lease.removeprefix("leases/"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from kubevend_server.kinds import RBAC_GROUP
 from kubevend_server.policy.made import MANAGED_BY_LABEL
 from kubevend_server.roles import LabelSelector, Requirement
 
@@ -20,7 +21,7 @@ _NAME = re.compile("[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 _PREFIX = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _OWN_PREFIX = "kubevend.dev"
 # A ClusterRole with such a label adds its rules to what `admin`, `edit` or `view` give to everybody who has them.
-_AGGREGATING_PREFIX = "rbac.authorization.k8s.io"
+_AGGREGATING_PREFIX = RBAC_GROUP
 
 
 def fits(selector: LabelSelector, labels: Mapping[str, str]) -> bool:

@@ -295,9 +295,8 @@ def _one_of(
         return asked, f"{choice.field}: asked, and in {choice.plural} of {role}"
     raise PermissionDenied(
         f"{choice.reason}_NOT_ALLOWED",
-        f"{role} does not allow {choice.noun} {asked!r}; it allows {_listed((*allowed, *others))}. Ask for one "
-        "of those, or "
-        f"have {choice.plural} of {role} extended.",
+        f"{role} does not allow {choice.noun} {asked!r}; it allows {_listed((*allowed, *others))}. Ask for one of "
+        f"those, or have {choice.plural} of {role} extended.",
         metadata={"role": role, choice.field: asked, "allowed": _listed((*allowed, *others))},
     )
 

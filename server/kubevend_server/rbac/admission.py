@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
+from kubevend_server.kinds import RBAC_GROUP
 from kubevend_server.policy.terms import Limits
 from kubevend_server.rbac import conditions
 from kubevend_server.rbac.conditions import Check
-from kubevend_server.rbac.written import RBAC_GROUP, digest, listed, quoted, short
+from kubevend_server.rbac.written import digest, listed, quoted, short
 from kubevend_server.roles import Role
 
 Topic = Literal["secrets", "tokens", "serviceaccounts", "bindings", "roles"]

@@ -12,14 +12,13 @@ from datetime import timedelta
 
 import msgspec
 
-from kubevend_server.policy.made import INSTANCE_LABEL, MANAGED_BY_LABEL
+from kubevend_server.kinds import RBAC_GROUP
+from kubevend_server.policy.made import ANCHOR_TYPE, INSTANCE_LABEL, MANAGED_BY_LABEL
 from kubevend_server.policy.name_template import PREFIX
 from kubevend_server.policy.terms import MINIMUM_TTL, Limits
 from kubevend_server.rbac.needs import Rule, rules_of
-from kubevend_server.rbac.written import RBAC_GROUP, listed, quoted
+from kubevend_server.rbac.written import listed, quoted
 from kubevend_server.roles import ANY, GeneratedRole, LabelSelector, Requirement, Role
-
-ANCHOR_TYPE = "kubevend.dev/anchor"
 
 NAME = f"^{PREFIX}[-a-z0-9]{{1,54}}$"
 """The names of what kubevend makes. Its own Roles have colons in theirs, so these are none of them."""

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 import msgspec
 
 from kubevend_server.cluster.rights import Right
+from kubevend_server.kinds import RBAC_GROUP, RESOURCES
 from kubevend_server.policy.rbac_rules import parse_rules
-from kubevend_server.rbac.written import RBAC_GROUP
 from kubevend_server.roles import ANY, GeneratedRole, KubernetesRole, Role
 
 Purpose = Literal["TOKENS", "ANCHORS", "ACCOUNTS", "CREDENTIALS", "BIND", "ROLES", "GRANT", "NAMESPACES"]
@@ -27,7 +27,6 @@ NOWHERE = ""
 """In place of a namespace: what is in none, or holds in all of them at once."""
 
 _MADE = ("create", "delete", "list")
-_RESOURCES = {"Role": "roles", "ClusterRole": "clusterroles"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,7 @@ def _to_make(role: Role, where: str) -> Iterator[Need]:
 
 def _to_bind(to: KubernetesRole | None, where: str) -> Iterator[Need]:
     if to is not None:
-        yield from _each("BIND", where, ("bind",), _RESOURCES[to.kind], RBAC_GROUP, to.name)
+        yield from _each("BIND", where, ("bind",), RESOURCES[to.kind].plural, RBAC_GROUP, to.name)
 
 
 def _to_grant(generated: GeneratedRole, where: str) -> Iterator[Need]:

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable
 
-RBAC_GROUP = "rbac.authorization.k8s.io"
+from kubevend_server.kinds import RBAC_GROUP
 
 _SERVICE_ACCOUNT = re.compile("system:serviceaccount:([a-z0-9.-]{1,63}):([a-z0-9.-]{1,253})")
 

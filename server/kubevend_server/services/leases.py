@@ -182,13 +182,10 @@ def _to_proto(lease: Lease, now: datetime) -> pb.Lease:
     )
     convert.set_timestamp(proto.end_time, lease.end_time)
     if lease.ending is not None and lease.stored_state == "REVOKING":
-        ending = lease.ending
-        proto.ending.attempts, proto.ending.reason, proto.ending.message = (
-            ending.attempts,
-            ending.reason,
-            ending.message,
-        )
-        convert.set_timestamp(proto.ending.next_attempt_time, ending.next_attempt_time)
+        proto.ending.attempts = lease.ending.attempts
+        proto.ending.reason = lease.ending.reason
+        proto.ending.message = lease.ending.message
+        convert.set_timestamp(proto.ending.next_attempt_time, lease.ending.next_attempt_time)
     convert.set_timestamp(proto.create_time, lease.create_time)
     convert.set_timestamp(proto.expire_time, lease.expire_time)
     for token in lease.tokens:

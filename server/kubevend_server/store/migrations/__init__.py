@@ -25,9 +25,8 @@ def migrate(engine: sa.Engine) -> None:
         return
     if found is not None and found > LATEST:
         raise ValueError(
-            f"The database {engine.url.database} was written by a newer version of kubevend-server "
-            f"(revision {found}, and "
-            f"this one knows {LATEST}): start that version, or put a backup back."
+            f"The database {engine.url.database} was written by a newer version of kubevend-server (revision {found}, "
+            f"and this one knows {LATEST}): start that version, or put a backup back."
         )
     url = engine.url.render_as_string(hide_password=False)
     command = [sys.executable, "-m", "kubevend_server.store.migrations", url]
