@@ -112,6 +112,7 @@ class Issuance:
         limits: Limits,
         clock: Clock,
         checkpoint: Checkpoint = pass_by,
+        patience: float = _MAKING_SECONDS,
     ) -> None:
         self._catalog = catalog
         self._authorizer = authorizer
@@ -125,6 +126,7 @@ class Issuance:
         self._limits = limits
         self._clock = clock
         self._checkpoint = checkpoint
+        self._patience = patience
 
     async def issue(self, call: Call, role_name: str, asked: Asked, *, validate_only: bool) -> Issued:
         """Decide on a request, and have the cluster mint the token.
@@ -233,7 +235,7 @@ class Issuance:
     async def _wait_for(self, scope: Scope) -> None:
         """Wait until another process has made the anchor that it wrote down; one that takes too long is given up."""
         async with self._anchors.turn(scope):
-            end = asyncio.get_running_loop().time() + _MAKING_SECONDS
+            end = asyncio.get_running_loop().time() + self._patience
             while (anchor := await self._anchors.find(scope)) is not None and not anchor.uid:
                 if asyncio.get_running_loop().time() > end:
                     await self._lose(anchor, "its anchor was not made in time")

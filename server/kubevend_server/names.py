@@ -25,7 +25,7 @@ def new_id(now: datetime) -> str:
 
 
 def first_lease_name(since: datetime) -> str:
-    """The name that sorts before all of leases granted since a moment, to the millisecond, and after all others."""
+    """The name that sorts before those of leases granted since the millisecond of `since`, and after all others."""
     return f"leases/{_ulid(max(0, _milliseconds(since)), 0)}"
 
 

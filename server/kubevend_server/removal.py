@@ -79,12 +79,13 @@ class Remover:
         self._poked = asyncio.Event()
         self._settled = asyncio.Condition()
         self._works: set[asyncio.Task[None]] = set()
-        self._working: frozenset[str] = frozenset()
+        self._working: set[str] = set()
+        self._draining: dict[str, asyncio.Task[None]] = {}
 
     @property
     def working(self) -> frozenset[str]:
         """The ids of the objects that are being deleted just now."""
-        return self._working
+        return frozenset(self._working)
 
     def poke(self) -> None:
         """Look at once for what is to be done."""
@@ -103,19 +104,43 @@ class Remover:
         self.poke()
 
     async def run(self) -> None:
-        """Delete what is due, until cancelled."""
-        while True:
-            self._poked.clear()
-            try:
-                while await self.work():
-                    pass
-            except Exception:  # noqa: BLE001 - the store, most likely; the next reconcile lets go of what was taken
-                _log.exception("removal_failed")
-            try:
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    await self._poked.wait()
-            except TimeoutError:
-                continue
+        """Delete what is due, until cancelled: each cluster by itself, so that none waits for another's answers."""
+        try:
+            while True:
+                self._poked.clear()
+                try:
+                    await self._begin()
+                except Exception:  # noqa: BLE001 - the store, most likely; it is looked at again in a moment
+                    _log.exception("removal_failed")
+                try:
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await self._poked.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            draining = list(self._draining.values())
+            for task in draining:
+                task.cancel()
+            await asyncio.gather(*draining, return_exceptions=True)
+
+    async def _begin(self) -> None:
+        """Begin with every cluster in which something is due, and nobody is at it."""
+        now = self._clock()
+        for config in await self._database.read(lambda connection: object_store.due_configs(connection, now)):
+            if config not in self._draining:
+                self._draining[config] = asyncio.create_task(self._drain(config))
+
+    async def _drain(self, config: str) -> None:
+        """Delete all that is due in one cluster."""
+        try:
+            while await self.work(config):
+                pass
+        except Exception:  # noqa: BLE001 - the store, most likely; the next reconcile lets go of what was taken
+            _log.exception("removal_failed")
+        finally:
+            del self._draining[config]
+            # What has become due since it was looked for is not to wait.
+            self.poke()
 
     async def settle(self, ids: Collection[str], seconds: float) -> None:
         """Wait until each of these objects is gone or its deletion has failed, at the most so long."""
@@ -139,30 +164,28 @@ class Remover:
         if self._works:
             await asyncio.wait(self._works)
 
-    async def work(self) -> bool:
-        """Take some of what is due and delete it. False where nothing was due."""
-        now = self._clock()
-        if not await self._database.read(lambda connection: object_store.any_due(connection, now)):
-            return False
+    async def work(self, config: str) -> bool:
+        """Take some of what is due in a cluster and delete it. False where nothing was due."""
+        taken: list[Doomed] = []
+
+        def take(connection: sa.Connection) -> None:
+            now = self._clock()
+            taken[:] = object_store.claim(connection, config, self._process, now, now + _CLAIM, _AT_ONCE)
+            self._working.update(doomed.object.id for doomed in taken)
+
         try:
-            taken = await self._journal.change(self._take)
+            await self._journal.change(take)
             await self._checkpoint("remove.claimed")
             failures = await asyncio.gather(*map(self._remove, taken), return_exceptions=True)
         finally:
             # What failed in a way that could not be written down is taken again after the next reconcile.
-            self._working = frozenset()
+            self._working.difference_update(doomed.object.id for doomed in taken)
         for failure in failures:
             if isinstance(failure, BaseException):
                 _log.error("removal_failed", exc_info=failure)
         async with self._settled:
             self._settled.notify_all()
         return bool(taken)
-
-    def _take(self, connection: sa.Connection) -> list[Doomed]:
-        now = self._clock()
-        taken = object_store.claim(connection, self._process, now, now + _CLAIM, _AT_ONCE)
-        self._working = frozenset(doomed.object.id for doomed in taken)
-        return taken
 
     async def _remove(self, doomed: Doomed) -> None:
         try:

@@ -231,16 +231,14 @@ def test_one_ends_what_the_other_issues(pair: Pair, cluster: DevCluster, namespa
 def test_deletions_of_one_that_dies(pair: Pair, cluster: DevCluster, namespace: str, place: str) -> None:
     """What a killed process had taken on the other takes over; all ends."""
     role = pair.role(namespace, "own", PER_LEASE)
-    replies = issue_many(pair, role, 3)
     pair.switch.kill(place, 1)
-    with contextlib.suppress(grpc.RpcError):
-        revoke_all(pair.a)
-    # Whichever looked first has taken them: where it was b, a gets others.
+    # Whichever looks first takes them: where that is b, a gets others.
     while pair.a.server.process and pair.a.server.process.poll() is None:
-        replies += issue_many(pair, role, 3)
         with contextlib.suppress(grpc.RpcError):
+            issue_many(pair, role, 3)
             revoke_all(pair.a)
 
+    revoke_all(pair.b)
     until(lambda: not pair.leases("ACTIVE") + pair.leases("REVOKING"), "b to end all", 30)
 
     assert anchors(cluster, namespace) == []

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import sqlite3
+import ssl
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -300,3 +305,59 @@ def test_a_caller_is_cut_off(vending: Vending, cluster: DevCluster, namespace: s
     assert anchor in deletions[0]
     stops(cluster, vending.admin.tokens[-1])
     stops(cluster, vending.admin.tokens[-1000])
+
+
+def test_a_watch_that_is_open_goes_on(vending: Vending, cluster: DevCluster, namespace: str) -> None:
+    """What is open when a token ends goes on, as the page says: a watch still hears, while new requests are a 401."""
+    role = make_role(vending, cluster, namespace, PER_LEASE)
+    let_watch(cluster, namespace, "demo")
+    reply = vending.admin.issue(role)
+    with watch(cluster, namespace, reply.token) as events:
+        make_configmap(cluster, namespace, "before")
+        heard = [next_configmap(events)]
+        revoke(vending, reply.lease)
+        stops(cluster, reply.token)
+        make_configmap(cluster, namespace, "after")
+        heard.append(next_configmap(events))
+
+    assert heard == ["before", "after"]
+
+
+def let_watch(cluster: DevCluster, namespace: str, service_account: str) -> None:
+    """Let a ServiceAccount watch the ConfigMaps of its namespace."""
+    where = f"--namespace={namespace}"
+    cluster.kubectl("create", "role", "watches", where, "--verb=watch", "--resource=configmaps")
+    subject = f"--serviceaccount={namespace}:{service_account}"
+    cluster.kubectl("create", "rolebinding", "watches", where, "--role=watches", subject)
+
+
+@contextlib.contextmanager
+def watch(cluster: DevCluster, namespace: str, token: str) -> Iterator[http.client.HTTPResponse]:
+    """Watch the ConfigMaps of a namespace as the bearer of a token, from now on."""
+    path = f"/api/v1/namespaces/{namespace}/configmaps?watch=true&timeoutSeconds=60&resourceVersion=0"
+    trust = ssl.create_default_context(cafile=str(cluster.ca_file))
+    connection = http.client.HTTPSConnection(cluster.server.removeprefix("https://"), context=trust, timeout=60)
+
+    def answered() -> http.client.HTTPResponse | None:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+        response = connection.getresponse()
+        if response.status == HTTPStatus.OK:
+            return response
+        response.read()  # RBAC takes a moment to know the right
+        return None
+
+    with contextlib.closing(connection), until(answered, "the watch") as response:
+        yield response
+
+
+def make_configmap(cluster: DevCluster, namespace: str, name: str) -> None:
+    """Make something to be heard of."""
+    cluster.kubectl("create", "configmap", name, f"--namespace={namespace}")
+
+
+def next_configmap(events: http.client.HTTPResponse) -> str:
+    """The name of the next ConfigMap that a watch tells of, but for the cluster's own."""
+    while True:
+        name: str = json.loads(events.readline())["object"]["metadata"]["name"]
+        if name != "kube-root-ca.crt":
+            return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Collection
 from datetime import datetime, timedelta
@@ -35,7 +36,7 @@ INSTANCE, ME, OTHER = "world", "main/1", "other/1"
 
 
 class DictCluster(FakeConnection):
-    """Objects by path; `fails` is what every request meets, `late` what appears once a deletion has not found it."""
+    """Objects by path; `fails` is what every request meets, and what has `hangs` in its path gets no answer."""
 
     def __init__(self) -> None:
         """Begin with none."""
@@ -43,6 +44,7 @@ class DictCluster(FakeConnection):
         self.objects: dict[str, dict[str, Any]] = {}
         self.deleted: list[str] = []
         self.fails: KubevendError | None = None
+        self.hangs = ""
 
     def put(self, path: str, uid: str = "u", instance: str = INSTANCE) -> None:
         """Let an object be there."""
@@ -55,6 +57,8 @@ class DictCluster(FakeConnection):
     async def call(self, request: Request, attempt: Attempt, judged: Collection[int] = ()) -> Answer:
         """Answer."""
         del attempt, judged
+        if self.hangs and self.hangs in request.path:
+            await asyncio.Event().wait()
         if self.fails is not None:
             raise self.fails
         if request.verb == "GET":
@@ -95,7 +99,7 @@ class Endings:
         self.journal = Journal(self.database, self.audit)
         self.cluster = DictCluster()
         clusters = FakeClusters(self.cluster, ConfigRules("", {}))
-        catalog = Catalog([config()], roles)
+        catalog = Catalog([config(), config(name="configs/other")], roles)
         self.anchors, self.in_flight = SharedAnchors(self.database), InFlight()
         self.remover = Remover(self.database, self.journal, catalog, clusters, ME, 60.0, self.clock)
         self.expiry = Expiry(self.database, self.journal, self.anchors, self.remover, self.in_flight, self.clock)
@@ -150,7 +154,7 @@ class Endings:
 
     async def remove(self) -> None:
         """Delete what is due now."""
-        while await self.remover.work():
+        while await self.remover.work("configs/default"):
             pass
 
     def close(self) -> None:

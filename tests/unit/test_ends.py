@@ -214,7 +214,7 @@ async def test_what_one_process_deletes_others_leave_alone(scene: Endings) -> No
     """A deletion that a living process has taken is its own; one that a dead one has taken is everybody's."""
     scene.add(own())
     scene.do(lambda connection: ending.revoke(connection, [own()], "for the test", NOW))
-    scene.do(lambda connection: object_store.claim(connection, OTHER, NOW, NOW + 60 * SECOND, 16))
+    scene.do(lambda connection: object_store.claim(connection, "configs/default", OTHER, NOW, NOW + 60 * SECOND, 16))
     scene.beat(OTHER)
 
     await scene.reconciler.look()
@@ -400,3 +400,19 @@ async def test_turns_at_an_anchor(scene: Endings) -> None:
 
     assert most == 1
     assert scene.anchors._turns == {}
+
+
+async def test_a_cluster_that_does_not_answer_keeps_no_other_waiting(scene: Endings) -> None:
+    """While the deletions of one cluster hang, those of another are done."""
+    other = replace(anchor(2), config="configs/other")
+    scene.add(own(1), replace(own(2), config="configs/other", objects=(other,)))
+    scene.do(lambda connection: ending.revoke(connection, [own(1), own(2)], "because", NOW))
+    scene.cluster.hangs = anchor(1).name
+    running = asyncio.create_task(scene.remover.run())
+
+    await scene.remover.settle({other.id}, 10)
+
+    assert scene.lease(own(2).name).stored_state == "REVOKED"
+    assert scene.lease(own(1).name).stored_state == "REVOKING"
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import pytest
 import sqlalchemy as sa
 
 from kubevend.v1 import issue_service_pb2
-from kubevend_server import issuance
 from kubevend_server.leases import ClusterObject, Lease
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store import objects as object_store
@@ -27,8 +26,7 @@ def their_lease() -> Lease:
     return replace(made, objects=(THEIRS,))
 
 
-@pytest.fixture
-def shared(world: World) -> World:
+def furnished(world: World) -> World:
     """A world with a role whose leases share an anchor, which another process has written down and not made yet."""
     world.catalog.put(config())
     world.catalog.put(role(revocation="PER_ROLE"))
@@ -43,8 +41,9 @@ def do(world: World, change: Any) -> None:
         change(connection)
 
 
-async def test_it_waits_for_what_another_process_makes(shared: World) -> None:
+async def test_it_waits_for_what_another_process_makes(world: World) -> None:
     """An anchor that another process is about to make is not made here; once it is made, the token is bound to it."""
+    shared = furnished(world)
     call = asyncio.create_task(shared.call(REQUEST))
     await asyncio.sleep(0.1)
     before = (call.done(), list(shared.connection.asked))
@@ -59,9 +58,9 @@ async def test_it_waits_for_what_another_process_makes(shared: World) -> None:
     assert reply.token
 
 
-async def test_it_gives_up_what_another_process_does_not_make(shared: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_gives_up_what_another_process_does_not_make(tmp_path: Path) -> None:
     """What is not made in time ends with its lease, and is deleted: another one is made in its place."""
-    monkeypatch.setattr(issuance, "_MAKING_SECONDS", 0.0)
+    shared = furnished(World(tmp_path, anchor_patience=0))
     created = {"kind": "PartialObjectMetadata", "metadata": {"name": "x", "uid": "u2"}}
     shared.connection.answers.insert(0, created)
 
@@ -72,8 +71,9 @@ async def test_it_gives_up_what_another_process_does_not_make(shared: World, mon
     assert minting.endswith("/token")
     assert body["spec"]["boundObjectRef"]["uid"] == "u2"
     with shared.database.writer.begin() as connection:
-        states: dict[str, str] = dict(connection.execute(sa.text("SELECT name, state FROM leases")).all())
-        anchors: dict[str, str] = dict(connection.execute(sa.text("SELECT name, state FROM objects")).all())
+        states = {row.name: row.state for row in connection.execute(sa.text("SELECT name, state FROM leases"))}
+        anchors = {row.name: row.state for row in connection.execute(sa.text("SELECT name, state FROM objects"))}
+    shared.close()
     assert states == {their_lease().name: "REVOKING", reply.lease: "ACTIVE"}
     assert sorted(anchors.values()) == ["DELETING", "LIVE"]
     assert anchors[THEIRS.name] == "DELETING"

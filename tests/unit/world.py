@@ -190,6 +190,7 @@ class World:
         caller_clusters: tuple[CallerCluster, ...] = (),
         audit_log: Callable[..., AuditLog] = AuditLog,
         clusters: Clusters | None = None,
+        anchor_patience: float = 20.0,
     ) -> None:
         """Build it."""
         self.folder = folder
@@ -232,6 +233,7 @@ class World:
             self.in_flight,
             limits(),
             clock,
+            patience=anchor_patience,
         )
         revocation = Revocation(self.database, self.journal, authorizer, anchors, self.remover, clock)
         self.services: list[Service] = [

@@ -24,7 +24,10 @@ _LATE = "LATE"
 _SHARED = (objects.c.state == _LIVE, objects.c.scope != _NONE)
 
 
-# Made once, as it is on the way of an issuance.
+# Made once, as they are on the way of an issuance.
+_STILL_LIVE = sa.select(objects.c.id).where(
+    objects.c.id.in_(sa.bindparam("ids", expanding=True)), objects.c.state == sa.literal("LIVE")
+)
 _SET_UID = sa.update(objects).where(objects.c.id == sa.bindparam("made")).values(uid=sa.bindparam("known"))
 
 
@@ -83,8 +86,7 @@ def live_anchor(connection: sa.Connection, config: str, namespace: str, scope: s
 def not_live(connection: sa.Connection, ids: Iterable[str]) -> set[str]:
     """Which of these objects are not to stand on any more."""
     wanted = set(ids)
-    found = connection.scalars(sa.select(objects.c.id).where(objects.c.id.in_(wanted), objects.c.state == "LIVE"))
-    return wanted - set(found)
+    return wanted - set(connection.scalars(_STILL_LIVE, {"ids": list(wanted)}))
 
 
 def set_uids(connection: sa.Connection, made: Iterable[ClusterObject]) -> None:
@@ -130,15 +132,20 @@ def look_again(connection: sa.Connection, object_id: str, then: datetime) -> Non
     )
 
 
-def any_due(connection: sa.Connection, now: datetime) -> bool:
-    """Whether something is to be deleted now."""
-    query = sa.select(objects.c.id).where(*_DUE, objects.c.next_attempt_time <= now).limit(1)
-    return connection.scalar(query) is not None
+def due_configs(connection: sa.Connection, now: datetime) -> list[str]:
+    """In which configs' clusters something is to be deleted now."""
+    query = sa.select(objects.c.config).distinct().where(*_DUE, objects.c.next_attempt_time <= now)
+    return list(connection.scalars(query))
 
 
-def claim(connection: sa.Connection, process: str, now: datetime, until: datetime, limit: int) -> list[Doomed]:
-    """Take objects to delete, those that have waited longest first; nobody else takes them before `until`."""
-    query = sa.select(objects).where(*_DUE, objects.c.next_attempt_time <= now)
+def claim(
+    connection: sa.Connection, config: str, process: str, now: datetime, until: datetime, limit: int
+) -> list[Doomed]:
+    """Take objects of a config's cluster to delete, those that have waited longest first.
+
+    Nobody else takes them before `until`.
+    """
+    query = sa.select(objects).where(*_DUE, objects.c.config == config, objects.c.next_attempt_time <= now)
     rows = connection.execute(query.order_by(objects.c.next_attempt_time).limit(limit)).all()
     taken = [row.id for row in rows]
     if taken:
