@@ -12,7 +12,7 @@ from datetime import timedelta
 import yaml
 
 from kubevend_server.authentication import AUDIENCE
-from kubevend_server.policy.terms import Limits
+from kubevend_server.policy.limits import Limits
 from kubevend_server.rbac.admission import admission_policies
 from kubevend_server.rbac.manifests import review_manifests, role_manifests
 from kubevend_server.rbac.needs import needs

@@ -49,7 +49,7 @@ from kubevend_server.namespaces import Namespaces
 from kubevend_server.paging import PageTokens
 from kubevend_server.permissions import AT_ONCE
 from kubevend_server.policy.access import AccessPolicy, actions, join_files
-from kubevend_server.policy.terms import Limits
+from kubevend_server.policy.limits import Limits
 from kubevend_server.promises import Promises
 from kubevend_server.reconcile import Order, Presence, Reconciler
 from kubevend_server.refresh import CatalogRefresh

@@ -14,8 +14,8 @@ from google.protobuf.message import Message
 from kubevend_server.callers import Caller
 from kubevend_server.errors import KubevendError
 from kubevend_server.policy.grant import Grant
-from kubevend_server.policy.terms import Warning
 from kubevend_server.store.changes import Change, Fence, rehearse
+from kubevend_server.warning import Warning
 
 
 @dataclass(frozen=True, slots=True)

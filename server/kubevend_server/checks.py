@@ -25,7 +25,7 @@ from kubevend_server.permissions import (
     look_at_service_accounts,
     unknown_permissions,
 )
-from kubevend_server.policy.terms import Limits
+from kubevend_server.policy.limits import Limits
 from kubevend_server.rbac.admission import admission_policies
 from kubevend_server.rbac.manifests import own_name, review_manifests, role_manifests
 from kubevend_server.rbac.needs import NOWHERE, Needs, needs

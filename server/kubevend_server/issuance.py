@@ -30,23 +30,16 @@ from kubevend_server.leases import ClusterObject, Lease, LeaseToken
 from kubevend_server.making import AnchorTaken, Maker, plan
 from kubevend_server.namespaces import Namespaces
 from kubevend_server.policy.grant import Grant, grant
-from kubevend_server.policy.terms import (
-    Asked,
-    Limits,
-    Naming,
-    Terms,
-    Warning,
-    check_min_ttl,
-    seconds,
-    shortened,
-    terms,
-)
+from kubevend_server.policy.lifetimes import check_min_ttl, seconds, shortened
+from kubevend_server.policy.limits import Limits
+from kubevend_server.policy.terms import Asked, Naming, Terms, terms
 from kubevend_server.removal import Remover
 from kubevend_server.roles import Role
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store.changes import Change, Fence
 from kubevend_server.store.configs import config_missing
 from kubevend_server.store.roles import role_not_found
+from kubevend_server.warning import Warning
 
 _SLACK = timedelta(seconds=60)
 _MOST_ANCHORS = 5
@@ -355,7 +348,7 @@ class Issuance:
         record.jti, record.token_expiration = token.jti, token.expire_time
         record.warnings = (*granted.terms.warnings, *_by_cluster(granted.terms, token))
         _check_minted(granted, token)
-        check_min_ttl(min(token.ttl, granted.ttl), granted.terms, record.warnings)
+        check_min_ttl(min(token.ttl, granted.ttl), granted.terms.min_ttl, record.warnings)
         lease = self._pending(issuing, objects)
         return replace(
             lease,

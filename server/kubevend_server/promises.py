@@ -6,8 +6,9 @@ from kubevend_server.catalog import Catalog
 from kubevend_server.cluster.clusters import Clusters
 from kubevend_server.cluster.grantable import dry_run_rules
 from kubevend_server.errors import KubevendError
-from kubevend_server.policy.terms import Warning, account_of
+from kubevend_server.policy.made import account_of
 from kubevend_server.roles import ANY, Role
+from kubevend_server.warning import Warning
 
 _SOME_NAMESPACE = "default"
 """Where a role allows all namespaces, or some by their labels, kubevend's rights hold in every one."""

@@ -15,7 +15,7 @@ import msgspec
 from kubevend_server.authentication import AUDIENCE
 from kubevend_server.cluster.clusters import SERVICE_ACCOUNT_FOLDER
 from kubevend_server.config_rules import ANY_HOST, is_https
-from kubevend_server.policy.terms import MINIMUM_TTL
+from kubevend_server.policy.limits import MINIMUM_TTL
 
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\s]+):[0-9]{1,5}")

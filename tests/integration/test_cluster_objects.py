@@ -37,9 +37,10 @@ from kubevend_server.kinds import Kind
 from kubevend_server.leases import ClusterObject
 from kubevend_server.policy.access import Decision
 from kubevend_server.policy.grant import Grant, grant
+from kubevend_server.policy.limits import Limits
 from kubevend_server.policy.made import MadeAccount, own_labels
 from kubevend_server.policy.rbac_rules import parse_rules
-from kubevend_server.policy.terms import Asked, Limits, Naming, terms
+from kubevend_server.policy.terms import Asked, Naming, terms
 from kubevend_server.roles import Role, RoleKind
 from tests.support.proxy import HoldingProxy
 

@@ -26,8 +26,8 @@ from kubevend_server.config_rules import ConfigRules
 from kubevend_server.configs import Config, Credential
 from kubevend_server.findings import Report
 from kubevend_server.permissions import AT_ONCE
+from kubevend_server.policy.limits import Limits
 from kubevend_server.policy.made import ANCHOR_TYPE
-from kubevend_server.policy.terms import Limits
 from kubevend_server.rbac.admission import Policy, admission_policies
 from kubevend_server.rbac.manifests import own_name, role_manifests
 from kubevend_server.rbac.needs import needs

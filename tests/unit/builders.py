@@ -25,7 +25,8 @@ from kubevend_server.configs import Config, Credential
 from kubevend_server.leases import Lease, LeaseToken
 from kubevend_server.policy.access import Decision
 from kubevend_server.policy.grant import Grant, grant
-from kubevend_server.policy.terms import Asked, Limits, Naming, terms
+from kubevend_server.policy.limits import Limits
+from kubevend_server.policy.terms import Asked, Naming, terms
 from kubevend_server.roles import Role
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, 123456, tzinfo=UTC)

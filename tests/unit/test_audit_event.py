@@ -25,7 +25,8 @@ from kubevend_server.audit.log import AuditLog
 from kubevend_server.callers import service_account
 from kubevend_server.calls import Call, Record
 from kubevend_server.cluster.tokens import IssuedToken
-from kubevend_server.policy.terms import Warning, shortened
+from kubevend_server.policy.lifetimes import shortened
+from kubevend_server.warning import Warning
 from tests.unit.builders import ADMIN_TOKEN, NOW, SECRET, call, granted, lease, minted
 from tests.unit.world import FakeConnection, Refused, World, token_reply
 

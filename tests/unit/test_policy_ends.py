@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubevend_server.errors import InvalidArgument, KubevendError, PermissionDenied, Unavailable, Violation
+from kubevend_server.policy.limits import MINIMUM_LEASE, MINIMUM_TTL
 from kubevend_server.policy.made import MadeAccount
 from kubevend_server.policy.role_rules import check_role
 from kubevend_server.policy.selectors import fits
-from kubevend_server.policy.terms import MINIMUM_LEASE, MINIMUM_TTL, Terms, terms
+from kubevend_server.policy.terms import Terms, terms
 from kubevend_server.roles import GeneratedRole, KubernetesRole, LabelSelector, Requirement, Role
 from tests.unit.builders import NAMING, asked, limits, role
 

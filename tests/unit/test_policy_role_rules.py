@@ -7,7 +7,7 @@ import pytest
 
 from kubevend_server.errors import InvalidArgument, Violation
 from kubevend_server.policy.role_rules import check_role
-from kubevend_server.policy.terms import Warning
+from kubevend_server.warning import Warning
 from tests.unit.builders import limits, role
 
 

@@ -9,19 +9,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kubevend_server.errors import FailedPrecondition, InvalidArgument, KubevendError, PermissionDenied, Violation
+from kubevend_server.policy.lifetimes import check_min_ttl, seconds, shortened
+from kubevend_server.policy.limits import MINIMUM_TTL, Limits
 from kubevend_server.policy.role_rules import check_role
-from kubevend_server.policy.terms import (
-    MINIMUM_TTL,
-    Asked,
-    Limits,
-    Terms,
-    Warning,
-    check_min_ttl,
-    seconds,
-    shortened,
-    terms,
-)
+from kubevend_server.policy.terms import Asked, Terms, terms
 from kubevend_server.roles import Role
+from kubevend_server.warning import Warning
 from tests.unit.builders import NAMING, asked, limits, role
 
 HOUR = timedelta(hours=1)
@@ -371,14 +364,14 @@ def test_an_unmet_min_ttl_says_what_to_raise(caps: list[tuple[str, str, int]], t
     warnings = [shortened(reason, by, 5 * HOUR, hours * HOUR) for reason, by, hours in caps]
     said = Warning("CLUSTER_WARNING", "The cluster warned: x")
     with pytest.raises(FailedPrecondition) as refusal:
-        check_min_ttl(caps[-1][2] * HOUR, asked(min_ttl=3 * HOUR), [*warnings, said])
+        check_min_ttl(caps[-1][2] * HOUR, 3 * HOUR, [*warnings, said])
     assert refusal.value.message.endswith(f" or less, {todo}")
 
 
 def test_an_unmet_min_ttl_that_nobody_shortened() -> None:
     """A life that is too short of itself is mended by asking for more, whatever else the cluster warns of."""
     with pytest.raises(FailedPrecondition, match=r"warned: x Ask for a longer ttl\.$"):
-        check_min_ttl(HOUR, asked(min_ttl=2 * HOUR), [Warning("CLUSTER_WARNING", "The cluster warned: x")])
+        check_min_ttl(HOUR, 2 * HOUR, [Warning("CLUSTER_WARNING", "The cluster warned: x")])
 
 
 ALONE = " (and set default_audiences, or requests without audiences will have to name theirs)"
@@ -404,9 +397,9 @@ def test_a_refused_audience_says_what_extending_takes(of: dict[str, Any], wanted
 
 def test_min_ttl_is_met_by_exactly_itself() -> None:
     """A life of exactly min_ttl is enough, one second less is not."""
-    check_min_ttl(HOUR, asked(min_ttl=HOUR), ())
+    check_min_ttl(HOUR, HOUR, ())
     with pytest.raises(FailedPrecondition):
-        check_min_ttl(HOUR - timedelta(seconds=1), asked(min_ttl=HOUR), ())
+        check_min_ttl(HOUR - timedelta(seconds=1), HOUR, ())
 
 
 @given(st.integers(0, 10**8))

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubevend_server.cluster.rights import Right
 from kubevend_server.rbac.manifests import review_manifests, role_manifests
 from kubevend_server.rbac.needs import NOWHERE, Need, needs
+from kubevend_server.rights import Right
 from kubevend_server.roles import GeneratedRole, KubernetesRole, LabelSelector, Role
 from tests.unit.builders import role
 

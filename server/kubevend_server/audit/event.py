@@ -12,8 +12,9 @@ from kubevend_server.calls import Call, Record
 from kubevend_server.errors import KubevendError, OutcomeUnknown, PermissionDenied, Unauthenticated
 from kubevend_server.leases import ClusterObject
 from kubevend_server.policy.grant import Grant
-from kubevend_server.policy.terms import Warning, seconds
+from kubevend_server.policy.lifetimes import seconds
 from kubevend_server.store.leases import Ended
+from kubevend_server.warning import Warning
 
 _USER_AGENT = 256
 _MOST_LEASES = 5000

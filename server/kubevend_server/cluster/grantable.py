@@ -11,12 +11,13 @@ from dataclasses import replace
 
 from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.objects import Manifest, account_kinds, account_manifests, create
-from kubevend_server.cluster.rights import Right, has_right
+from kubevend_server.cluster.rights import has_right
 from kubevend_server.errors import FailedPrecondition, KubevendError
 from kubevend_server.kinds import RESOURCES
 from kubevend_server.leases import ClusterObject
 from kubevend_server.policy.made import INSTANCE_LABEL, MANAGED_BY, MANAGED_BY_LABEL, MadeAccount
 from kubevend_server.policy.name_template import PREFIX, RANDOM_LENGTH
+from kubevend_server.rights import Right
 
 # As kubevend's admission policies ask for them (`rbac/conditions.py`), of an instance that there is not.
 _LABELS = {MANAGED_BY_LABEL: MANAGED_BY, INSTANCE_LABEL: "dry-run"}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +17,7 @@ from kubevend_server.cluster.failures import Attempt, Forbidden, not_covered
 from kubevend_server.cluster.reviews import BASIC_GRANT, BASIC_RIGHT
 from kubevend_server.cluster.text import shown
 from kubevend_server.errors import KubevendError
+from kubevend_server.rights import Right
 
 _API = "authorization.k8s.io/v1"
 
@@ -29,32 +29,6 @@ _LABEL = "[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
-
-
-@dataclass(frozen=True, slots=True)
-class Right:
-    """One right.
-
-    Attributes:
-        verb: as `create`.
-        resource: with its subresource, as `serviceaccounts/token`.
-        group: its API group; empty for the core group.
-        namespace: empty for every namespace, or for a resource that is in none.
-        name: the object's name; empty for every one.
-        path: for what is no resource: the URL's path, as `/metrics`; the resource is then empty.
-    """
-
-    verb: str
-    resource: str
-    group: str = ""
-    namespace: str = ""
-    name: str = ""
-    path: str = ""
-
-    def __str__(self) -> str:
-        """The right in words, as `bind on clusterroles.rbac.authorization.k8s.io view`."""
-        whole = f"{self.resource}.{self.group}" if self.group else self.resource
-        return " ".join(filter(None, (f"{self.verb} on {whole or self.path}", self.name)))
 
 
 REVIEW_TOKENS = Right("create", "tokenreviews", "authentication.k8s.io")

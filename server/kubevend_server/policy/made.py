@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kubevend_server.roles import RoleKind
+from kubevend_server.policy.rbac_rules import parse_rules
+from kubevend_server.roles import Role, RoleKind
 
 INSTANCE_LABEL = "kubevend.dev/instance"
 """Which kubevend made it: its instance's id."""
@@ -47,6 +48,25 @@ class MadeAccount:
     cluster_wide: bool
     labels: tuple[tuple[str, str], ...]
     annotations: tuple[tuple[str, str], ...]
+
+
+def account_of(role: Role, name: str, *, cluster_wide: bool) -> MadeAccount:
+    """What a role makes for a lease.
+
+    Args:
+        role: a role that makes ServiceAccounts.
+        name: the ServiceAccount's.
+        cluster_wide: whether its rights are to hold in every namespace.
+    """
+    made, there = role.generated_role, role.kubernetes_role
+    return MadeAccount(
+        kind=made.kind if made else there.kind if there else "Role",
+        role_name=there.name if there else name,
+        rules=parse_rules(made.rules, made.kind) if made else "",
+        cluster_wide=cluster_wide,
+        labels=role.extra_labels,
+        annotations=role.extra_annotations,
+    )
 
 
 def own_labels(instance: str, role: str, lease: str = "") -> dict[str, str]:

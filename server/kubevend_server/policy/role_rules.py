@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from kubevend_server.errors import InvalidArgument, Violation
+from kubevend_server.policy.lifetimes import seconds
+from kubevend_server.policy.limits import MINIMUM_LEASE, Limits, floor_of
 from kubevend_server.policy.name_template import template_fault
 from kubevend_server.policy.rbac_rules import parse_rules
 from kubevend_server.policy.selectors import annotation_faults, label_faults, selector_faults
-from kubevend_server.policy.terms import MINIMUM_LEASE, Limits, Warning, floor_of, seconds
 from kubevend_server.roles import ANY, DEFAULT_NAME_TEMPLATE, Role
+from kubevend_server.warning import Warning
 
 
 def check_role(role: Role, limits: Limits) -> tuple[Warning, ...]:

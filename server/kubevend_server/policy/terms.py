@@ -7,37 +7,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
-from kubevend_server.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Unavailable, Violation
-from kubevend_server.policy.made import MadeAccount
-from kubevend_server.policy.name_template import render
-from kubevend_server.policy.rbac_rules import parse_rules
+from kubevend_server.errors import InvalidArgument, PermissionDenied, Unavailable, Violation
+from kubevend_server.policy.lifetimes import lifetime
+from kubevend_server.policy.limits import MINIMUM_TTL, Limits
+from kubevend_server.policy.made import MadeAccount, account_of
+from kubevend_server.policy.name_template import RANDOM_LENGTH, render
 from kubevend_server.policy.selectors import fits
 from kubevend_server.roles import ANY, Revocation, Role
-
-MINIMUM_TTL = timedelta(seconds=600)
-"""Kubernetes' own floor for a token (pkg/apis/authentication/validation: 10 minutes)."""
-
-MINIMUM_LEASE = timedelta(seconds=30)
-"""The floor of a lease that kubevend itself ends, whatever life its token has left."""
-
-_RANDOM_PART = 16
-"""Of a lease's ULID, what is random in it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What this server allows, whatever a role says.
-
-    Attributes:
-        default_ttl: where neither request nor role names one.
-        max_ttl: what is longer is shortened.
-        reserved_audiences: kubevend's own, by which callers prove who they are. Never issued: such a token
-            would let its holder call kubevend as somebody else.
-    """
-
-    default_ttl: timedelta
-    max_ttl: timedelta
-    reserved_audiences: frozenset[str]
+from kubevend_server.warning import Warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +59,6 @@ class NothingKnown:
             "namespaces.",
             metadata={"namespace": namespace},
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Warning:  # noqa: A001 - the API's own word, and nothing here issues Python's warnings
-    """Something that came out otherwise than asked: `reason` for programs, `message` for people."""
-
-    reason: str
-    message: str
-    metadata: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +117,7 @@ def terms(role: Role, asked: Asked, limits: Limits, naming: Naming, namespaces: 
     else:
         name, account_rule = _made_name(role, naming), f"service_account_name: made for this lease by {role.name}"
     audiences, audience_rule = _audiences(role, asked.audiences, limits.reserved_audiences)
-    ttl, ttl_rules, warnings = _ttl(role, asked, limits)
+    ttl, ttl_rules, warnings = lifetime(role, asked.ttl, asked.min_ttl, limits)
     return Terms(
         config=role.config,
         role=role.name,
@@ -163,51 +131,6 @@ def terms(role: Role, asked: Asked, limits: Limits, naming: Naming, namespaces: 
         revocation=role.revocation,
         account=account,
     )
-
-
-def check_min_ttl(got: timedelta, asked: Asked | Terms, shortened_by: Iterable[Warning]) -> None:
-    """Refuse a life that is shorter than the caller can use.
-
-    Raises:
-        FailedPrecondition: `got` is less than `asked.min_ttl`. The message names who shortened it.
-    """
-    if asked.min_ttl is None or got >= asked.min_ttl:
-        return
-    warnings = list(shortened_by)
-    because = [warning.message for warning in warnings]
-    lifted = " and ".join(_who_shortens(warning) for warning in warnings if _is_below(warning, asked.min_ttl))
-    todo = (
-        f"Ask for a min_ttl of {seconds(got)} or less, or have {lifted} raised." if lifted else "Ask for a longer ttl."
-    )
-    raise FailedPrecondition(
-        "MIN_TTL_NOT_MET",
-        " ".join(
-            [f"min_ttl is {seconds(asked.min_ttl)}, but the token would live {seconds(got)} only.", *because, todo]
-        ),
-        metadata={"min_ttl": seconds(asked.min_ttl), "ttl": seconds(got), "subject": "min_ttl"},
-    )
-
-
-def _is_below(warning: Warning, min_ttl: timedelta) -> bool:
-    """Whether it was this that shortened a TTL to less than `min_ttl`."""
-    to = dict(warning.metadata).get("to")
-    return to is not None and timedelta(seconds=float(to.removesuffix("s"))) < min_ttl
-
-
-def _who_shortens(warning: Warning) -> str:
-    """What would have to be raised, by the name under which it is set."""
-    by = dict(warning.metadata)["by"]
-    if warning.reason == "TTL_CAPPED_BY_SERVER":
-        return "the server's issuance.max_ttl_seconds"
-    if warning.reason == "TTL_CAPPED_BY_CLUSTER":
-        return f"{by} (--service-account-max-token-expiration of its API server)"
-    return by
-
-
-def seconds(duration: timedelta) -> str:
-    """Write a duration as people and protobuf do: `3600s`."""
-    whole, _, fraction = f"{duration.total_seconds():.6f}".partition(".")
-    return f"{whole}.{fraction}".rstrip("0").rstrip(".") + "s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,27 +173,8 @@ def _account(role: Role, asked: Asked, naming: Naming) -> MadeAccount | None:
     return account_of(role, _made_name(role, naming), cluster_wide=asked.cluster_wide)
 
 
-def account_of(role: Role, name: str, *, cluster_wide: bool) -> MadeAccount:
-    """What a role makes for a lease.
-
-    Args:
-        role: a role that makes ServiceAccounts.
-        name: the ServiceAccount's.
-        cluster_wide: whether its rights are to hold in every namespace.
-    """
-    made, there = role.generated_role, role.kubernetes_role
-    return MadeAccount(
-        kind=made.kind if made else there.kind if there else "Role",
-        role_name=there.name if there else name,
-        rules=parse_rules(made.rules, made.kind) if made else "",
-        cluster_wide=cluster_wide,
-        labels=role.extra_labels,
-        annotations=role.extra_annotations,
-    )
-
-
 def _made_name(role: Role, naming: Naming) -> str:
-    return render(role.name_template, role.name.removeprefix("roles/"), naming.caller, naming.lease[-_RANDOM_PART:])
+    return render(role.name_template, role.name.removeprefix("roles/"), naming.caller, naming.lease[-RANDOM_LENGTH:])
 
 
 _LABELED = "those whose labels fit its allowed_namespace_selector"
@@ -332,67 +236,6 @@ def _audience_not_allowed(role: Role, audience: str, reserved: frozenset[str]) -
         "AUDIENCE_NOT_ALLOWED",
         f"Audience {audience!r} {why} {role.name}; it allows {allowed}. Ask for one of those{extend}.",
         metadata={"role": role.name, "audience": audience, "allowed": allowed},
-    )
-
-
-def _ttl(role: Role, asked: Asked, limits: Limits) -> tuple[timedelta, tuple[str, ...], tuple[Warning, ...]]:
-    if asked.ttl is not None:
-        ttl, rule = asked.ttl, "ttl: asked"
-    elif role.ttl is not None:
-        ttl, rule = role.ttl, f"ttl: of {role.name}"
-    else:
-        ttl, rule = limits.default_ttl, "ttl: the server's default_ttl"
-    _check_floor("ttl", ttl, role)
-    if asked.ttl is not None and asked.min_ttl is not None and asked.min_ttl > asked.ttl:
-        raise InvalidArgument(
-            "MIN_TTL_ABOVE_TTL",
-            f"min_ttl is {seconds(asked.min_ttl)}, more than ttl, {seconds(asked.ttl)}: lower the one or "
-            "raise the other.",
-            violations=[Violation("min_ttl", "at most ttl")],
-        )
-    rules, warnings = [rule], []
-    for by, cap, reason in (
-        (f"max_ttl of {role.name}", role.max_ttl, "TTL_CAPPED_BY_ROLE"),
-        ("the server's max_ttl", limits.max_ttl, "TTL_CAPPED_BY_SERVER"),
-    ):
-        if cap is not None and ttl > cap:
-            warnings.append(shortened(reason, by, ttl, cap))
-            rules.append(f"ttl: shortened from {seconds(ttl)} to {seconds(cap)} by {by}")
-            ttl = cap
-    check_min_ttl(ttl, asked, warnings)
-    return ttl, tuple(rules), tuple(warnings)
-
-
-def shortened(reason: str, by: str, before: timedelta, after: timedelta) -> Warning:
-    """The warning that a TTL was shortened: by whom, from what, to what."""
-    return Warning(
-        reason,
-        f"The TTL was shortened from {seconds(before)} to {seconds(after)} by {by}.",
-        (("by", by), ("from", seconds(before)), ("to", seconds(after))),
-    )
-
-
-def floor_of(role: Role) -> timedelta:
-    """The shortest life of a role's leases: kubevend's own floor where it ends them, else Kubernetes' for a token."""
-    return MINIMUM_LEASE if role.revocation == "PER_LEASE" else MINIMUM_TTL
-
-
-def _check_floor(field: str, ttl: timedelta, role: Role) -> None:
-    floor = floor_of(role)
-    if ttl >= floor:
-        return
-    if floor == MINIMUM_LEASE:
-        why = f"a lease of {role.name} lives no shorter than {seconds(floor)}"
-    else:
-        why = (
-            f"Kubernetes issues no token for less than {seconds(floor)} (a role whose revocation is PER_LEASE ends its "
-            "leases earlier)"
-        )
-    raise InvalidArgument(
-        "TTL_TOO_SHORT",
-        f"{field} is {seconds(ttl)}, but {why}: ask for {seconds(floor)} or more.",
-        metadata={field: seconds(ttl), "minimum": seconds(floor)},
-        violations=[Violation(field, f"at least {seconds(floor)}")],
     )
 
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Literal
 
 from kubevend_server.kinds import RBAC_GROUP
-from kubevend_server.policy.terms import Limits
+from kubevend_server.policy.limits import Limits
 from kubevend_server.rbac import conditions
 from kubevend_server.rbac.conditions import Check
 from kubevend_server.rbac.written import digest, listed, quoted, short

@@ -13,9 +13,9 @@ from datetime import timedelta
 import msgspec
 
 from kubevend_server.kinds import RBAC_GROUP
+from kubevend_server.policy.limits import MINIMUM_TTL, Limits
 from kubevend_server.policy.made import ANCHOR_TYPE, INSTANCE_LABEL, MANAGED_BY_LABEL
 from kubevend_server.policy.name_template import PREFIX
-from kubevend_server.policy.terms import MINIMUM_TTL, Limits
 from kubevend_server.rbac.needs import Rule, rules_of
 from kubevend_server.rbac.written import listed, quoted
 from kubevend_server.roles import ANY, GeneratedRole, LabelSelector, Requirement, Role

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from kubevend_server.cluster.rights import Right
 from kubevend_server.kinds import RBAC_GROUP
 from kubevend_server.rbac.needs import NOWHERE, Need, Needs, Purpose
 from kubevend_server.rbac.written import listed, quoted, short, subject
+from kubevend_server.rights import Right
 from kubevend_server.roles import ANY
 
 _Part = Literal["names", "verbs", "resources", "groups", "paths"]

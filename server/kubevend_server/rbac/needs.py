@@ -9,9 +9,9 @@ from typing import Literal, get_args
 
 import msgspec
 
-from kubevend_server.cluster.rights import Right
 from kubevend_server.kinds import RBAC_GROUP, RESOURCES
 from kubevend_server.policy.rbac_rules import parse_rules
+from kubevend_server.rights import Right
 from kubevend_server.roles import ANY, GeneratedRole, KubernetesRole, Role
 
 Purpose = Literal["TOKENS", "ANCHORS", "ACCOUNTS", "CREDENTIALS", "BIND", "ROLES", "GRANT", "NAMESPACES"]

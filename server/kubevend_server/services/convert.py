@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from kubevend.v1 import warning_pb2
 from kubevend_server.errors import InvalidArgument, Violation
-from kubevend_server.policy.terms import Warning
+from kubevend_server.warning import Warning
 
 
 def written(message: Message) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from kubevend.v1 import role_service_pb2
 from kubevend_server.calls import Call
 from kubevend_server.interceptors import Handler
 from kubevend_server.issuance import Issuance, Issued
-from kubevend_server.policy.terms import Asked, seconds
+from kubevend_server.policy.lifetimes import seconds
+from kubevend_server.policy.terms import Asked
 from kubevend_server.services import convert
 
 

@@ -20,8 +20,8 @@ from kubevend_server.field_rules import check_rules
 from kubevend_server.interceptors import Handler
 from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import Server
+from kubevend_server.policy.limits import Limits
 from kubevend_server.policy.role_rules import check_role
-from kubevend_server.policy.terms import Limits, Warning
 from kubevend_server.promises import Promises
 from kubevend_server.roles import (
     DEFAULT_NAME_TEMPLATE,
@@ -38,6 +38,7 @@ from kubevend_server.services import convert, listing
 from kubevend_server.services.updating import check_etag, merge, require_named
 from kubevend_server.store import roles as store
 from kubevend_server.store.configs import config_missing
+from kubevend_server.warning import Warning
 
 _FIELDS = frozenset(
     {
