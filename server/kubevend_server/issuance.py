@@ -353,6 +353,7 @@ class Issuance:
         record.jti, record.token_expiration = token.jti, token.expire_time
         record.warnings = (*granted.terms.warnings, *_by_cluster(granted.terms, token))
         _check_minted(granted, token)
+        _check_bound(granted, token, next((made for made in objects if made.kind == "Secret"), None))
         check_min_ttl(min(token.ttl, granted.ttl), granted.terms, record.warnings)
         lease = self._pending(issuing, objects)
         return replace(
@@ -399,6 +400,25 @@ def _check_minted(granted: Grant, token: IssuedToken) -> None:
             f"The cluster of {granted.terms.config} minted a token that is wider than the grant (audiences "
             f"{', '.join(token.audiences)}; {seconds(token.expire_time - token.issue_time)}), and it was dropped. Look "
             "for a mutating webhook on serviceaccounts/token, or a proxy.",
+            metadata={"config": granted.terms.config, "subject": granted.terms.config},
+        )
+
+
+def _check_bound(granted: Grant, token: IssuedToken, anchor: ClusterObject | None) -> None:
+    """Drop a token that would outlive its anchor, and with it any word of its end.
+
+    Raises:
+        FailedPrecondition: it is bound to something else, or to nothing.
+    """
+    if anchor is None:
+        return
+    name, uid = token.bound
+    if name != anchor.name or (anchor.uid and uid != anchor.uid):
+        raise FailedPrecondition(
+            "TOKEN_NOT_AS_GRANTED",
+            f"The cluster of {granted.terms.config} minted a token that is not bound to Secret {anchor.namespace}/"
+            f"{anchor.name}, so that deleting this would not end it, and it was dropped. Look for a mutating webhook on "
+            "serviceaccounts/token, or a proxy.",
             metadata={"config": granted.terms.config, "subject": granted.terms.config},
         )
 

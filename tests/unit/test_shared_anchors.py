@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from google.rpc import error_details_pb2
 
 from kubevend.v1 import issue_service_pb2
 from kubevend_server import issuance
@@ -15,7 +16,7 @@ from kubevend_server.leases import ClusterObject, Lease
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store import objects as object_store
 from tests.unit.builders import config, lease, role
-from tests.unit.world import World
+from tests.unit.world import Refused, World
 
 REQUEST = issue_service_pb2.IssueTokenRequest(role="roles/ci")
 THEIRS = ClusterObject("0" * 26, "configs/default", "Secret", "apps", "kubevend-theirs", scope="roles/ci")
@@ -77,3 +78,16 @@ async def test_it_gives_up_what_another_process_does_not_make(shared: World, mon
     assert states == {their_lease().name: "REVOKING", reply.lease: "ACTIVE"}
     assert sorted(anchors.values()) == ["DELETING", "LIVE"]
     assert anchors[THEIRS.name] == "DELETING"
+
+
+async def test_a_token_that_is_not_bound_is_dropped(shared: World) -> None:
+    """What would not end with its anchor is not handed out: a webhook or a proxy can have taken the binding away."""
+    do(shared, lambda c: object_store.set_uids(c, [replace(THEIRS, uid="u1")]))
+    shared.connection.binds = False
+
+    with pytest.raises(Refused) as refusal:
+        await shared.call(REQUEST)
+
+    assert refusal.value.detail(error_details_pb2.ErrorInfo).reason == "TOKEN_NOT_AS_GRANTED"
+    assert f"not bound to Secret apps/{THEIRS.name}" in refusal.value.status.message
+    assert shared.database.read_now(lambda c: c.exec_driver_sql("SELECT count(*) FROM tokens").scalar()) == 0
