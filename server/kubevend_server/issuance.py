@@ -23,6 +23,7 @@ from kubevend_server.cluster.clusters import Clusters
 from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.failures import AnchorGone
 from kubevend_server.cluster.tokens import IssuedToken, request_token
+from kubevend_server.configs import Config
 from kubevend_server.errors import FailedPrecondition, KubevendError
 from kubevend_server.in_flight import InFlight
 from kubevend_server.journal import Entry, Journal
@@ -83,7 +84,8 @@ class _Issuing:
         grant: what was granted.
         lease: the lease's name.
         create_time: when it was granted. The name tells it too, and lists rely on that.
-        connection: the way to the cluster.
+        config: the role's config.
+        connection: the way to its cluster.
         audit_id: under which Kubernetes' audit log shall have the TokenRequest.
     """
 
@@ -91,6 +93,7 @@ class _Issuing:
     grant: Grant
     lease: str
     create_time: datetime
+    config: Config
     connection: Connection
     audit_id: str
 
@@ -143,7 +146,7 @@ class Issuance:
             raise config_missing(granted.terms.config)
         if validate_only:
             return _foreseen(granted, now)
-        issuing = _Issuing(call, granted, lease, now, self._clusters.of(config), str(uuid.uuid4()))
+        issuing = _Issuing(call, granted, lease, now, config, self._clusters.of(config), str(uuid.uuid4()))
         if granted.terms.revocation == "NONE":
             return await self._issue_on(issuing, None)
         if granted.terms.revocation == "PER_LEASE":
@@ -187,7 +190,7 @@ class Issuance:
         token = await self._mint(issuing, anchor)
         lease = self._lease(issuing, token, () if anchor is None else (anchor,))
         call.record.rows = lease_store.rows(replace(lease, objects=()))
-        call.record.fence = Fence(anchor.id, lease.name) if anchor else None
+        call.record.fence = Fence(lease.name, anchor.id) if anchor else None
         return self._issued(issuing, token, lease)
 
     async def _issue_shared(self, issuing: _Issuing, scope: Scope) -> Issued:
@@ -284,7 +287,7 @@ class Issuance:
         call.irrevocable = True
         self._in_flight.begin(pending.name)
         call.record.settled.append(lambda _: self._in_flight.end(pending.name))
-        await self._maker.begin(pending, intent)
+        await self._maker.begin(pending, issuing.config, intent)
         touched: list[ClusterObject] = []
         call.record.undo = self._undo(pending, touched)
         call.record.settled.append(lambda error: self._clean_up(error, pending, touched))
@@ -417,8 +420,8 @@ def _check_bound(granted: Grant, token: IssuedToken, anchor: ClusterObject | Non
         raise FailedPrecondition(
             "TOKEN_NOT_AS_GRANTED",
             f"The cluster of {granted.terms.config} minted a token that is not bound to Secret {anchor.namespace}/"
-            f"{anchor.name}, so that deleting this would not end it, and it was dropped. Look for a mutating webhook on "
-            "serviceaccounts/token, or a proxy.",
+            f"{anchor.name}, so that deleting this would not end it, and it was dropped. Look for a mutating webhook "
+            "on serviceaccounts/token, or a proxy.",
             metadata={"config": granted.terms.config, "subject": granted.terms.config},
         )
 

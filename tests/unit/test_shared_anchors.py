@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2
 
 from kubevend.v1 import issue_service_pb2
 from kubevend_server import issuance
+from kubevend_server.configs import Config
 from kubevend_server.leases import ClusterObject, Lease
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store import objects as object_store
@@ -34,6 +35,7 @@ def shared(world: World) -> World:
     world.catalog.put(config())
     world.catalog.put(role(revocation="PER_ROLE"))
     with world.database.writer.begin() as connection:
+        world.config_store.insert(config())(connection)
         assert lease_store.insert_pending(connection, their_lease())
     return world
 
@@ -91,3 +93,27 @@ async def test_a_token_that_is_not_bound_is_dropped(shared: World) -> None:
     assert refusal.value.detail(error_details_pb2.ErrorInfo).reason == "TOKEN_NOT_AS_GRANTED"
     assert f"not bound to Secret apps/{THEIRS.name}" in refusal.value.status.message
     assert shared.database.read_now(lambda c: c.exec_driver_sql("SELECT count(*) FROM tokens").scalar()) == 0
+
+
+@pytest.mark.parametrize("revocation", ["PER_LEASE", "PER_CALLER"])
+@pytest.mark.parametrize(
+    ("now", "reason"),
+    [(config(kubernetes_host="https://10.0.0.2:6443", etag="e2"), "CONFIG_MOVED"), (None, "CONFIG_NOT_FOUND")],
+)
+async def test_nothing_is_made_at_a_cluster_that_was_left(
+    world: World, revocation: Any, now: Config | None, reason: str
+) -> None:
+    """Where another process has pointed the config elsewhere, what was made here would be looked for there, and told
+    to be gone; so it is not made.
+    """
+    world.catalog.put(config())
+    world.catalog.put(role(revocation=revocation))
+    if now is not None:
+        do(world, world.config_store.insert(now))
+
+    with pytest.raises(Refused) as refusal:
+        await world.call(REQUEST)
+
+    assert refusal.value.detail(error_details_pb2.ErrorInfo).reason == reason
+    assert world.connection.asked == []
+    assert [line["stage"] for line in world.lines()] == ["STAGE_COMPLETE"]

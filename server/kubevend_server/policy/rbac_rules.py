@@ -19,8 +19,8 @@ from kubevend_server.roles import RoleKind
 
 _LONGEST = 65536
 _MOST_RULES = 100
-# Each apiGroup with each resource, name and verb of a rule is a right of its own, to us and to Kubernetes' check against
-# escalation: what is short to write can be more than either can count.
+# Each apiGroup with each resource, name and verb of a rule is a right of its own, to us and to Kubernetes' check
+# against escalation: what is short to write can be more than either can count.
 _MOST_RIGHTS = 10_000
 # The deepest that rules can be: an object, its rules, a rule, one of its lists.
 _DEEPEST = 8
@@ -64,8 +64,8 @@ def parse_rules(text: str, kind: RoleKind) -> str:
     rights = sum(math.prod(map(len, rule.values())) for rule in rules)
     if rights > _MOST_RIGHTS:
         raise ValueError(
-            f"gives {rights} rights, each apiGroup with each resource, name and verb counted; at most {_MOST_RIGHTS} are "
-            'taken: "*" stands for all'
+            f"gives {rights} rights, each apiGroup with each resource, name and verb counted; at most {_MOST_RIGHTS} "
+            'are taken: "*" stands for all'
         )
     return json.dumps(rules, ensure_ascii=False, separators=(",", ":"))
 
