@@ -23,6 +23,7 @@ from kubevend_server.cluster.clusters import Clusters
 from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.failures import AnchorGone
 from kubevend_server.cluster.tokens import IssuedToken, request_token
+from kubevend_server.configs import Config
 from kubevend_server.errors import FailedPrecondition, KubevendError
 from kubevend_server.in_flight import InFlight
 from kubevend_server.journal import Entry, Journal
@@ -76,7 +77,8 @@ class _Issuing:
         grant: what was granted.
         lease: the lease's name.
         create_time: when it was granted. The name tells it too, and lists rely on that.
-        connection: the way to the cluster.
+        config: the role's config.
+        connection: the way to its cluster.
         audit_id: under which Kubernetes' audit log shall have the TokenRequest.
     """
 
@@ -84,6 +86,7 @@ class _Issuing:
     grant: Grant
     lease: str
     create_time: datetime
+    config: Config
     connection: Connection
     audit_id: str
 
@@ -138,7 +141,7 @@ class Issuance:
             raise config_missing(granted.terms.config)
         if validate_only:
             return _foreseen(granted, now)
-        issuing = _Issuing(call, granted, lease, now, self._clusters.of(config), str(uuid.uuid4()))
+        issuing = _Issuing(call, granted, lease, now, config, self._clusters.of(config), str(uuid.uuid4()))
         if granted.terms.revocation == "NONE":
             return await self._issue_on(issuing, None)
         if granted.terms.revocation == "PER_LEASE":
@@ -182,7 +185,7 @@ class Issuance:
         token = await self._mint(issuing, anchor)
         lease = self._lease(issuing, token, () if anchor is None else (anchor,))
         call.record.rows = lease_store.rows(replace(lease, objects=()))
-        call.record.fence = Fence(anchor.id, lease.name) if anchor else None
+        call.record.fence = Fence(lease.name, anchor.id) if anchor else None
         return self._issued(issuing, token, lease)
 
     async def _issue_shared(self, issuing: _Issuing, scope: Scope) -> Issued:
@@ -279,7 +282,7 @@ class Issuance:
         call.irrevocable = True
         self._in_flight.begin(pending.name)
         call.record.settled.append(lambda _: self._in_flight.end(pending.name))
-        await self._maker.begin(pending, intent)
+        await self._maker.begin(pending, issuing.config, intent)
         touched: list[ClusterObject] = []
         call.record.undo = self._undo(pending, touched)
         call.record.settled.append(lambda error: self._clean_up(error, pending, touched))
@@ -348,6 +351,7 @@ class Issuance:
         record.jti, record.token_expiration = token.jti, token.expire_time
         record.warnings = (*granted.terms.warnings, *_by_cluster(granted.terms, token))
         _check_minted(granted, token)
+        _check_bound(granted, token, next((made for made in objects if made.kind == "Secret"), None))
         check_min_ttl(min(token.ttl, granted.ttl), granted.terms.min_ttl, record.warnings)
         lease = self._pending(issuing, objects)
         return replace(
@@ -394,6 +398,25 @@ def _check_minted(granted: Grant, token: IssuedToken) -> None:
             f"The cluster of {granted.terms.config} minted a token that is wider than the grant (audiences "
             f"{', '.join(token.audiences)}; {seconds(token.expire_time - token.issue_time)}), and it was dropped. Look "
             "for a mutating webhook on serviceaccounts/token, or a proxy.",
+            metadata={"config": granted.terms.config, "subject": granted.terms.config},
+        )
+
+
+def _check_bound(granted: Grant, token: IssuedToken, anchor: ClusterObject | None) -> None:
+    """Drop a token that would outlive its anchor, and with it any word of its end.
+
+    Raises:
+        FailedPrecondition: it is bound to something else, or to nothing.
+    """
+    if anchor is None:
+        return
+    name, uid = token.bound
+    if name != anchor.name or (anchor.uid and uid != anchor.uid):
+        raise FailedPrecondition(
+            "TOKEN_NOT_AS_GRANTED",
+            f"The cluster of {granted.terms.config} minted a token that is not bound to Secret {anchor.namespace}/"
+            f"{anchor.name}, so that deleting this would not end it, and it was dropped. Look for a mutating webhook "
+            "on serviceaccounts/token, or a proxy.",
             metadata={"config": granted.terms.config, "subject": granted.terms.config},
         )
 
