@@ -49,7 +49,8 @@ async def test_it_waits_for_what_another_process_makes(world: World) -> None:
     """An anchor that another process is about to make is not made here; once it is made, the token is bound to it."""
     shared = furnished(world)
     call = asyncio.create_task(shared.call(REQUEST))
-    await asyncio.sleep(0.1)
+    while THEIRS.id not in shared.in_flight.anchors:
+        await asyncio.sleep(0)
     before = (call.done(), list(shared.connection.asked))
 
     do(shared, lambda c: object_store.set_uids(c, [replace(THEIRS, uid="u1")]))
@@ -83,8 +84,9 @@ async def test_it_gives_up_what_another_process_does_not_make(tmp_path: Path) ->
     assert anchors[THEIRS.name] == "DELETING"
 
 
-async def test_a_token_that_is_not_bound_is_dropped(shared: World) -> None:
+async def test_a_token_that_is_not_bound_is_dropped(world: World) -> None:
     """What would not end with its anchor is not handed out: a webhook or a proxy can have taken the binding away."""
+    shared = furnished(world)
     do(shared, lambda c: object_store.set_uids(c, [replace(THEIRS, uid="u1")]))
     shared.connection.binds = False
 
