@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -17,7 +17,7 @@ from kubevend_server.checkpoints import Checkpoint, pass_by
 from kubevend_server.clock import Clock
 from kubevend_server.errors import FailedPrecondition, PermissionDenied
 from kubevend_server.journal import Entry, Journal
-from kubevend_server.leases import Lease, LeaseFilter, State
+from kubevend_server.leases import NOT_ENDED, Lease, LeaseFilter, State
 from kubevend_server.removal import Remover
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store.database import Database
@@ -27,6 +27,7 @@ CACHE = timedelta(seconds=12)
 
 MOST_AT_ONCE = 5000
 _MOST_OTHERS = 1000
+_MOST_SHARING = 20 * MOST_AT_ONCE
 _SETTLE_SECONDS = 10.0
 
 
@@ -101,21 +102,29 @@ class Revocation:
                 f"{lease.expire_time.isoformat(timespec='seconds')}, when it ends by itself.",
                 metadata={"lease": lease.name, "others": str(len(others)), "subject": lease.name},
             )
-        for other in others:
-            if not self._authorizer.may(call, "RevokeLease", other):
-                call.record.denied = True
-                raise PermissionDenied(
-                    "ACCESS_DENIED",
-                    f"{call.who.name} may not end all of the {len(others)} leases that share the anchor of "
-                    f"{lease.name}. Have somebody end it who may.",
-                    metadata={"caller": call.who.name, "action": "RevokeLease", "resource": lease.name},
-                )
+        self._require_all(call, lease, others)
         ended = [lease, *others]
         if validate_only:
             foreseen = [_foreseen(each, now) for each in ended]
             return foreseen[0], foreseen[1:_MOST_OTHERS]
         found = {each.lease: each for each in await self._end(call, ended)}
         return found[lease.name], [found[other.name] for other in others[:_MOST_OTHERS] if other.name in found]
+
+    def _require_all(self, call: Call, lease: Lease, others: Sequence[Lease]) -> None:
+        """Refuse to end others with a lease that the caller may not end.
+
+        Raises:
+            PermissionDenied: there is one.
+        """
+        if all(self._authorizer.may(call, "RevokeLease", other) for other in others):
+            return
+        call.record.denied = True
+        raise PermissionDenied(
+            "ACCESS_DENIED",
+            f"{call.who.name} may not end all of the {len(others)} leases that share the anchor of {lease.name}. Have "
+            "somebody end it who may.",
+            metadata={"caller": call.who.name, "action": "RevokeLease", "resource": lease.name},
+        )
 
     async def revoke_all(
         self, call: Call, narrowed: LeaseFilter, *, end_shared: bool, validate_only: bool
@@ -146,11 +155,11 @@ class Revocation:
                 permitted[lease.name] = lease
             elif self._authorizer.may(call, "GetLease", lease):
                 chosen.left.append(_left(lease, now, "You may not end it."))
-        anchors = {lease.anchor for lease in permitted.values() if _shares(lease)}
+        anchors = {lease.anchor for lease in permitted.values() if lease.shares_anchor}
         on_anchor: dict[str, list[Lease]] = {anchor: [] for anchor in anchors}
         if anchors:
             # Those that a filter leaves out, too: they would end with the others.
-            for lease in await self._database.read(lambda c: lease_store.sharing(c, anchors, 20 * MOST_AT_ONCE)):
+            for lease in await self._sharing(anchors):
                 on_anchor[lease.anchor].append(lease)
         refused = {
             anchor: why
@@ -167,7 +176,7 @@ class Revocation:
                 chosen.left.append(_left(lease, now, refused[lease.anchor]))
             else:
                 chosen.ending.append(lease)
-        with_others = {lease.anchor for lease in chosen.ending if _shares(lease)}
+        with_others = {lease.anchor for lease in chosen.ending if lease.shares_anchor}
         chosen.ending.extend(
             lease
             for anchor in sorted(with_others)
@@ -191,13 +200,17 @@ class Revocation:
         return ""
 
     async def _others(self, lease: Lease) -> list[Lease]:
-        if not _shares(lease):
+        if not lease.shares_anchor:
             return []
-        found = await self._database.read(
-            lambda connection: lease_store.sharing(connection, [lease.anchor], 20 * MOST_AT_ONCE)
-        )
         now = self._clock()
-        return [other for other in found if other.name != lease.name and other.state(now) in ("ACTIVE", "PENDING")]
+        return [
+            other
+            for other in await self._sharing({lease.anchor})
+            if other.name != lease.name and other.state(now) in NOT_ENDED
+        ]
+
+    async def _sharing(self, anchors: Collection[str]) -> list[Lease]:
+        return await self._database.read(lambda connection: lease_store.sharing(connection, anchors, _MOST_SHARING))
 
     async def _end(self, call: Call, ended: Sequence[Lease]) -> list[Revoked]:
         """Write down that leases end, and wait a while for what stands for them to go."""
@@ -224,10 +237,6 @@ class Revocation:
         standing = await self._database.read(lambda connection: lease_store.standing_ids(connection, names))
         if standing:
             await self._remover.settle(standing, _SETTLE_SECONDS)
-
-
-def _shares(lease: Lease) -> bool:
-    return bool(lease.anchor) and lease.revocation in ("PER_CALLER", "PER_ROLE")
 
 
 def _counted(leases: Sequence[Lease]) -> str:
