@@ -202,12 +202,9 @@ class Revocation:
     async def _others(self, lease: Lease) -> list[Lease]:
         if not lease.shares_anchor:
             return []
+        found = await self._sharing({lease.anchor})
         now = self._clock()
-        return [
-            other
-            for other in await self._sharing({lease.anchor})
-            if other.name != lease.name and other.state(now) in NOT_ENDED
-        ]
+        return [other for other in found if other.name != lease.name and other.state(now) in NOT_ENDED]
 
     async def _sharing(self, anchors: Collection[str]) -> list[Lease]:
         return await self._database.read(lambda connection: lease_store.sharing(connection, anchors, _MOST_SHARING))
