@@ -21,12 +21,13 @@ from kubevend_server.cluster.clusters import Clusters
 from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.failures import AnchorGone
 from kubevend_server.cluster.tokens import IssuedToken, request_token
+from kubevend_server.configs import Config
 from kubevend_server.errors import KubevendError
 from kubevend_server.in_flight import InFlight
 from kubevend_server.journal import Journal
 from kubevend_server.leases import ClusterObject, Lease, LeaseToken
 from kubevend_server.making import AnchorTaken, Maker, plan
-from kubevend_server.minted import by_cluster, check_minted, lease_end
+from kubevend_server.minted import by_cluster, check_bound, check_minted, lease_end
 from kubevend_server.namespaces import Namespaces
 from kubevend_server.policy.grant import Grant, grant
 from kubevend_server.policy.lifetimes import check_min_ttl
@@ -67,7 +68,8 @@ class _Issuing:
         grant: what was granted.
         lease: the lease's name.
         create_time: when it was granted. The name tells it too, and lists rely on that.
-        connection: the way to the cluster.
+        config: the role's config.
+        connection: the way to its cluster.
         audit_id: under which Kubernetes' audit log shall have the TokenRequest.
     """
 
@@ -75,6 +77,7 @@ class _Issuing:
     grant: Grant
     lease: str
     create_time: datetime
+    config: Config
     connection: Connection
     audit_id: str
 
@@ -127,7 +130,7 @@ class Issuance:
             raise config_missing(granted.terms.config)
         if validate_only:
             return _foreseen(granted, now)
-        issuing = _Issuing(call, granted, lease, now, self._clusters.of(config), str(uuid.uuid4()))
+        issuing = _Issuing(call, granted, lease, now, config, self._clusters.of(config), str(uuid.uuid4()))
         if granted.terms.revocation == "NONE":
             return await self._issue_on(issuing, None)
         if granted.terms.revocation == "PER_LEASE":
@@ -171,7 +174,7 @@ class Issuance:
         token = await self._mint(issuing, anchor)
         lease = self._lease(issuing, token, () if anchor is None else (anchor,))
         call.record.rows = lease_store.rows(replace(lease, objects=()))
-        call.record.fence = Fence(anchor.id, lease.name) if anchor else None
+        call.record.fence = Fence(lease.name, anchor.id) if anchor else None
         return self._issued(issuing, token, lease)
 
     async def _issue_shared(self, issuing: _Issuing, scope: Scope) -> Issued:
@@ -234,7 +237,7 @@ class Issuance:
         call.irrevocable = True
         self._in_flight.begin(pending.name)
         call.record.settled.append(lambda _: self._in_flight.end(pending.name))
-        await self._maker.begin(pending, intent)
+        await self._maker.begin(pending, issuing.config, intent)
         touched: list[ClusterObject] = []
         call.record.undo = self._undo(pending, touched)
         call.record.settled.append(lambda error: self._clean_up(error, pending, touched))
@@ -303,6 +306,7 @@ class Issuance:
         record.jti, record.token_expiration = token.jti, token.expire_time
         record.warnings = (*granted.terms.warnings, *by_cluster(granted.terms, token))
         check_minted(granted, token)
+        check_bound(granted, token, next((made for made in objects if made.kind == "Secret"), None))
         check_min_ttl(min(token.ttl, granted.ttl), granted.terms.min_ttl, record.warnings)
         lease = self._pending(issuing, objects)
         return replace(

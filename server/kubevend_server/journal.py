@@ -35,6 +35,7 @@ from kubevend_server.audit.log import AuditLog, Event
 from kubevend_server.errors import KubevendError, Unavailable
 from kubevend_server.store import objects as object_store
 from kubevend_server.store.changes import Change, Fence
+from kubevend_server.store.configs import moved_configs
 from kubevend_server.store.database import Database, is_locked
 from kubevend_server.store.leases import lease_ended
 from kubevend_server.store.schema import audit_head, leases, objects, tokens
@@ -368,13 +369,21 @@ def read_head(connection: sa.Connection, replica: str = DEFAULT_REPLICA) -> Head
 
 
 def _fenced_off(connection: sa.Connection, entries: Sequence[Entry]) -> Refusals:
-    """For each entry the refusal where what its lease stands on is not to live any more, else None."""
-    fences = {entry.fence.anchor for entry in entries if entry.fence is not None}
-    gone = object_store.not_live(connection, fences) if fences else set()
-    return [
-        lease_ended(entry.fence.lease) if entry.fence is not None and entry.fence.anchor in gone else None
-        for entry in entries
-    ]
+    """For each entry the refusal where what its lease stands on no longer holds, else None."""
+    fences = [entry.fence for entry in entries if entry.fence is not None]
+    anchors = {fence.anchor for fence in fences if fence.anchor}
+    gone = object_store.not_live(connection, anchors) if anchors else set()
+    clusters = {fence.config for fence in fences if fence.config is not None}
+    moved = moved_configs(connection, clusters) if clusters else {}
+
+    def refusal(fence: Fence | None) -> KubevendError | None:
+        if fence is None:
+            return None
+        if fence.anchor in gone:
+            return lease_ended(fence.lease)
+        return moved.get(fence.config) if fence.config is not None else None
+
+    return [refusal(entry.fence) for entry in entries]
 
 
 def _apply(connection: sa.Connection, change: Change | None) -> KubevendError | None:

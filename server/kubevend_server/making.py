@@ -13,6 +13,7 @@ from kubevend_server.audit.log import Event
 from kubevend_server.checkpoints import Checkpoint, pass_by
 from kubevend_server.cluster import objects as cluster
 from kubevend_server.cluster.connection import Connection
+from kubevend_server.configs import Config
 from kubevend_server.errors import FailedPrecondition, KubevendError, ResourceExhausted
 from kubevend_server.journal import Entry, Journal
 from kubevend_server.kinds import RESOURCES
@@ -22,6 +23,7 @@ from kubevend_server.policy.made import own_labels
 from kubevend_server.policy.name_template import PREFIX
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store import objects as object_store
+from kubevend_server.store.changes import Fence
 
 _NEVER_MADE = (FailedPrecondition, ResourceExhausted)
 """After these nothing was made; after all else something may have been."""
@@ -77,17 +79,24 @@ class Maker:
     process: str
     checkpoint: Checkpoint = pass_by
 
-    async def begin(self, pending: Lease, intent: Event) -> None:
+    async def begin(self, pending: Lease, config: Config, intent: Event) -> None:
         """Write down a pending lease and what is about to be made for it, with the audit event that says so.
+
+        Args:
+            pending: the lease.
+            config: its config, by which the cluster is called.
+            intent: the event.
 
         Raises:
             AnchorTaken: somebody else has just made the anchor that it would share; nothing was written.
+            Aborted, FailedPrecondition: the config is of another cluster by now, or is gone; nothing was written.
             Unavailable: it could not be written, so nothing must be made.
         """
+        fence = Fence(pending.name, config=config)
         if not any(each.scope for each in pending.objects):
             # What is for this lease alone nobody else can have made, so it goes with the rows of all others.
             rows = lease_store.rows(pending)
-            await self.journal.commit(Entry(lambda refusal: None if refusal else intent, rows=rows))
+            await self.journal.commit(Entry(lambda refusal: None if refusal else intent, rows=rows, fence=fence))
             return
         written = False
 
@@ -95,7 +104,9 @@ class Maker:
             nonlocal written
             written = lease_store.insert_pending(connection, pending)
 
-        await self.journal.commit(Entry(lambda refusal: None if refusal or not written else intent, change=change))
+        await self.journal.commit(
+            Entry(lambda refusal: None if refusal or not written else intent, change=change, fence=fence)
+        )
         if not written:
             raise AnchorTaken
 

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from kubevend_server.cluster.tokens import IssuedToken
 from kubevend_server.errors import FailedPrecondition
+from kubevend_server.leases import ClusterObject
 from kubevend_server.policy.grant import Grant
 from kubevend_server.policy.lifetimes import seconds, shortened
 from kubevend_server.policy.terms import Terms
@@ -28,6 +29,25 @@ def check_minted(granted: Grant, token: IssuedToken) -> None:
             f"The cluster of {granted.terms.config} minted a token that is wider than the grant (audiences "
             f"{', '.join(token.audiences)}; {seconds(token.expire_time - token.issue_time)}), and it was dropped. Look "
             "for a mutating webhook on serviceaccounts/token, or a proxy.",
+            metadata={"config": granted.terms.config, "subject": granted.terms.config},
+        )
+
+
+def check_bound(granted: Grant, token: IssuedToken, anchor: ClusterObject | None) -> None:
+    """Drop a token that would outlive its anchor, and with it any word of its end.
+
+    Raises:
+        FailedPrecondition: it is bound to something else, or to nothing.
+    """
+    if anchor is None:
+        return
+    name, uid = token.bound
+    if name != anchor.name or (anchor.uid and uid != anchor.uid):
+        raise FailedPrecondition(
+            "TOKEN_NOT_AS_GRANTED",
+            f"The cluster of {granted.terms.config} minted a token that is not bound to Secret {anchor.namespace}/"
+            f"{anchor.name}, so that deleting this would not end it, and it was dropped. Look for a mutating webhook "
+            "on serviceaccounts/token, or a proxy.",
             metadata={"config": granted.terms.config, "subject": granted.terms.config},
         )
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from devcluster import DevCluster
 from devcluster.cluster import DevClusterError
-from kubevend.v1 import issue_service_pb2, lease_service_pb2
+from kubevend.v1 import config_service_pb2, issue_service_pb2, lease_service_pb2, role_service_pb2
 from kubevend.v1.role_service_pb2 import (
     KUBERNETES_ROLE_KIND_CLUSTER_ROLE,
     KUBERNETES_ROLE_KIND_ROLE,
@@ -21,7 +22,8 @@ from kubevend.v1.role_service_pb2 import (
     KubernetesRole,
     KubernetesRoleKind,
 )
-from tests.integration.conftest import Start, Vending
+from tests.integration.conftest import Start, Vending, config_of
+from tests.support.client import KUBERNETES_AUDIENCE
 from tests.support.clusters import install, works
 from tests.support.made import RULES, Admin, Standing, allow_makers, kinds
 from tests.support.waiting import until
@@ -289,3 +291,39 @@ def test_what_the_owner_owns_goes_with_it(start: Start, tmp_path: Path) -> None:
             scene.cluster.kubectl("delete", kind, reply.service_account, *where)
             until(lambda: scene.made() == {}, f"what the {kind} owned to be collected", 60)
             until(lambda reply=reply: not works(cluster, reply.token), "the token to stop working", CACHE)  # type: ignore[misc]
+
+
+def test_who_writes_a_role_is_warned(scene: Scene) -> None:
+    """CreateRole and UpdateRole tell what the cluster would refuse later, and what they could not find out."""
+    more = json.dumps([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}])
+    config = config_of(scene.cluster, kubernetes_host="https://127.0.0.1:1")
+    admin = scene.vending.admin
+    request = config_service_pb2.CreateConfigRequest(config_id="away", config=config)
+    admin.call(admin.configs.CreateConfig, request)
+
+    sound = warnings_of(scene, "warned-sound", **bound(CLUSTER_ROLE, scene.namespace))
+    too_wide = warnings_of(scene, "warned-wide", **generated(ROLE, more))
+    unknown = warnings_of(scene, "warned-away", config="configs/away", **generated(ROLE, RULES))
+    update = role_service_pb2.UpdateRoleRequest(
+        role=role_service_pb2.Role(name="roles/warned-sound", **generated(ROLE, more)),
+        update_mask=FieldMask(paths=["kubernetes_role", "generated_role"]),
+    )
+    updated = admin.call(admin.roles.UpdateRole, update).warnings
+
+    assert sound == {}
+    for told in (too_wide, {each.reason: each.message for each in updated}):
+        assert list(told) == ["RULES_NOT_GRANTABLE"]
+        assert "escalate" in told["RULES_NOT_GRANTABLE"]
+    assert list(unknown) == ["RULES_NOT_CHECKED"]
+    assert "cannot be reached" in unknown["RULES_NOT_CHECKED"]
+    assert scene.made() == {}
+
+
+def warnings_of(scene: Scene, role_id: str, **fields: Any) -> dict[str, str]:
+    """The warnings at the making of a role, by reason."""
+    role = role_service_pb2.Role(
+        allowed_namespaces=[scene.namespace], allowed_audiences=[KUBERNETES_AUDIENCE], **fields
+    )
+    request = role_service_pb2.CreateRoleRequest(role_id=role_id, role=role)
+    reply = scene.vending.admin.call(scene.vending.admin.roles.CreateRole, request)
+    return {warning.reason: warning.message for warning in reply.warnings}

@@ -7,7 +7,7 @@ import http.client
 import json
 import sqlite3
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
@@ -19,7 +19,7 @@ from devcluster import DevCluster
 from kubevend.v1 import issue_service_pb2, lease_service_pb2, role_service_pb2
 from tests.integration.conftest import Vending
 from tests.support.client import Refusal
-from tests.support.clusters import allow_anchors, anchors, works
+from tests.support.clusters import allow_anchors, anchors, make_namespace, works
 from tests.support.waiting import until
 
 Lease = lease_service_pb2.Lease
@@ -284,27 +284,38 @@ def test_an_anchor_that_a_filter_finds_in_part(vending: Vending, cluster: DevClu
 
 
 def test_a_caller_is_cut_off(vending: Vending, cluster: DevCluster, namespace: str) -> None:
-    """RevokeLeases by caller ends all of a PER_CALLER role's leases with one deletion."""
-    role = make_role(vending, cluster, namespace, PER_CALLER)
-    request = issue_service_pb2.IssueTokenRequest(role=role)
+    """RevokeLeases by caller ends all of a PER_CALLER role's leases with one deletion for each namespace."""
+    other = f"{namespace}-other"
+    make_namespace(cluster, other)
+    for name in (namespace, other):
+        allow_anchors(cluster, name)
+    allowed = [namespace, other]
+    role = vending.admin.create_role("own", allowed_namespaces=allowed, revocation=PER_CALLER).name
+    requests = [issue_service_pb2.IssueTokenRequest(role=role, namespace=name) for name in allowed]
+    issue, metadata = vending.admin.issuing.IssueToken, vending.admin.metadata
     for _ in range(10):
-        calls = [vending.admin.issuing.IssueToken.future(request, metadata=vending.admin.metadata) for _ in range(100)]
+        calls = [issue.future(request, metadata=metadata) for request in requests * 50]
         vending.admin.tokens += [call.result().token for call in calls]
-    (anchor,) = anchors(cluster, namespace)
+    standing = [anchor for name in allowed for anchor in anchors(cluster, name)]
 
     answer = revoke_all(vending, filter={"caller": "admin://local/bootstrap", "role": role})
 
+    assert len(standing) == 2
     assert len(answer.revocations) == 1000
     assert {each.state for each in answer.revocations} == {Lease.STATE_REVOKED}
-    deletions = [
-        line
-        for line in cluster.audit_log.read_text().splitlines()
-        if f'"namespace":"{namespace}"' in line and '"resource":"secrets"' in line and '"verb":"delete"' in line
-    ]
-    assert len(deletions) == 1
-    assert anchor in deletions[0]
-    stops(cluster, vending.admin.tokens[-1])
-    stops(cluster, vending.admin.tokens[-1000])
+    deleted = [name for line in cluster.audit_log.read_text().splitlines() for name in deleted_anchor(line, allowed)]
+    assert sorted(deleted) == sorted(standing)
+    for token in (*vending.admin.tokens[-2:], *vending.admin.tokens[-1000:-998]):
+        stops(cluster, token)
+
+
+def deleted_anchor(line: str, namespaces: Sequence[str]) -> Iterator[str]:
+    """The name of the Secret of one of these namespaces that a line of the API server's audit log tells is deleted."""
+    if '"resource":"secrets"' not in line or '"verb":"delete"' not in line:
+        return
+    entry = json.loads(line)
+    if entry["stage"] == "ResponseComplete" and entry["objectRef"]["namespace"] in namespaces:
+        yield entry["objectRef"]["name"]
 
 
 def test_a_watch_that_is_open_goes_on(vending: Vending, cluster: DevCluster, namespace: str) -> None:

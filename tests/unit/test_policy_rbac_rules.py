@@ -123,6 +123,11 @@ def rules(*changed: Any, **fields: Any) -> str:
         (json.dumps([PODS] * 101), "Role", "has 101 rules; at most 100 are taken"),
         (" " * 65537, "Role", "has 65537 characters; at most 65536 are read"),
         (
+            rules({key: [*"abcdefghijk"] for key in ("apiGroups", "resources", "resourceNames", "verbs")}),
+            "Role",
+            "gives 14643 rights, each apiGroup with each resource, name and verb counted; at most 10000 are taken: ",
+        ),
+        (
             "- verbs: &a [get]\n- verbs: *a",
             "Role",
             "has an anchor or an alias (&, *) in line 1: write it out, * in quotes",

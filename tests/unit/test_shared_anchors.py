@@ -7,14 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
+from google.rpc import error_details_pb2
 
 from kubevend.v1 import issue_service_pb2
+from kubevend_server.configs import Config
 from kubevend_server.leases import ClusterObject, Lease
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store import objects as object_store
 from tests.unit.builders import config, lease, role
-from tests.unit.world import World
+from tests.unit.world import Refused, World
 
 REQUEST = issue_service_pb2.IssueTokenRequest(role="roles/ci")
 THEIRS = ClusterObject("0" * 26, "configs/default", "Secret", "apps", "kubevend-theirs", scope="roles/ci")
@@ -31,6 +34,7 @@ def furnished(world: World) -> World:
     world.catalog.put(config())
     world.catalog.put(role(revocation="PER_ROLE"))
     with world.database.writer.begin() as connection:
+        world.config_store.insert(config())(connection)
         assert lease_store.insert_pending(connection, their_lease())
     return world
 
@@ -77,3 +81,41 @@ async def test_it_gives_up_what_another_process_does_not_make(tmp_path: Path) ->
     assert states == {their_lease().name: "REVOKING", reply.lease: "ACTIVE"}
     assert sorted(anchors.values()) == ["DELETING", "LIVE"]
     assert anchors[THEIRS.name] == "DELETING"
+
+
+async def test_a_token_that_is_not_bound_is_dropped(world: World) -> None:
+    """What would not end with its anchor is not handed out: a webhook or a proxy can have taken the binding away."""
+    shared = furnished(world)
+    do(shared, lambda c: object_store.set_uids(c, [replace(THEIRS, uid="u1")]))
+    shared.connection.binds = False
+
+    with pytest.raises(Refused) as refusal:
+        await shared.call(REQUEST)
+
+    assert refusal.value.detail(error_details_pb2.ErrorInfo).reason == "TOKEN_NOT_AS_GRANTED"
+    assert f"not bound to Secret apps/{THEIRS.name}" in refusal.value.status.message
+    assert shared.database.read_now(lambda c: c.exec_driver_sql("SELECT count(*) FROM tokens").scalar()) == 0
+
+
+@pytest.mark.parametrize("revocation", ["PER_LEASE", "PER_CALLER"])
+@pytest.mark.parametrize(
+    ("now", "reason"),
+    [(config(kubernetes_host="https://10.0.0.2:6443", etag="e2"), "CONFIG_MOVED"), (None, "CONFIG_NOT_FOUND")],
+)
+async def test_nothing_is_made_at_a_cluster_that_was_left(
+    world: World, revocation: Any, now: Config | None, reason: str
+) -> None:
+    """Where another process has pointed the config elsewhere, what was made here would be looked for there, and told
+    to be gone; so it is not made.
+    """
+    world.catalog.put(config())
+    world.catalog.put(role(revocation=revocation))
+    if now is not None:
+        do(world, world.config_store.insert(now))
+
+    with pytest.raises(Refused) as refusal:
+        await world.call(REQUEST)
+
+    assert refusal.value.detail(error_details_pb2.ErrorInfo).reason == reason
+    assert world.connection.asked == []
+    assert [line["stage"] for line in world.lines()] == ["STAGE_COMPLETE"]

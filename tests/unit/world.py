@@ -83,7 +83,11 @@ def migrated(file: Path) -> Database:
 
 
 class FakeConnection(Connection):
-    """A cluster that answers what the test has put in: a body, or an error."""
+    """A cluster that answers what the test has put in: a body, or an error.
+
+    Attributes:
+        binds: whether tokens that are to be bound to a Secret are.
+    """
 
     def __init__(self, *answers: Mapping[str, Any] | bytes | KubevendError) -> None:
         """Take the answers, in their order; the last one is given again and again."""
@@ -92,6 +96,7 @@ class FakeConnection(Connection):
         self.answers = list(answers)
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
         self.retired = False
+        self.binds = True
 
     async def call(self, request: Request, attempt: Attempt, judged: Collection[int] = ()) -> Answer:
         """Answer."""
@@ -102,6 +107,10 @@ class FakeConnection(Connection):
         if isinstance(answer, KubevendError):
             raise answer
         headers = CIMultiDict({"Audit-Id": attempt.audit_id})
+        bound = (request.body or {}).get("spec", {}).get("boundObjectRef") if self.binds else None
+        if bound is not None and isinstance(answer, Mapping):
+            secret = {"name": bound["name"], "uid": bound.get("uid", "u")}
+            answer = token_reply(minted(**{"kubernetes.io": {"secret": secret}}))
         return Answer(200, headers, answer if isinstance(answer, bytes) else json.dumps(answer).encode())
 
     async def get(self, path: str, attempt: Attempt) -> Answer:

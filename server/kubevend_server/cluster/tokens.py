@@ -43,6 +43,7 @@ class IssuedToken:
         ttl: how long it was issued for, after the cluster's own cap.
         kubernetes_audit_id: of its TokenRequest, in Kubernetes' audit log.
         warnings: what the cluster warned of.
+        bound: name and UID of the Secret with which it ends, as they stand in the token; empty where there is none.
     """
 
     token: str = field(repr=False)
@@ -53,6 +54,7 @@ class IssuedToken:
     ttl: timedelta
     kubernetes_audit_id: str
     warnings: tuple[str, ...]
+    bound: tuple[str, str] = ("", "")
 
 
 async def request_token(
@@ -175,11 +177,23 @@ class _TokenRequest(msgspec.Struct):
     status: _TokenStatus
 
 
+class _Bound(msgspec.Struct):
+    name: str = ""
+    uid: str = ""
+
+
+class _Private(msgspec.Struct):
+    """Kubernetes' own claims (pkg/serviceaccount/claims.go)."""
+
+    secret: _Bound = msgspec.field(default_factory=_Bound)
+
+
 class _Claims(msgspec.Struct):
     jti: str
     aud: list[str]
     iat: int
     exp: int
+    own: _Private = msgspec.field(name="kubernetes.io", default_factory=_Private)
 
 
 def _read(answer: Answer, attempt: Attempt) -> IssuedToken:
@@ -198,6 +212,7 @@ def _read(answer: Answer, attempt: Attempt) -> IssuedToken:
         ttl=timedelta(seconds=reply.spec.expirationSeconds),
         kubernetes_audit_id=attempt.audit_id,
         warnings=tuple(_text(match.group(1)) for match in matches if match)[:_MOST_WARNINGS],
+        bound=(claims.own.secret.name, claims.own.secret.uid),
     )
 
 

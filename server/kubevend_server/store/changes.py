@@ -7,16 +7,25 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from kubevend_server.configs import Config
+
 Change = Callable[[sa.Connection], None]
 """Makes a change in an open transaction, or refuses it with a KubevendError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """The anchor that a new lease stands on: if that is not to live any more, the lease is refused."""
+    """What a new lease stands on; if that no longer holds, the lease is refused.
 
-    anchor: str
+    Attributes:
+        lease: the lease's name.
+        anchor: the id of an anchor that must be to live on; empty for none.
+        config: a config that must still be that of the same cluster; None for none.
+    """
+
     lease: str
+    anchor: str = ""
+    config: Config | None = None
 
 
 def rehearse(change: Change, *, only: bool) -> Change:

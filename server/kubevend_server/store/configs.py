@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -176,6 +176,33 @@ def etag_mismatch(name: str) -> Aborted:
         f"{name} was changed by somebody else in the meantime: read it again, and make the change to what you get.",
         metadata={"name": name},
     )
+
+
+def moved_configs(connection: sa.Connection, known: Collection[Config]) -> dict[Config, KubevendError]:
+    """Those configs that are of another cluster by now, or are gone, each with the refusal of what rests on it.
+
+    Another process can have moved one that had no leases, and this one not have heard of it yet. What it then made at
+    the old cluster would be looked for at the new one, and told to be gone.
+
+    Args:
+        connection: an open transaction.
+        known: the configs as they are known here.
+    """
+    query = sa.select(configs.c.name, configs.c.kubernetes_host, configs.c.kubernetes_ca_cert)
+    found = connection.execute(query.where(configs.c.name.in_({config.name for config in known})))
+    now = {row.name: (normalized(row.kubernetes_host), row.kubernetes_ca_cert) for row in found}
+    moved: dict[Config, KubevendError] = {}
+    for config in known:
+        if config.name not in now:
+            moved[config] = config_missing(config.name)
+        elif now[config.name] != (config.kubernetes_host, config.kubernetes_ca_cert):
+            moved[config] = Aborted(
+                "CONFIG_MOVED",
+                f"{config.name} was pointed at another cluster while the request was on its way, and nothing was made. "
+                "Try again.",
+                metadata={"config": config.name},
+            )
+    return moved
 
 
 def require_config(connection: sa.Connection, name: str) -> None:

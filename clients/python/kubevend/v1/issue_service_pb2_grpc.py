@@ -92,7 +92,8 @@ class IssueServiceServicer:
         itself, which RBAC does not let it (KUBERNETES_ESCALATION); the cluster refuses the request itself
         (KUBERNETES_REJECTED), or minted something wider than the grant (TOKEN_NOT_AS_GRANTED).
         - ABORTED: the cluster answers with a conflict (KUBERNETES_CONFLICT), the lease was ended before its token left
-        (LEASE_ENDED), or the Secret that its token was to be bound to was deleted meanwhile (ANCHOR_GONE); try again.
+        (LEASE_ENDED), the Secret that its token was to be bound to was deleted meanwhile (ANCHOR_GONE), or the config was
+        pointed at another cluster meanwhile (CONFIG_MOVED); try again.
         - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE) or is failing (KUBERNETES_UNAVAILABLE); its
         namespaces' labels are not known well enough (NAMESPACES_UNKNOWN); the
         lease or the audit event could not be written (NOT_RECORDED); or the server is stopping.
