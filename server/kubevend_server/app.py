@@ -122,8 +122,9 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
 
     # How leases come to their end.
     order = await _take_place(settings, journal)
-    anchors, in_flight = SharedAnchors(database), InFlight()
+    in_flight = InFlight()
     remover = Remover(database, journal, catalog, clusters, order.process, order.every, clock, checkpoint)
+    anchors = SharedAnchors(database, journal, remover, in_flight, clock)
     expiry = Expiry(database, journal, anchors, remover, in_flight, clock, checkpoint)
     reconciler = Reconciler(database, journal, catalog, clusters, anchors, remover, in_flight, order, clock)
     presence = Presence(journal, order, clock)

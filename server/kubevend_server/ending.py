@@ -86,7 +86,7 @@ def revoke(connection: sa.Connection, leases: Iterable[Lease], cause: str, now: 
     found = list(leases)
     own = [lease.name for lease in found if lease.revocation == "PER_LEASE"]
     lease_store.begin_end(connection, own, "REVOKED", cause, now)
-    for anchor in sorted({lease.anchor for lease in found if lease.anchor and lease.revocation != "PER_LEASE"}):
+    for anchor in sorted({lease.anchor for lease in found if lease.shares_anchor}):
         lease_store.end_anchor(connection, anchor, "REVOKED", cause, now)
     bare = [lease.name for lease in found if lease.revocation == "NONE"]
     lease_store.end_without_objects(connection, bare, "REVOKED", cause, now)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
-import structlog
 
 from kubevend_server import ending, names
 from kubevend_server.anchors import Scope, SharedAnchors, scope_of
@@ -24,16 +22,17 @@ from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.failures import AnchorGone
 from kubevend_server.cluster.tokens import IssuedToken, request_token
 from kubevend_server.configs import Config
-from kubevend_server.errors import FailedPrecondition, KubevendError
+from kubevend_server.errors import KubevendError
 from kubevend_server.in_flight import InFlight
-from kubevend_server.journal import Entry, Journal
+from kubevend_server.journal import Journal
 from kubevend_server.leases import ClusterObject, Lease, LeaseToken
 from kubevend_server.making import AnchorTaken, Maker, plan
+from kubevend_server.minted import by_cluster, check_bound, check_minted, lease_end
 from kubevend_server.namespaces import Namespaces
 from kubevend_server.policy.grant import Grant, grant
-from kubevend_server.policy.lifetimes import check_min_ttl, seconds, shortened
+from kubevend_server.policy.lifetimes import check_min_ttl
 from kubevend_server.policy.limits import Limits
-from kubevend_server.policy.terms import Asked, Naming, Terms, terms
+from kubevend_server.policy.terms import Asked, Naming, terms
 from kubevend_server.removal import Remover
 from kubevend_server.roles import Role
 from kubevend_server.store import leases as lease_store
@@ -42,16 +41,8 @@ from kubevend_server.store.configs import config_missing
 from kubevend_server.store.roles import role_not_found
 from kubevend_server.warning import Warning
 
-_SLACK = timedelta(seconds=60)
 _MOST_ANCHORS = 5
 """How many shared anchors an issuance tries that somebody takes away before its token is bound."""
-
-_MAKING_SECONDS = 20.0
-"""For how long an anchor may be about to be made: longer than a request to a cluster takes by default."""
-
-_LOOK_SECONDS = 0.05
-
-_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +99,6 @@ class Issuance:
         limits: Limits,
         clock: Clock,
         checkpoint: Checkpoint = pass_by,
-        patience: float = _MAKING_SECONDS,
     ) -> None:
         self._catalog = catalog
         self._authorizer = authorizer
@@ -122,7 +112,6 @@ class Issuance:
         self._limits = limits
         self._clock = clock
         self._checkpoint = checkpoint
-        self._patience = patience
 
     async def issue(self, call: Call, role_name: str, asked: Asked, *, validate_only: bool) -> Issued:
         """Decide on a request, and have the cluster mint the token.
@@ -198,13 +187,13 @@ class Issuance:
                     return await self._issue_made(issuing, made)
                 continue
             if not anchor.uid:
-                await self._wait_for(scope)
+                await self._anchors.wait_for(scope)
                 continue
-            self._take(issuing.call, anchor)
+            self._anchors.hold(issuing.call, anchor)
             try:
                 return await self._issue_on(issuing, anchor)
             except AnchorGone:
-                await self._lose(anchor, "its anchor was deleted in the cluster by somebody else")
+                await self._anchors.lose(anchor, "its anchor was deleted in the cluster by somebody else")
         raise AnchorGone(
             "ANCHOR_GONE",
             f"The Secret that tokens of {issuing.grant.terms.role} are bound to was deleted in the cluster "
@@ -219,7 +208,7 @@ class Issuance:
             if await self._anchors.find(scope) is not None:
                 return None
             planned = plan(issuing.grant, issuing.lease, issuing.create_time, scope.text)
-            self._take(issuing.call, planned[0])
+            self._anchors.hold(issuing.call, planned[0])
             try:
                 made = await self._make(issuing, planned)
             except AnchorTaken:
@@ -227,40 +216,6 @@ class Issuance:
             await self._maker.confirm(made)
             self._anchors.remember(scope, made.objects[0])
             return made
-
-    async def _wait_for(self, scope: Scope) -> None:
-        """Wait until another process has made the anchor that it wrote down; one that takes too long is given up."""
-        async with self._anchors.turn(scope):
-            end = asyncio.get_running_loop().time() + self._patience
-            while (anchor := await self._anchors.find(scope)) is not None and not anchor.uid:
-                if asyncio.get_running_loop().time() > end:
-                    await self._lose(anchor, "its anchor was not made in time")
-                    return
-                await asyncio.sleep(_LOOK_SECONDS)
-
-    def _take(self, call: Call, anchor: ClusterObject) -> None:
-        """Keep an anchor for as long as the call is not settled."""
-        self._in_flight.take(anchor.id)
-
-        def settle(error: KubevendError | None) -> None:
-            self._in_flight.drop(anchor.id)
-            if error is not None and error.reason == "LEASE_ENDED":
-                self._anchors.forget({anchor.id})
-
-        call.record.settled.append(settle)
-
-    async def _lose(self, anchor: ClusterObject, cause: str) -> None:
-        """An anchor is not to be used: what stood on it has ended, and whatever is left of it is deleted."""
-        _log.warning("anchor_lost", config=anchor.config, namespace=anchor.namespace, name=anchor.name, cause=cause)
-        now = self._clock()
-        await self._journal.commit(
-            Entry(
-                lambda _: None,
-                change=lambda connection: lease_store.end_anchor(connection, anchor.id, "REVOKED", cause, now),
-            )
-        )
-        self._anchors.forget({anchor.id})
-        self._remover.poke()
 
     # A token that stands on what is made for it.
 
@@ -349,26 +304,20 @@ class Issuance:
     def _lease(self, issuing: _Issuing, token: IssuedToken, objects: Sequence[ClusterObject]) -> Lease:
         granted, record = issuing.grant, issuing.call.record
         record.jti, record.token_expiration = token.jti, token.expire_time
-        record.warnings = (*granted.terms.warnings, *_by_cluster(granted.terms, token))
-        _check_minted(granted, token)
-        _check_bound(granted, token, next((made for made in objects if made.kind == "Secret"), None))
+        record.warnings = (*granted.terms.warnings, *by_cluster(granted.terms, token))
+        check_minted(granted, token)
+        check_bound(granted, token, next((made for made in objects if made.kind == "Secret"), None))
         check_min_ttl(min(token.ttl, granted.ttl), granted.terms.min_ttl, record.warnings)
         lease = self._pending(issuing, objects)
         return replace(
             lease,
             audiences=token.audiences,
-            expire_time=self._end(granted, token),
+            expire_time=lease_end(granted, token, self._clock()),
             stored_state="ACTIVE",
             owner="",
             objects=tuple(objects),
             tokens=(LeaseToken(token.jti, token.kubernetes_audit_id, token.issue_time, token.expire_time),),
         )
-
-    def _end(self, granted: Grant, token: IssuedToken) -> datetime:
-        """When the lease ends: with its token, unless kubevend ends it earlier, by its own clock."""
-        if granted.ttl >= granted.token_ttl:
-            return token.expire_time
-        return min(self._clock() + granted.ttl, token.expire_time)
 
     def _issued(self, issuing: _Issuing, token: IssuedToken, lease: Lease) -> Issued:
         record = issuing.call.record
@@ -383,55 +332,6 @@ class Issuance:
             token=token,
             lease=lease.name,
         )
-
-
-def _check_minted(granted: Grant, token: IssuedToken) -> None:
-    """Drop a token that is wider or longer than the grant: a webhook or a proxy can make the cluster answer so.
-
-    Raises:
-        FailedPrecondition: it is.
-    """
-    longer = token.expire_time - token.issue_time > granted.token_ttl + _SLACK
-    if longer or not set(token.audiences) <= set(granted.audiences):
-        raise FailedPrecondition(
-            "TOKEN_NOT_AS_GRANTED",
-            f"The cluster of {granted.terms.config} minted a token that is wider than the grant (audiences "
-            f"{', '.join(token.audiences)}; {seconds(token.expire_time - token.issue_time)}), and it was dropped. Look "
-            "for a mutating webhook on serviceaccounts/token, or a proxy.",
-            metadata={"config": granted.terms.config, "subject": granted.terms.config},
-        )
-
-
-def _check_bound(granted: Grant, token: IssuedToken, anchor: ClusterObject | None) -> None:
-    """Drop a token that would outlive its anchor, and with it any word of its end.
-
-    Raises:
-        FailedPrecondition: it is bound to something else, or to nothing.
-    """
-    if anchor is None:
-        return
-    name, uid = token.bound
-    if name != anchor.name or (anchor.uid and uid != anchor.uid):
-        raise FailedPrecondition(
-            "TOKEN_NOT_AS_GRANTED",
-            f"The cluster of {granted.terms.config} minted a token that is not bound to Secret {anchor.namespace}/"
-            f"{anchor.name}, so that deleting this would not end it, and it was dropped. Look for a mutating webhook "
-            "on serviceaccounts/token, or a proxy.",
-            metadata={"config": granted.terms.config, "subject": granted.terms.config},
-        )
-
-
-def _by_cluster(offered: Terms, token: IssuedToken) -> tuple[Warning, ...]:
-    if token.ttl >= offered.ttl:
-        return tuple(_said(text) for text in token.warnings)
-    # What the cluster itself says of it is told here better: by whom, from what, to what.
-    others = [text for text in token.warnings if not text.startswith("requested expiration of")]
-    cap = shortened("TTL_CAPPED_BY_CLUSTER", "the cluster's maximum", offered.ttl, token.ttl)
-    return (cap, *map(_said, others))
-
-
-def _said(text: str) -> Warning:
-    return Warning("CLUSTER_WARNING", f"The cluster warned: {text}")
 
 
 def _foreseen(granted: Grant, now: datetime) -> Issued:

@@ -16,6 +16,12 @@ PENDING: its issuance is under way; ACTIVE: its token is out; REVOKING: it has e
 deleted in the cluster is not gone yet; EXPIRED, REVOKED and FAILED (no token left): all is gone.
 """
 
+NOT_ENDED: tuple[State, ...] = ("PENDING", "ACTIVE")
+"""The states of a lease whose end nobody has written down."""
+
+LIVE: tuple[State, ...] = (*NOT_ENDED, "REVOKING")
+"""The states of a lease for which something may stand in the cluster."""
+
 End = Literal["EXPIRED", "REVOKED", "FAILED"]
 """The states in which a lease has ended."""
 
@@ -114,6 +120,11 @@ class Lease:
     owner: str = ""
     objects: tuple[ClusterObject, ...] = ()
     ending: Ending | None = None
+
+    @property
+    def shares_anchor(self) -> bool:
+        """Whether the anchor that it stands on is that of other leases too, which would end with it."""
+        return bool(self.anchor) and self.revocation != "PER_LEASE"
 
     def state(self, now: datetime) -> State:
         """In which part of its life the lease is at `now`."""

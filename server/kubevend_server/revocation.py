@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,7 +18,7 @@ from kubevend_server.checkpoints import Checkpoint, pass_by
 from kubevend_server.clock import Clock
 from kubevend_server.errors import FailedPrecondition, PermissionDenied
 from kubevend_server.journal import Entry, Journal
-from kubevend_server.leases import Lease, LeaseFilter, State
+from kubevend_server.leases import NOT_ENDED, Lease, LeaseFilter, State
 from kubevend_server.removal import Remover
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store.database import Database
@@ -31,7 +31,7 @@ _MOST_OTHERS = 1000
 _BATCH = 500
 _MOST_PASSED_OVER = 100_000
 """How many leases that a caller may not know of one call looks through."""
-
+_MOST_SHARING = 20 * MOST_AT_ONCE
 _SETTLE_SECONDS = 10.0
 
 _Judge = Callable[[sa.Connection, Sequence[Lease]], dict[str, str]]
@@ -187,11 +187,11 @@ class Revocation:
                 permitted[lease.name] = lease
             else:
                 chosen.left.append(_left(lease, now, "You may not end it."))
-        anchors = {lease.anchor for lease in permitted.values() if _shares(lease)}
+        anchors = {lease.anchor for lease in permitted.values() if lease.shares_anchor}
         on_anchor: dict[str, list[Lease]] = {anchor: [] for anchor in anchors}
         if anchors:
             # Those that a filter leaves out, too: they would end with the others.
-            for lease in await self._database.read(lambda c: lease_store.sharing(c, anchors, 20 * MOST_AT_ONCE)):
+            for lease in await self._sharing(anchors):
                 on_anchor[lease.anchor].append(lease)
         refused = self._refused(call, on_anchor, permitted, end_shared=end_shared)
         for lease in permitted.values():
@@ -204,7 +204,7 @@ class Revocation:
                 chosen.left.append(_left(lease, now, refused[lease.anchor]))
             else:
                 chosen.ending.append(lease)
-        with_others = {lease.anchor for lease in chosen.ending if _shares(lease)}
+        with_others = {lease.anchor for lease in chosen.ending if lease.shares_anchor}
         chosen.ending.extend(
             lease
             for anchor in sorted(with_others)
@@ -238,13 +238,14 @@ class Revocation:
         return ""
 
     async def _others(self, lease: Lease) -> list[Lease]:
-        if not _shares(lease):
+        if not lease.shares_anchor:
             return []
-        found = await self._database.read(
-            lambda connection: lease_store.sharing(connection, [lease.anchor], 20 * MOST_AT_ONCE)
-        )
+        found = await self._sharing({lease.anchor})
         now = self._clock()
-        return [other for other in found if other.name != lease.name and other.state(now) in ("ACTIVE", "PENDING")]
+        return [other for other in found if other.name != lease.name and other.state(now) in NOT_ENDED]
+
+    async def _sharing(self, anchors: Collection[str]) -> list[Lease]:
+        return await self._database.read(lambda connection: lease_store.sharing(connection, anchors, _MOST_SHARING))
 
     def _check_others(self, call: Call, lease: Lease, others: Sequence[Lease], *, end_shared: bool) -> None:
         """Refuse to end a lease with which others would end that are not to, or not by this caller."""
@@ -260,8 +261,7 @@ class Revocation:
             call.record.denied = True
             raise PermissionDenied(
                 "ACCESS_DENIED",
-                f"{call.who.name} may not end all of the {len(others)} leases that share the anchor of "
-                f"{lease.name}. "
+                f"{call.who.name} may not end all of the {len(others)} leases that share the anchor of {lease.name}. "
                 "Have somebody end it who may.",
                 metadata={"caller": call.who.name, "action": "RevokeLease", "resource": lease.name},
             )
@@ -276,7 +276,7 @@ class Revocation:
                 would end with them.
         """
         known = {lease.name for lease in chosen}
-        anchors = {lease.anchor for lease in chosen if _shares(lease)}
+        anchors = {lease.anchor for lease in chosen if lease.shares_anchor}
         ended: list[Lease] = []
         refused: dict[str, str] = {}
         call.irrevocable = True
@@ -308,10 +308,6 @@ class Revocation:
         standing = await self._database.read(lambda connection: lease_store.standing_ids(connection, names))
         if standing:
             await self._remover.settle(standing, _SETTLE_SECONDS)
-
-
-def _shares(lease: Lease) -> bool:
-    return bool(lease.anchor) and lease.revocation in ("PER_CALLER", "PER_ROLE")
 
 
 def _counted(leases: Sequence[Lease]) -> str:

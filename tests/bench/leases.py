@@ -24,7 +24,6 @@ import sqlalchemy as sa
 
 from devcluster.server import KubevendServer
 from kubevend.v1 import lease_service_pb2 as pb
-from kubevend_server.anchors import SharedAnchors
 from kubevend_server.expiry import Expiry
 from kubevend_server.leases import LeaseFilter, State
 from kubevend_server.store import leases as store
@@ -356,7 +355,7 @@ def _expire(file: Path, folder: Path, now: datetime, due: int) -> Expired:
         expiry = Expiry(
             world.database,
             world.journal,
-            SharedAnchors(world.database),
+            world.anchors,
             world.remover,
             world.in_flight,
             lambda: looked,

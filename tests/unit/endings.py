@@ -100,8 +100,9 @@ class Endings:
         self.cluster = DictCluster()
         clusters = FakeClusters(self.cluster, ConfigRules("", {}))
         catalog = Catalog([config(), config(name="configs/other")], roles)
-        self.anchors, self.in_flight = SharedAnchors(self.database), InFlight()
+        self.in_flight = InFlight()
         self.remover = Remover(self.database, self.journal, catalog, clusters, ME, 60.0, self.clock)
+        self.anchors = SharedAnchors(self.database, self.journal, self.remover, self.in_flight, self.clock)
         self.expiry = Expiry(self.database, self.journal, self.anchors, self.remover, self.in_flight, self.clock)
         order = Order(INSTANCE, "main", ME, 60.0, timedelta(days=30), most_strays)
         self.reconciler = Reconciler(

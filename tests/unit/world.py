@@ -228,23 +228,25 @@ class World:
         rules = ConfigRules(own_host, credential_folders or {})
         clusters = clusters or FakeClusters(self.connection, rules)
         checker = Checker(clusters, caller_clusters, limits(), clock)
-        anchors, self.in_flight = SharedAnchors(self.database), InFlight()
+        self.in_flight = InFlight()
         self.remover = Remover(self.database, self.journal, self.catalog, clusters, "main/1", 60.0, clock)
+        self.anchors = SharedAnchors(
+            self.database, self.journal, self.remover, self.in_flight, clock, patience=anchor_patience
+        )
         issuance = Issuance(
             self.catalog,
             authorizer,
             clusters,
             Namespaces(self.catalog, NamespaceWatches(clusters.connect, time.monotonic), time.monotonic),
             self.journal,
-            anchors,
+            self.anchors,
             Maker(self.journal, "world", "main/1"),
             self.remover,
             self.in_flight,
             limits(),
             clock,
-            patience=anchor_patience,
         )
-        revocation = Revocation(self.database, self.journal, authorizer, anchors, self.remover, clock)
+        revocation = Revocation(self.database, self.journal, authorizer, self.anchors, self.remover, clock)
         self.services: list[Service] = [
             ConfigService(self.catalog, authorizer, tokens, self.config_store, rules, clusters, checker, clock),
             RoleService(self.catalog, authorizer, tokens, Promises(self.catalog, clusters), limits(), clock),

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from kubevend_server.leases import LeaseFilter
+from kubevend_server.leases import LIVE, LeaseFilter
 from kubevend_server.names import first_lease_name
-from kubevend_server.store.schema import Moment, leases
+from kubevend_server.store.schema import Moment, leases, literal
 
 MOST_SCANNED = 1000
 """How many rows a page looks at, where an index cannot tell which of them fit."""
@@ -32,10 +32,7 @@ Held = tuple[str, Callable[[Any, Any], Any], object]
 _EXACT = ("caller", "service_account", "namespace", "role", "config")
 """Those fields of a filter whose values an index finds; what is most likely to find few comes first."""
 
-_LIVE_STATES = ("PENDING", "ACTIVE", "REVOKING")
-
-# Written out, since SQLite takes an index on some rows only where it sees that these are meant.
-_ACTIVE: sa.ColumnElement[str] = sa.literal_column("'ACTIVE'")
+_ACTIVE = literal("ACTIVE")
 
 
 class Listed(Protocol):
@@ -127,10 +124,10 @@ def live(connection: sa.Connection, narrowed: LeaseFilter) -> list[Condition]:
     }
     fewest = min(counts, key=lambda column: counts[column], default="")
     chosen = fewest if counts.get(fewest, _MOST_ENDED_COUNTED) < _MOST_ENDED_COUNTED else "state"
-    wanted = [narrowed.state] if narrowed.state else [*_LIVE_STATES]
+    wanted = [narrowed.state] if narrowed.state else [*LIVE]
     conditions = [column_for(column, chosen) == value for column, value in exact.items()]
     conditions += [compare(leases.c[column], value) for column, compare, value in _ranges(narrowed)]
-    conditions += [column_for("state", chosen).in_(_LIVE_STATES), column_for("state", chosen).in_(wanted)]
+    conditions += [column_for("state", chosen).in_(LIVE), column_for("state", chosen).in_(wanted)]
     return [*conditions, *bounds]
 
 
@@ -157,7 +154,7 @@ def _walk_by_end(narrowed: LeaseFilter, after: str) -> Walk:
 
 def _exact(narrowed: LeaseFilter) -> dict[str, str]:
     """The fields that must have one value, those that are likely to find few first."""
-    columns = ("state", *_EXACT) if narrowed.state in _LIVE_STATES else (*_EXACT, "state")
+    columns = ("state", *_EXACT) if narrowed.state in LIVE else (*_EXACT, "state")
     return {column: value for column in columns if (value := getattr(narrowed, column))}
 
 

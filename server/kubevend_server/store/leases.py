@@ -10,21 +10,18 @@ import msgspec
 import sqlalchemy as sa
 
 from kubevend_server.errors import Aborted
-from kubevend_server.leases import ClusterObject, End, Ending, Lease, LeaseFilter, LeaseToken
+from kubevend_server.leases import LIVE, NOT_ENDED, ClusterObject, End, Ending, Lease, LeaseFilter, LeaseToken
 from kubevend_server.store import lease_filters
 from kubevend_server.store import objects as object_store
 from kubevend_server.store.lease_filters import MOST_SCANNED
-from kubevend_server.store.schema import leases, objects, tokens
+from kubevend_server.store.schema import leases, literal, objects, tokens
 
 Row = dict[str, object]
 
 _MOST_AT_ONCE = 500
 """SQLite takes more parameters in a statement; what is more would be a long time in one transaction."""
 
-# Written out, since SQLite takes an index on some rows only where it sees that these are meant.
-_ACTIVE: sa.ColumnElement[str] = sa.literal_column("'ACTIVE'")
-_NO_ANCHOR: sa.ColumnElement[str] = sa.literal_column("''")
-_LIVE_STATES = ("PENDING", "ACTIVE", "REVOKING")
+_ACTIVE, _NONE = literal("ACTIVE"), literal("")
 
 
 # Made once: on the way of an issuance, a statement that is made anew costs more than what it does.
@@ -155,7 +152,7 @@ def end_without_objects(connection: sa.Connection, names: Sequence[str], end: En
     for some in _portions(names):
         connection.execute(
             sa.update(leases)
-            .where(leases.c.name.in_(some), leases.c.state.in_(("PENDING", "ACTIVE")))
+            .where(leases.c.name.in_(some), leases.c.state.in_(NOT_ENDED))
             .values(state=end, end_time=now, end_cause=cause, owner="")
         )
 
@@ -169,7 +166,7 @@ def begin_end(connection: sa.Connection, names: Sequence[str], end: End, cause: 
 
 def end_anchor(connection: sa.Connection, anchor: str, end: End, cause: str, now: datetime) -> None:
     """Let all leases end that share an anchor: that is to be deleted first."""
-    _revoking(connection, sa.and_(leases.c.anchor != _NO_ANCHOR, leases.c.anchor == anchor), end, cause)
+    _revoking(connection, sa.and_(leases.c.anchor != _NONE, leases.c.anchor == anchor), end, cause)
     object_store.doom(connection, objects.c.id == anchor, now)
 
 
@@ -198,8 +195,8 @@ def object_gone(
         object_store.remove(connection, gone.id)
     else:
         object_store.look_again(connection, gone.id, again)
-    others = sa.select(objects.c.id).where(objects.c.lease != _NO_ANCHOR, objects.c.lease == leases.c.name)
-    standing = sa.and_(leases.c.anchor != _NO_ANCHOR, leases.c.anchor == gone.id)
+    others = sa.select(objects.c.id).where(objects.c.lease != _NONE, objects.c.lease == leases.c.name)
+    standing = sa.and_(leases.c.anchor != _NONE, leases.c.anchor == gone.id)
     condition = sa.and_(
         leases.c.name == gone.lease if gone.lease else standing, leases.c.state == "REVOKING", ~others.exists()
     )
@@ -234,7 +231,7 @@ def purge(connection: sa.Connection, before: datetime, limit: int) -> int:
 def _revoking(connection: sa.Connection, condition: sa.ColumnElement[bool], end: End, cause: str) -> None:
     connection.execute(
         sa.update(leases)
-        .where(condition, leases.c.state.in_(("PENDING", "ACTIVE")))
+        .where(condition, leases.c.state.in_(NOT_ENDED))
         .values(state="REVOKING", ends_as=end, end_cause=cause, owner="")
     )
 
@@ -326,7 +323,7 @@ def joined(connection: sa.Connection, anchors: Iterable[str], known: Collection[
     """The leases that have not begun to end on these anchors and are not known, without their tokens."""
     names: set[str] = set()
     for some in _portions(list(anchors)):
-        query = sa.select(leases.c.name).where(leases.c.anchor != _NO_ANCHOR, leases.c.anchor.in_(some))
+        query = sa.select(leases.c.name).where(leases.c.anchor != _NONE, leases.c.anchor.in_(some))
         names |= set(connection.scalars(query.where(leases.c.state.in_(("PENDING", "ACTIVE")))))
     found: list[Lease] = []
     for some in _portions(sorted(names - set(known))):
@@ -338,8 +335,8 @@ def sharing(connection: sa.Connection, anchors: Iterable[str], limit: int) -> li
     """The leases that live on these anchors, without their tokens."""
     found: list[Lease] = []
     for some in _portions(list(anchors)):
-        query = sa.select(leases).where(leases.c.anchor != _NO_ANCHOR, leases.c.anchor.in_(some))
-        query = query.where(leases.c.state.in_(_LIVE_STATES)).limit(limit)
+        query = sa.select(leases).where(leases.c.anchor != _NONE, leases.c.anchor.in_(some))
+        query = query.where(leases.c.state.in_(LIVE)).limit(limit)
         found += map(_lease, connection.execute(query))
     return found
 
@@ -349,7 +346,7 @@ def standing_ids(connection: sa.Connection, names: Sequence[str]) -> set[str]:
     found: set[str] = set()
     for some in _portions(names):
         rows_ = connection.execute(
-            sa.select(leases.c.anchor).distinct().where(leases.c.name.in_(some), leases.c.anchor != _NO_ANCHOR)
+            sa.select(leases.c.anchor).distinct().where(leases.c.name.in_(some), leases.c.anchor != _NONE)
         )
         anchors = [row.anchor for row in rows_]
         found |= {made.id for made, ending in object_store.of_leases(connection, some, anchors) if ending is not None}
@@ -383,7 +380,7 @@ def _whole(connection: sa.Connection, found: Sequence[sa.Row[tuple[object, ...]]
     for row in connection.execute(sa.select(tokens).where(tokens.c.lease.in_(minted)).order_by(tokens.c.issue_time)):
         minted[row.lease].append(LeaseToken(row.jti, row.kubernetes_audit_id, row.issue_time, row.expire_time))
     standing: dict[str, list[tuple[ClusterObject, Ending | None]]] = {}
-    live = [row for row in found if row.state in _LIVE_STATES and row.revocation != "NONE"]
+    live = [row for row in found if row.state in LIVE and row.revocation != "NONE"]
     if live:
         anchors = {row.anchor for row in live if row.anchor}
         for made, ending in object_store.of_leases(connection, [row.name for row in live], sorted(anchors)):

@@ -8,16 +8,13 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from kubevend_server.leases import ClusterObject, Ending
-from kubevend_server.store.schema import leases, objects
+from kubevend_server.leases import NOT_ENDED, ClusterObject, Ending
+from kubevend_server.store.schema import leases, literal, objects
 
 Row = dict[str, object]
 
-# Written out, since SQLite takes an index on some rows only where it sees that these are meant.
-_LIVE: sa.ColumnElement[str] = sa.literal_column("'LIVE'")
-_DELETING: sa.ColumnElement[str] = sa.literal_column("'DELETING'")
+_LIVE, _DELETING, _NONE = literal("LIVE"), literal("DELETING"), literal("")
 _DUE = (objects.c.state == _DELETING, objects.c.next_attempt_time.is_not(None))
-_NONE: sa.ColumnElement[str] = sa.literal_column("''")
 _LATE = "LATE"
 """The reason of an object that was gone, and is looked for again."""
 
@@ -194,9 +191,9 @@ def put_off(connection: sa.Connection, doomed: Doomed, failure: tuple[str, str],
     )
 
 
-def remove(connection: sa.Connection, object_id: str) -> bool:
-    """Forget an object that is gone. False where it was forgotten before."""
-    return connection.execute(sa.delete(objects).where(objects.c.id == object_id)).rowcount > 0
+def remove(connection: sa.Connection, object_id: str) -> None:
+    """Forget an object that is gone."""
+    connection.execute(sa.delete(objects).where(objects.c.id == object_id))
 
 
 def deserted_anchors(connection: sa.Connection, sparing: Iterable[str], ids: Iterable[str] | None = None) -> list[str]:
@@ -210,7 +207,7 @@ def deserted_anchors(connection: sa.Connection, sparing: Iterable[str], ids: Ite
     stands = sa.select(leases.c.name).where(
         leases.c.anchor != _NONE,
         leases.c.anchor == objects.c.id,
-        leases.c.state.in_(("PENDING", "ACTIVE")),
+        leases.c.state.in_(NOT_ENDED),
     )
     query = sa.select(objects.c.id).where(*_SHARED, ~stands.exists())
     if ids is not None:

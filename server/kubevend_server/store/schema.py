@@ -27,6 +27,11 @@ class Moment(sa.types.TypeDecorator[datetime]):
         return None if value is None else _EPOCH + value * _MICROSECOND
 
 
+def literal(text: str) -> sa.ColumnElement[str]:
+    """A text that is written out in a statement: SQLite takes an index on some rows only where it sees them meant."""
+    return sa.literal_column(f"'{text}'")
+
+
 metadata = sa.MetaData()
 
 configs = sa.Table(
