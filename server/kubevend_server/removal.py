@@ -2,6 +2,8 @@
 
 What is to be deleted is in the store, so that it outlives this process, and processes that share the store share the
 work: each takes a few objects at a time, which the others then leave alone for a while.
+
+Each cluster has its own turn: one that does not answer keeps nobody waiting but its own.
 """
 
 from __future__ import annotations
@@ -79,12 +81,13 @@ class Remover:
         self._poked = asyncio.Event()
         self._settled = asyncio.Condition()
         self._works: set[asyncio.Task[None]] = set()
-        self._working: frozenset[str] = frozenset()
+        self._clearing: dict[str, asyncio.Task[None]] = {}
+        self._working: dict[str, frozenset[str]] = {}
 
     @property
     def working(self) -> frozenset[str]:
         """The ids of the objects that are being deleted just now."""
-        return self._working
+        return frozenset().union(*self._working.values())
 
     def poke(self) -> None:
         """Look at once for what is to be done."""
@@ -104,18 +107,41 @@ class Remover:
 
     async def run(self) -> None:
         """Delete what is due, until cancelled."""
-        while True:
-            self._poked.clear()
-            try:
-                while await self.work():
-                    pass
-            except Exception:  # noqa: BLE001 - the store, most likely; the next reconcile lets go of what was taken
-                _log.exception("removal_failed")
-            try:
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    await self._poked.wait()
-            except TimeoutError:
-                continue
+        try:
+            while True:
+                self._poked.clear()
+                try:
+                    for config in set(await self.due()) - set(self._clearing):
+                        self._clearing[config] = asyncio.create_task(self._clear(config))
+                except Exception:  # noqa: BLE001 - the store, most likely; it is looked at again
+                    _log.exception("removal_failed")
+                try:
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await self._poked.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            for task in self._clearing.values():
+                task.cancel()
+            await asyncio.gather(*self._clearing.values(), return_exceptions=True)
+
+    async def _clear(self, config: str) -> None:
+        """Delete what is due in a config's cluster, until nothing is."""
+        try:
+            while await self.work(config):
+                pass
+        except Exception:  # noqa: BLE001 - the store, most likely; the next reconcile lets go of what was taken
+            _log.exception("removal_failed", config=config)
+        else:
+            # What came up since it was last looked was left to this one.
+            self.poke()
+        finally:
+            del self._clearing[config]
+
+    async def due(self) -> list[str]:
+        """The configs in whose clusters something is due."""
+        now = self._clock()
+        return await self._database.read(lambda connection: object_store.due(connection, now))
 
     async def settle(self, ids: Collection[str], seconds: float) -> None:
         """Wait until each of these objects is gone or its deletion has failed, at the most so long."""
@@ -139,29 +165,26 @@ class Remover:
         if self._works:
             await asyncio.wait(self._works)
 
-    async def work(self) -> bool:
-        """Take some of what is due and delete it. False where nothing was due."""
-        now = self._clock()
-        if not await self._database.read(lambda connection: object_store.any_due(connection, now)):
-            return False
+    async def work(self, config: str) -> bool:
+        """Take some of what is due in a config's cluster and delete it. False where nothing was."""
         try:
-            taken = await self._journal.change(self._take)
+            taken = await self._journal.change(lambda connection: self._take(connection, config))
             await self._checkpoint("remove.claimed")
             failures = await asyncio.gather(*map(self._remove, taken), return_exceptions=True)
         finally:
             # What failed in a way that could not be written down is taken again after the next reconcile.
-            self._working = frozenset()
+            self._working.pop(config, None)
         for failure in failures:
             if isinstance(failure, BaseException):
                 _log.error("removal_failed", exc_info=failure)
         async with self._settled:
             self._settled.notify_all()
-        return bool(taken)
+        return len(taken) == _AT_ONCE
 
-    def _take(self, connection: sa.Connection) -> list[Doomed]:
+    def _take(self, connection: sa.Connection, config: str) -> list[Doomed]:
         now = self._clock()
-        taken = object_store.claim(connection, self._process, now, now + _CLAIM, _AT_ONCE)
-        self._working = frozenset(doomed.object.id for doomed in taken)
+        taken = object_store.claim(connection, config, self._process, now, now + _CLAIM, _AT_ONCE)
+        self._working[config] = frozenset(doomed.object.id for doomed in taken)
         return taken
 
     async def _remove(self, doomed: Doomed) -> None:

@@ -130,15 +130,26 @@ def look_again(connection: sa.Connection, object_id: str, then: datetime) -> Non
     )
 
 
-def any_due(connection: sa.Connection, now: datetime) -> bool:
-    """Whether something is to be deleted now."""
-    query = sa.select(objects.c.id).where(*_DUE, objects.c.next_attempt_time <= now).limit(1)
-    return connection.scalar(query) is not None
+def due(connection: sa.Connection, now: datetime) -> list[str]:
+    """The configs in whose clusters something is to be deleted now."""
+    query = sa.select(objects.c.config).distinct().where(*_DUE, objects.c.next_attempt_time <= now)
+    return sorted(connection.scalars(query))
 
 
-def claim(connection: sa.Connection, process: str, now: datetime, until: datetime, limit: int) -> list[Doomed]:
-    """Take objects to delete, those that have waited longest first; nobody else takes them before `until`."""
-    query = sa.select(objects).where(*_DUE, objects.c.next_attempt_time <= now)
+def claim(
+    connection: sa.Connection, config: str, process: str, now: datetime, until: datetime, limit: int
+) -> list[Doomed]:
+    """Take objects of a config to delete, those that have waited longest first; nobody else takes them before `until`.
+
+    Args:
+        connection: an open transaction.
+        config: the config.
+        process: who takes them.
+        now: the moment.
+        until: until when they are taken.
+        limit: how many at the most.
+    """
+    query = sa.select(objects).where(*_DUE, objects.c.config == config, objects.c.next_attempt_time <= now)
     rows = connection.execute(query.order_by(objects.c.next_attempt_time).limit(limit)).all()
     taken = [row.id for row in rows]
     if taken:

@@ -122,7 +122,7 @@ objects = sa.Table(
     sa.Column("reason", sa.String(64), nullable=False, server_default=""),
     sa.Column("message", sa.Text, nullable=False, server_default=""),
     sa.Index("objects_lease", "lease", sqlite_where=sa.text("lease <> ''")),
-    sa.Index("objects_due", "next_attempt_time", sqlite_where=sa.text("state = 'DELETING'")),
+    sa.Index("objects_due", "config", "next_attempt_time", sqlite_where=sa.text("state = 'DELETING'")),
     sa.Index(
         "objects_scope",
         "config",
