@@ -293,6 +293,23 @@ async def test_a_failure_whose_objects_were_forgotten_already(scene: Endings) ->
     assert scene.objects() == []
 
 
+async def test_what_others_delete_is_not_forgotten(scene: Endings) -> None:
+    """Where another process has taken this one for dead, the lease that it ends does end, whatever becomes of the
+    issuance.
+    """
+    scene.add(pending(own()))
+    scene.cluster.fails = unavailable()
+    await scene.reconciler.look()
+    await scene.remove()
+
+    scene.do(lambda connection: ending.fail(connection, pending(own()), [], "its issuance failed", NOW))
+    scene.cluster.fails = None
+    scene.now += 2 * SECOND
+    await scene.remove()
+
+    assert scene.lease(own().name).stored_state == "FAILED"
+
+
 async def test_what_was_refused_is_forgotten(scene: Endings) -> None:
     """Objects that were never asked for are not deleted, and a lease without any has FAILED at once."""
     scene.add(pending(own()))
@@ -326,10 +343,39 @@ async def test_what_is_being_deleted_is_no_stray(scene: Endings) -> None:
     assert list(scene.cluster.objects) == [path_of(account)]
 
 
+async def test_what_others_have_given_our_label_is_no_stray(tmp_path: Path) -> None:
+    """Of what has the label only what has a name of kubevend's is deleted, and not without end at once."""
+    scene = Endings(tmp_path, makes(), most_strays=1.0)
+    for name in ("theirs", *(f"kubevend-{number}" for number in range(600))):
+        scene.cluster.put(f"/api/v1/namespaces/apps/serviceaccounts/{name}")
+
+    await scene.reconciler.look()
+    await scene.remove()
+    first = len(scene.cluster.objects)
+    await scene.reconciler.look()
+    await scene.remove()
+    left = list(scene.cluster.objects)
+    scene.close()
+
+    assert first == 101
+    assert left == ["/api/v1/namespaces/apps/serviceaccounts/theirs"]
+
+
+async def test_a_cluster_that_is_away_hides_no_other(tmp_path: Path) -> None:
+    """What is to be found in one cluster is found, also where the one before it does not answer."""
+    scene = Endings(tmp_path, makes(name="roles/far", config=AWAY), makes())
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        looking = group.create_task(scene.reconciler.run())
+        await scene.cluster.was_asked.wait()
+        looking.cancel()
+    scene.close()
+
+
 async def test_only_one_process_looks_at_the_clusters(scene: Endings) -> None:
     """Of those that live the first by name looks for strays; the others leave it to that one until it is dead."""
     scene.beat("a/1")
-    scene.cluster.put("/api/v1/namespaces/apps/serviceaccounts/stray")
+    scene.cluster.put("/api/v1/namespaces/apps/serviceaccounts/kubevend-stray")
     scene.add(replace(own(7), objects=(anchor(7, kind="ServiceAccount"),)))
     scene.cluster.put(path_of(anchor(7, kind="ServiceAccount")))
 
