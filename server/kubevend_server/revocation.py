@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import sqlalchemy as sa
 
@@ -27,8 +28,14 @@ CACHE = timedelta(seconds=12)
 
 MOST_AT_ONCE = 5000
 _MOST_OTHERS = 1000
+_BATCH = 500
+_MOST_PASSED_OVER = 100_000
+"""How many leases that a caller may not know of one call looks through."""
 _MOST_SHARING = 20 * MOST_AT_ONCE
 _SETTLE_SECONDS = 10.0
+
+_Judge = Callable[[sa.Connection, Sequence[Lease]], dict[str, str]]
+"""Says of which anchors the leases are not to end after all, and why, or refuses the whole call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,37 +101,20 @@ class Revocation:
         if state != "ACTIVE":
             return _ended_already(lease, state, now), []
         others = await self._others(lease)
-        if others and not end_shared:
-            raise FailedPrecondition(
-                "LEASE_SHARES_ANCHOR",
-                f"{lease.name} shares its anchor with {_counted(others)} (leases of {lease.role} are revoked "
-                f"{lease.revocation}), which would end with it. Set end_shared to end them all, or wait until "
-                f"{lease.expire_time.isoformat(timespec='seconds')}, when it ends by itself.",
-                metadata={"lease": lease.name, "others": str(len(others)), "subject": lease.name},
-            )
-        self._require_all(call, lease, others)
+        self._check_others(call, lease, others, end_shared=end_shared)
         ended = [lease, *others]
         if validate_only:
             foreseen = [_foreseen(each, now) for each in ended]
             return foreseen[0], foreseen[1:_MOST_OTHERS]
-        found = {each.lease: each for each in await self._end(call, ended)}
-        return found[lease.name], [found[other.name] for other in others[:_MOST_OTHERS] if other.name in found]
 
-    def _require_all(self, call: Call, lease: Lease, others: Sequence[Lease]) -> None:
-        """Refuse to end others with a lease that the caller may not end.
+        def judge(_: sa.Connection, joined: Sequence[Lease]) -> dict[str, str]:
+            if joined:
+                self._check_others(call, lease, [*others, *joined], end_shared=end_shared)
+            return {}
 
-        Raises:
-            PermissionDenied: there is one.
-        """
-        if all(self._authorizer.may(call, "RevokeLease", other) for other in others):
-            return
-        call.record.denied = True
-        raise PermissionDenied(
-            "ACCESS_DENIED",
-            f"{call.who.name} may not end all of the {len(others)} leases that share the anchor of {lease.name}. Have "
-            "somebody end it who may.",
-            metadata={"caller": call.who.name, "action": "RevokeLease", "resource": lease.name},
-        )
+        found = {each.lease: each for each in await self._end(call, ended, judge)}
+        revoked = found.pop(lease.name)
+        return revoked, list(found.values())[:_MOST_OTHERS]
 
     async def revoke_all(
         self, call: Call, narrowed: LeaseFilter, *, end_shared: bool, validate_only: bool
@@ -134,17 +124,59 @@ class Revocation:
         Returns:
             What became of each that the caller may get, the newest first, and whether there are more.
         """
-        found = await self._database.read(
-            lambda connection: lease_store.find_live(connection, narrowed, MOST_AT_ONCE + 1)
-        )
-        more = len(found) > MOST_AT_ONCE
-        chosen = await self._choose(call, found[:MOST_AT_ONCE], end_shared=end_shared)
+        found, more = await self._find(call, narrowed)
+        chosen = await self._choose(call, found, end_shared=end_shared)
         now = self._clock()
+
+        def judge(connection: sa.Connection, joined: Sequence[Lease]) -> dict[str, str]:
+            fit = lease_store.fitting(connection, narrowed, [lease.name for lease in joined])
+            permitted = {
+                lease.name: lease
+                for lease in joined
+                if lease.name in fit and self._authorizer.may(call, "RevokeLease", lease)
+            }
+            on_anchor: dict[str, list[Lease]] = {}
+            for lease in joined:
+                on_anchor.setdefault(lease.anchor, []).append(lease)
+            return self._refused(call, on_anchor, permitted, end_shared=end_shared)
+
         if validate_only:
             ended = [_foreseen(lease, now) for lease in chosen.ending]
         else:
-            ended = await self._end(call, chosen.ending) if chosen.ending else []
-        return sorted([*ended, *chosen.left], key=lambda each: each.lease, reverse=True), more
+            ended = await self._end(call, chosen.ending, judge) if chosen.ending else []
+        # One that was being issued when it was found ends with its anchor all the same.
+        names = {each.lease for each in ended}
+        left = [each for each in chosen.left if each.lease not in names]
+        return sorted([*ended, *left], key=lambda each: each.lease, reverse=True), more
+
+    async def _find(self, call: Call, narrowed: LeaseFilter) -> tuple[list[Lease], bool]:
+        """Find leases to end or to tell of, and whether there are more.
+
+        Those that neither can be ended nor may be told of do not count; nor do those that are ending already, which
+        could otherwise hide the others for as long as their cluster is away.
+        """
+        found: list[Lease] = []
+        states: tuple[State, ...] = (narrowed.state,) if narrowed.state else ("ACTIVE", "PENDING", "REVOKING")
+        for state in states:
+            after, passed_over = "", 0
+            while passed_over <= _MOST_PASSED_OVER:
+                query = partial(
+                    lease_store.find_live, narrowed=replace(narrowed, state=state), limit=_BATCH, after=after
+                )
+                batch = await self._database.read(query)
+                for lease in batch:
+                    after = lease.name
+                    if not any(self._authorizer.may(call, action, lease) for action in ("RevokeLease", "GetLease")):
+                        passed_over += 1
+                    elif len(found) == MOST_AT_ONCE:
+                        return found, state != "REVOKING"
+                    else:
+                        found.append(lease)
+                if len(batch) < _BATCH:
+                    break
+            else:
+                return found, True
+        return found, False
 
     async def _choose(self, call: Call, found: Sequence[Lease], *, end_shared: bool) -> _Chosen:
         now = self._clock()
@@ -153,7 +185,7 @@ class Revocation:
         for lease in found:
             if self._authorizer.may(call, "RevokeLease", lease):
                 permitted[lease.name] = lease
-            elif self._authorizer.may(call, "GetLease", lease):
+            else:
                 chosen.left.append(_left(lease, now, "You may not end it."))
         anchors = {lease.anchor for lease in permitted.values() if lease.shares_anchor}
         on_anchor: dict[str, list[Lease]] = {anchor: [] for anchor in anchors}
@@ -161,11 +193,7 @@ class Revocation:
             # Those that a filter leaves out, too: they would end with the others.
             for lease in await self._sharing(anchors):
                 on_anchor[lease.anchor].append(lease)
-        refused = {
-            anchor: why
-            for anchor, all_on_it in on_anchor.items()
-            if (why := self._why_not(call, all_on_it, permitted, end_shared))
-        }
+        refused = self._refused(call, on_anchor, permitted, end_shared=end_shared)
         for lease in permitted.values():
             state = lease.state(now)
             if state == "PENDING":
@@ -184,6 +212,16 @@ class Revocation:
             if lease.name not in permitted and lease.state(now) == "ACTIVE"
         )
         return chosen
+
+    def _refused(
+        self, call: Call, on_anchor: Mapping[str, Sequence[Lease]], permitted: dict[str, Lease], *, end_shared: bool
+    ) -> dict[str, str]:
+        """The anchors whose leases are left as they are, each with the reason."""
+        return {
+            anchor: why
+            for anchor, all_on_it in on_anchor.items()
+            if (why := self._why_not(call, all_on_it, permitted, end_shared))
+        }
 
     def _why_not(self, call: Call, all_on_it: Iterable[Lease], permitted: dict[str, Lease], end_shared: bool) -> str:
         """Why the leases on an anchor are left as they are; empty where they are not."""
@@ -209,26 +247,62 @@ class Revocation:
     async def _sharing(self, anchors: Collection[str]) -> list[Lease]:
         return await self._database.read(lambda connection: lease_store.sharing(connection, anchors, _MOST_SHARING))
 
-    async def _end(self, call: Call, ended: Sequence[Lease]) -> list[Revoked]:
-        """Write down that leases end, and wait a while for what stands for them to go."""
-        names = [lease.name for lease in ended]
-        call.record.leases = tuple(names[:MOST_AT_ONCE])
+    def _check_others(self, call: Call, lease: Lease, others: Sequence[Lease], *, end_shared: bool) -> None:
+        """Refuse to end a lease with which others would end that are not to, or not by this caller."""
+        if others and not end_shared:
+            raise FailedPrecondition(
+                "LEASE_SHARES_ANCHOR",
+                f"{lease.name} shares its anchor with {_counted(others)} (leases of {lease.role} are revoked "
+                f"{lease.revocation}), which would end with it. Set end_shared to end them all, or wait until "
+                f"{lease.expire_time.isoformat(timespec='seconds')}, when it ends by itself.",
+                metadata={"lease": lease.name, "others": str(len(others)), "subject": lease.name},
+            )
+        if not all(self._authorizer.may(call, "RevokeLease", other) for other in others):
+            call.record.denied = True
+            raise PermissionDenied(
+                "ACCESS_DENIED",
+                f"{call.who.name} may not end all of the {len(others)} leases that share the anchor of {lease.name}. "
+                "Have somebody end it who may.",
+                metadata={"caller": call.who.name, "action": "RevokeLease", "resource": lease.name},
+            )
+
+    async def _end(self, call: Call, chosen: Sequence[Lease], judge: _Judge) -> list[Revoked]:
+        """Write down that leases end, and wait a while for what stands for them to go.
+
+        Args:
+            call: the call.
+            chosen: they.
+            judge: asked, in the transaction, of leases that have come onto their anchors since they were chosen, and
+                would end with them.
+        """
+        known = {lease.name for lease in chosen}
+        anchors = {lease.anchor for lease in chosen if lease.shares_anchor}
+        ended: list[Lease] = []
+        refused: dict[str, str] = {}
         call.irrevocable = True
-        intent = event.revocation_intent(call)
         cause = f"revoked by {call.who.name}"
 
         def change(connection: sa.Connection) -> None:
+            joined = lease_store.joined(connection, anchors, known)
+            refused.clear()
+            refused.update(judge(connection, joined))
+            ended[:] = [lease for lease in (*chosen, *joined) if lease.anchor not in refused]
+            call.record.leases = tuple(lease.name for lease in ended[:MOST_AT_ONCE])
             ending.revoke(connection, ended, cause, self._clock())
 
         await self._checkpoint("revoke.intended")
-        await self._journal.commit(Entry(lambda refusal: None if refusal else intent, change=change))
+        await self._journal.commit(
+            Entry(lambda refusal: None if refusal else event.revocation_intent(call), change=change)
+        )
         self._anchors.forget({lease.anchor for lease in ended if lease.anchor})
         self._remover.poke()
         await self._checkpoint("revoke.marked")
+        names = [lease.name for lease in ended]
         await self._wait(names)
         now = self._clock()
         after = await self._database.read(lambda connection: lease_store.get_all(connection, names))
-        return [_revoked(lease, now) for lease in after]
+        left = [_left(lease, now, refused[lease.anchor]) for lease in chosen if lease.anchor in refused]
+        return [*(_revoked(lease, now) for lease in after), *left]
 
     async def _wait(self, names: Sequence[str]) -> None:
         standing = await self._database.read(lambda connection: lease_store.standing_ids(connection, names))

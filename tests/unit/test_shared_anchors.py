@@ -49,7 +49,8 @@ async def test_it_waits_for_what_another_process_makes(world: World) -> None:
     """An anchor that another process is about to make is not made here; once it is made, the token is bound to it."""
     shared = furnished(world)
     call = asyncio.create_task(shared.call(REQUEST))
-    await asyncio.sleep(0.1)
+    for _ in range(50):  # turns of the store, of which it takes some too
+        await shared.database.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
     before = (call.done(), list(shared.connection.asked))
 
     do(shared, lambda c: object_store.set_uids(c, [replace(THEIRS, uid="u1")]))

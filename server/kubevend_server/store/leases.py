@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -181,10 +181,41 @@ def page(
     return Page(_whole(connection, read), lease_filters.position(narrowed, last) if last is not None else "", count)
 
 
-def find_live(connection: sa.Connection, narrowed: LeaseFilter, limit: int) -> list[Lease]:
-    """The leases of a filter that live, the newest first, without their tokens."""
+def find_live(connection: sa.Connection, narrowed: LeaseFilter, limit: int, after: str = "") -> list[Lease]:
+    """The leases of a filter that live, the newest first, without their tokens.
+
+    Args:
+        connection: where to read.
+        narrowed: the filter.
+        limit: how many at the most.
+        after: the name of the last one that was found before; empty for the first ones.
+    """
     query = sa.select(leases).where(*lease_filters.live(connection, narrowed))
+    if after:
+        query = query.where(leases.c.name < after)
     return [_lease(row) for row in connection.execute(query.order_by(leases.c.name.desc()).limit(limit))]
+
+
+def fitting(connection: sa.Connection, narrowed: LeaseFilter, names: Sequence[str]) -> set[str]:
+    """Which of these leases live and are found by a filter."""
+    conditions = lease_filters.live(connection, narrowed)
+    return {
+        name
+        for some in _portions(names)
+        for name in connection.scalars(sa.select(leases.c.name).where(leases.c.name.in_(some), *conditions))
+    }
+
+
+def joined(connection: sa.Connection, anchors: Iterable[str], known: Collection[str]) -> list[Lease]:
+    """The leases that have not begun to end on these anchors and are not known, without their tokens."""
+    names: set[str] = set()
+    for some in _portions(list(anchors)):
+        query = sa.select(leases.c.name).where(leases.c.anchor != _NONE, leases.c.anchor.in_(some))
+        names |= set(connection.scalars(query.where(leases.c.state.in_(("PENDING", "ACTIVE")))))
+    found: list[Lease] = []
+    for some in _portions(sorted(names - set(known))):
+        found += map(_lease, connection.execute(sa.select(leases).where(leases.c.name.in_(some))))
+    return found
 
 
 def sharing(connection: sa.Connection, anchors: Iterable[str], limit: int) -> list[Lease]:
