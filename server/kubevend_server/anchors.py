@@ -19,7 +19,7 @@ from kubevend_server.journal import Entry, Journal
 from kubevend_server.leases import ClusterObject
 from kubevend_server.policy.grant import Grant
 from kubevend_server.removal import Remover
-from kubevend_server.store import leases as lease_store
+from kubevend_server.store import lease_ends
 from kubevend_server.store import objects as object_store
 from kubevend_server.store.database import Database
 
@@ -151,7 +151,7 @@ class SharedAnchors:
         await self._journal.commit(
             Entry(
                 lambda _: None,
-                change=lambda connection: lease_store.end_anchor(connection, anchor.id, "REVOKED", cause, now),
+                change=lambda connection: lease_ends.end_anchor(connection, anchor.id, "REVOKED", cause, now),
             )
         )
         self.forget({anchor.id})

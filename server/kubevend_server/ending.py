@@ -12,9 +12,9 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from kubevend_server.leases import ClusterObject, Lease
-from kubevend_server.store import leases as lease_store
+from kubevend_server.store import lease_ends
 from kubevend_server.store import objects as object_store
-from kubevend_server.store.leases import Due
+from kubevend_server.store.lease_ends import Due
 from kubevend_server.store.schema import objects
 
 
@@ -33,9 +33,9 @@ def expire(
         The ids of the anchors that go.
     """
     own = [row.name for row in found if row.revocation == "PER_LEASE"]
-    lease_store.begin_end(connection, own, "EXPIRED", "", now)
+    lease_ends.begin_end(connection, own, "EXPIRED", "", now)
     others = [row for row in found if row.revocation != "PER_LEASE"]
-    lease_store.end_without_objects(connection, [row.name for row in others], "EXPIRED", "", now)
+    lease_ends.end_without_objects(connection, [row.name for row in others], "EXPIRED", "", now)
     return remove_deserted(connection, now, sparing, {row.anchor for row in others if row.anchor})
 
 
@@ -67,9 +67,9 @@ def fail(
     own = [each for each in touched if each.lease]
     object_store.doom_made(connection, own, now)
     if own:
-        lease_store.begin_end(connection, [lease.name], "FAILED", cause, now)
+        lease_ends.begin_end(connection, [lease.name], "FAILED", cause, now)
         return ()
-    lease_store.end_without_objects(connection, [lease.name], "FAILED", cause, now)
+    lease_ends.end_without_objects(connection, [lease.name], "FAILED", cause, now)
     # Others may stand already on an anchor that this lease was the first to need, if it is known to be made.
     not_live = object_store.not_live(connection, there)
     sound = [each for each in touched if each.uid and each.id not in not_live]
@@ -84,11 +84,11 @@ def revoke(connection: sa.Connection, leases: Iterable[Lease], cause: str, now: 
     """End leases before their time. Where one of them shares an anchor, all that stand on it end."""
     found = list(leases)
     own = [lease.name for lease in found if lease.revocation == "PER_LEASE"]
-    lease_store.begin_end(connection, own, "REVOKED", cause, now)
+    lease_ends.begin_end(connection, own, "REVOKED", cause, now)
     for anchor in sorted({lease.anchor for lease in found if lease.shares_anchor}):
-        lease_store.end_anchor(connection, anchor, "REVOKED", cause, now)
+        lease_ends.end_anchor(connection, anchor, "REVOKED", cause, now)
     bare = [lease.name for lease in found if lease.revocation == "NONE"]
-    lease_store.end_without_objects(connection, bare, "REVOKED", cause, now)
+    lease_ends.end_without_objects(connection, bare, "REVOKED", cause, now)
 
 
 def remove_deserted(

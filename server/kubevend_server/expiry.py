@@ -13,7 +13,7 @@ from kubevend_server.clock import Clock
 from kubevend_server.in_flight import InFlight
 from kubevend_server.journal import Journal
 from kubevend_server.removal import Remover
-from kubevend_server.store import leases as lease_store
+from kubevend_server.store import lease_ends
 from kubevend_server.store.database import Database
 
 _LOOK_SECONDS = 0.25
@@ -59,7 +59,7 @@ class Expiry:
     async def look(self) -> int:
         """End some of what has run out. Returns how many leases."""
         now = self._clock()
-        found = self._database.read_now(lambda connection: lease_store.due(connection, now, _MOST_AT_ONCE))
+        found = self._database.read_now(lambda connection: lease_ends.due(connection, now, _MOST_AT_ONCE))
         if not found:
             return 0
         await self._checkpoint("expire.found")

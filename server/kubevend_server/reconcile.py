@@ -36,6 +36,7 @@ from kubevend_server.leases import ClusterObject
 from kubevend_server.policy.name_template import PREFIX
 from kubevend_server.removal import Remover
 from kubevend_server.roles import ANY, Role
+from kubevend_server.store import lease_ends
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store import objects as object_store
 from kubevend_server.store import replicas as replica_store
@@ -192,7 +193,7 @@ class Reconciler:
         purged = _MOST_PURGED
         while purged == _MOST_PURGED:
             purged = await self._journal.change(
-                lambda connection: lease_store.purge(connection, now - self._order.retention, _MOST_PURGED)
+                lambda connection: lease_ends.purge(connection, now - self._order.retention, _MOST_PURGED)
             )
             await asyncio.sleep(0)
         return self._catalog.configs()
@@ -200,7 +201,7 @@ class Reconciler:
     def _clean_up(self, connection: sa.Connection, living: set[str], now: datetime) -> Collection[str]:
         """End what nobody issues any more, let others delete what the dead had taken, and let deserted anchors go."""
         gone: set[str] = set()
-        dead = lease_store.abandoned(connection, living, self._in_flight.leases, self._order.process)
+        dead = lease_ends.abandoned(connection, living, self._in_flight.leases, self._order.process)
         for lease in lease_store.get_all(connection, dead):
             _log.warning("issuance_abandoned", lease=lease.name, role=lease.role, objects=len(lease.objects))
             # All of it may be there: nobody knows how far its process came.
@@ -297,7 +298,7 @@ class Reconciler:
         def change(connection: sa.Connection) -> None:
             for lease, each in by_lease.items():
                 cause = f"{each.kind} {each.name} was deleted in the cluster by somebody else"
-                lease_store.begin_end(connection, [lease], "REVOKED", cause, now)
+                lease_ends.begin_end(connection, [lease], "REVOKED", cause, now)
 
         for lease, each in by_lease.items():
             _log.warning("lease_incomplete", lease=lease, kind=each.kind, namespace=each.namespace, name=each.name)

@@ -24,10 +24,10 @@ from kubevend_server.cluster.clusters import Clusters
 from kubevend_server.errors import FailedPrecondition, KubevendError
 from kubevend_server.journal import Entry, Journal
 from kubevend_server.leases import ClusterObject
-from kubevend_server.store import leases as lease_store
+from kubevend_server.store import lease_ends
 from kubevend_server.store import objects as object_store
 from kubevend_server.store.database import Database
-from kubevend_server.store.leases import Ended
+from kubevend_server.store.lease_ends import Ended
 from kubevend_server.store.objects import Doomed
 
 _AT_ONCE = 16
@@ -214,7 +214,7 @@ class Remover:
         ended: list[Ended] = []
 
         def change(connection: sa.Connection) -> None:
-            ended[:] = lease_store.object_gone(connection, gone, now, again)
+            ended[:] = lease_ends.object_gone(connection, gone, now, again)
 
         await self._journal.commit(
             Entry(lambda refusal: event.ended(gone, ended) if ended and not refusal else None, change=change)

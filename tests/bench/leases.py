@@ -26,6 +26,7 @@ from devcluster.server import KubevendServer
 from kubevend.v1 import lease_service_pb2 as pb
 from kubevend_server.expiry import Expiry
 from kubevend_server.leases import LeaseFilter, State
+from kubevend_server.store import lease_ends
 from kubevend_server.store import leases as store
 from kubevend_server.store.database import Database
 from kubevend_server.store.schema import leases
@@ -309,8 +310,8 @@ def _explain(file: Path, now: datetime) -> dict[str, list[str]]:
     """The plan of each list, of the query for what has run out, of the purge, and of the counts."""
     asked: dict[str, Callable[[sa.Connection], object]] = {
         **{listing.what: _paged(listing.narrowed) for listing in listings(now)},
-        "what has run out": lambda connection: store.due(connection, now, 500),
-        "purge": lambda connection: store.purge(connection, now - SPAN / 2, 500),
+        "what has run out": lambda connection: lease_ends.due(connection, now, 500),
+        "purge": lambda connection: lease_ends.purge(connection, now - SPAN / 2, 500),
         "metrics": lambda connection: store.count(connection, now),
         "last end on a config": lambda connection: store.last_end(connection, CONFIGS[COMMON], now),
     }

@@ -19,7 +19,7 @@ from kubevend.v1 import issue_service_pb2, lease_service_pb2
 from kubevend_server import ending
 from kubevend_server.leases import Lease, LeaseFilter
 from kubevend_server.names import first_lease_name, new_lease_name
-from kubevend_server.store import lease_filters, leases, migrations
+from kubevend_server.store import lease_ends, lease_filters, leases, migrations
 from kubevend_server.store.database import Database
 from kubevend_server.store.schema import Moment
 from kubevend_server.store.schema import leases as table
@@ -251,7 +251,7 @@ def test_a_later_page_is_found_without_those_before(database: Database, fields: 
 
 def test_what_has_run_out_is_found_through_its_index(database: Database) -> None:
     """The query that runs several times a second looks at nothing but what has run out, in order."""
-    found = steps(database, lambda connection: leases.due(connection, NOW, 500))
+    found = steps(database, lambda connection: lease_ends.due(connection, NOW, 500))
     assert found == ["SEARCH leases USING INDEX leases_expiry (state=? AND expire_time<?)"]
 
 
@@ -268,7 +268,7 @@ def test_the_purge_finds_what_ended_long_ago(database: Database) -> None:
     add(database, lease(stored_state="EXPIRED"))
     with database.writer.begin() as connection:
         connection.execute(sa.update(table).values(end_time=NOW))
-    first, *others = steps(database, lambda connection: leases.purge(connection, NOW + HOUR, 500))
+    first, *others = steps(database, lambda connection: lease_ends.purge(connection, NOW + HOUR, 500))
     assert first == "SEARCH leases USING INDEX leases_ended (end_time>? AND end_time<?)"
     assert others
     assert all(step.startswith("SEARCH") for step in others)
@@ -302,10 +302,10 @@ def test_only_what_is_due_is_touched(database: Database) -> None:
         raw = connection.connection.driver_connection
         assert raw is not None
         before = raw.total_changes
-        found = leases.due(connection, NOW, 500)
+        found = lease_ends.due(connection, NOW, 500)
         ending.expire(connection, found, NOW)
         assert raw.total_changes - before == due
-        again = leases.due(connection, NOW, 500)
+        again = lease_ends.due(connection, NOW, 500)
     assert [each.name for each in found] == [f"leases/{number * count // due:026d}" for number in range(1, due + 1)]
     assert again == []
     states = sa.select(table.c.state, sa.func.count()).group_by(table.c.state)

@@ -13,7 +13,7 @@ from kubevend_server.errors import KubevendError, OutcomeUnknown, PermissionDeni
 from kubevend_server.leases import ClusterObject
 from kubevend_server.policy.grant import Grant
 from kubevend_server.policy.lifetimes import seconds
-from kubevend_server.store.leases import Ended
+from kubevend_server.store.lease_ends import Ended
 from kubevend_server.warning import Warning
 
 _USER_AGENT = 256

@@ -1,4 +1,4 @@
-"""Leases in the store."""
+"""Leases in the store: written down, and read again. `lease_ends.py` ends them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 import sqlalchemy as sa
 
 from kubevend_server.errors import Aborted
-from kubevend_server.leases import LIVE, NOT_ENDED, ClusterObject, End, Ending, Lease, LeaseFilter, LeaseToken
+from kubevend_server.leases import LIVE, ClusterObject, Ending, Lease, LeaseFilter, LeaseToken
 from kubevend_server.store import lease_filters
 from kubevend_server.store import objects as object_store
 from kubevend_server.store.lease_filters import MOST_SCANNED
@@ -46,25 +46,6 @@ class LeaseCounts:
     live: int
     next_expire_time: datetime | None
     revoking: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """A lease whose time has run out, and what stands for it."""
-
-    name: str
-    revocation: str
-    anchor: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A lease that has ended: through which role it was granted, and how and why it ended."""
-
-    name: str
-    role: str
-    end: str
-    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,103 +125,9 @@ def lease_ended(name: str) -> Aborted:
     )
 
 
-# Ends.
-
-
-def end_without_objects(connection: sa.Connection, names: Sequence[str], end: End, cause: str, now: datetime) -> None:
-    """End leases for which nothing stands in the cluster, or nothing that is theirs alone."""
-    for some in _portions(names):
-        connection.execute(
-            sa.update(leases)
-            .where(leases.c.name.in_(some), leases.c.state.in_(NOT_ENDED))
-            .values(state=end, end_time=now, end_cause=cause, owner="")
-        )
-
-
-def begin_end(connection: sa.Connection, names: Sequence[str], end: End, cause: str, now: datetime) -> None:
-    """Let leases end for which something stands in the cluster, theirs alone: that is to be deleted first."""
-    for some in _portions(names):
-        _revoking(connection, leases.c.name.in_(some), end, cause)
-        object_store.doom(connection, objects.c.lease.in_(some), now)
-
-
-def end_anchor(connection: sa.Connection, anchor: str, end: End, cause: str, now: datetime) -> None:
-    """Let all leases end that share an anchor: that is to be deleted first."""
-    _revoking(connection, sa.and_(leases.c.anchor != _NONE, leases.c.anchor == anchor), end, cause)
-    object_store.doom(connection, objects.c.id == anchor, now)
-
-
-def due(connection: sa.Connection, now: datetime, limit: int) -> list[Due]:
-    """The leases whose time has run out, the first ones first."""
-    query = sa.select(leases.c.name, leases.c.revocation, leases.c.anchor)
-    query = query.where(leases.c.state == _ACTIVE, leases.c.expire_time <= now).order_by(leases.c.expire_time)
-    return [Due(*row) for row in connection.execute(query.limit(limit))]
-
-
-def object_gone(
-    connection: sa.Connection, gone: ClusterObject, now: datetime, again: datetime | None = None
-) -> list[Ended]:
-    """Forget an object that is gone, and end the leases for which nothing else stands.
-
-    Args:
-        connection: an open transaction.
-        gone: the object.
-        now: the moment.
-        again: when to look for it once more, in place of forgetting it.
-
-    Returns:
-        Those leases.
-    """
-    if again is None:
-        object_store.remove(connection, gone.id)
-    else:
-        object_store.look_again(connection, gone.id, again)
-    others = sa.select(objects.c.id).where(objects.c.lease != _NONE, objects.c.lease == leases.c.name)
-    standing = sa.and_(leases.c.anchor != _NONE, leases.c.anchor == gone.id)
-    condition = sa.and_(
-        leases.c.name == gone.lease if gone.lease else standing, leases.c.state == "REVOKING", ~others.exists()
-    )
-    query = sa.select(leases.c.name, leases.c.role, leases.c.ends_as, leases.c.end_cause).where(condition)
-    ended = [Ended(*row) for row in connection.execute(query)]
-    if ended:
-        connection.execute(sa.update(leases).where(condition).values(state=leases.c.ends_as, end_time=now, ends_as=""))
-    return ended
-
-
-def abandoned(connection: sa.Connection, alive: Iterable[str], in_flight: Iterable[str], process: str) -> list[str]:
-    """The pending leases that nobody issues any more: their process is dead, or this one, and knows nothing of them."""
-    query = sa.select(leases.c.name, leases.c.owner).where(leases.c.state == "PENDING")
-    living, known = set(alive), set(in_flight)
-    return [
-        row.name
-        for row in connection.execute(query)
-        if row.owner not in living or (row.owner == process and row.name not in known)
-    ]
-
-
-def purge(connection: sa.Connection, before: datetime, limit: int) -> int:
-    """Forget leases that had ended before a moment, the longest ended first. Returns how many."""
-    query = sa.select(leases.c.name).where(leases.c.end_time.is_not(None), leases.c.end_time < before)
-    names = connection.scalars(query.order_by(leases.c.end_time).limit(limit)).all()
-    if names:
-        connection.execute(sa.delete(tokens).where(tokens.c.lease.in_(names)))
-        connection.execute(sa.delete(leases).where(leases.c.name.in_(names)))
-    return len(names)
-
-
-def _revoking(connection: sa.Connection, condition: sa.ColumnElement[bool], end: End, cause: str) -> None:
-    connection.execute(
-        sa.update(leases)
-        .where(condition, leases.c.state.in_(NOT_ENDED))
-        .values(state="REVOKING", ends_as=end, end_cause=cause, owner="")
-    )
-
-
-def _portions(names: Sequence[str]) -> Iterable[Sequence[str]]:
+def portions(names: Sequence[str]) -> Iterable[Sequence[str]]:
+    """Names, as many at a time as a statement is to have."""
     return (names[start : start + _MOST_AT_ONCE] for start in range(0, len(names), _MOST_AT_ONCE))
-
-
-# Reads.
 
 
 def get(connection: sa.Connection, name: str) -> Lease | None:
@@ -252,7 +139,7 @@ def get(connection: sa.Connection, name: str) -> Lease | None:
 def get_all(connection: sa.Connection, names: Sequence[str]) -> list[Lease]:
     """The leases of these names that there are, the newest first, with their tokens, and what stands for them."""
     found: list[Lease] = []
-    for some in _portions(names):
+    for some in portions(names):
         found += _whole(connection, connection.execute(sa.select(leases).where(leases.c.name.in_(some))).all())
     return sorted(found, key=lambda lease: lease.name, reverse=True)
 
@@ -334,7 +221,7 @@ def joined(connection: sa.Connection, anchors: Iterable[str], known: Collection[
 def sharing(connection: sa.Connection, anchors: Iterable[str], limit: int) -> list[Lease]:
     """The leases that live on these anchors, without their tokens."""
     found: list[Lease] = []
-    for some in _portions(list(anchors)):
+    for some in portions(list(anchors)):
         query = sa.select(leases).where(leases.c.anchor != _NONE, leases.c.anchor.in_(some))
         query = query.where(leases.c.state.in_(LIVE)).limit(limit)
         found += map(_lease, connection.execute(query))
@@ -344,7 +231,7 @@ def sharing(connection: sa.Connection, anchors: Iterable[str], limit: int) -> li
 def standing_ids(connection: sa.Connection, names: Sequence[str]) -> set[str]:
     """The ids of what is being deleted for these leases, theirs alone or shared."""
     found: set[str] = set()
-    for some in _portions(names):
+    for some in portions(names):
         rows_ = connection.execute(
             sa.select(leases.c.anchor).distinct().where(leases.c.name.in_(some), leases.c.anchor != _NONE)
         )
