@@ -20,8 +20,8 @@ from kubevend_server.reconcile import Order, Presence
 from kubevend_server.roles import KubernetesRole, Role
 from kubevend_server.store import objects as object_store
 from kubevend_server.store import replicas
-from tests.unit.builders import NOW, lease, role
-from tests.unit.endings import ME, OTHER, Endings, path_of
+from tests.unit.builders import NOW, config, lease, role
+from tests.unit.endings import AWAY, ME, OTHER, Endings, path_of
 
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 SCOPE = Scope("configs/default", "apps", "roles/ci")
@@ -171,6 +171,26 @@ async def test_a_deletion_that_fails_is_tried_again(scene: Endings) -> None:
     assert scene.lease(own().name).stored_state == "REVOKED"
 
 
+async def test_a_cluster_that_is_away_keeps_nobody_waiting(scene: Endings) -> None:
+    """However much is to be deleted where nobody answers, what is to be deleted elsewhere is, at once."""
+    far = [
+        own(number, config=AWAY, objects=(replace(anchor(number), config=AWAY),), expire_time=NOW)
+        for number in range(100, 150)
+    ]
+    scene.add(*far)
+    await scene.expiry.look()
+    scene.add(own(1))
+    scene.now += SECOND
+    scene.do(lambda connection: ending.revoke(connection, [own(1)], "for the test", scene.now))
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        removing = group.create_task(scene.remover.run())
+        await scene.cluster.was_asked.wait()
+        removing.cancel()
+
+    assert scene.cluster.deleted == [path_of(anchor(1))]
+
+
 async def test_a_deletion_that_overtakes_its_creation(scene: Endings) -> None:
     """What nobody has seen made is looked for once more, when its creation must have ended; its lease need not wait."""
     scene.add(pending(own()))
@@ -214,7 +234,7 @@ async def test_what_one_process_deletes_others_leave_alone(scene: Endings) -> No
     """A deletion that a living process has taken is its own; one that a dead one has taken is everybody's."""
     scene.add(own())
     scene.do(lambda connection: ending.revoke(connection, [own()], "for the test", NOW))
-    scene.do(lambda connection: object_store.claim(connection, "configs/default", OTHER, NOW, NOW + 60 * SECOND, 16))
+    scene.do(lambda connection: object_store.claim(connection, config().name, OTHER, NOW, NOW + 60 * SECOND, 16))
     scene.beat(OTHER)
 
     await scene.reconciler.look()
@@ -446,19 +466,3 @@ async def test_turns_at_an_anchor(scene: Endings) -> None:
 
     assert most == 1
     assert scene.anchors._turns == {}
-
-
-async def test_a_cluster_that_does_not_answer_keeps_no_other_waiting(scene: Endings) -> None:
-    """While the deletions of one cluster hang, those of another are done."""
-    other = replace(anchor(2), config="configs/other")
-    scene.add(own(1), replace(own(2), config="configs/other", objects=(other,)))
-    scene.do(lambda connection: ending.revoke(connection, [own(1), own(2)], "because", NOW))
-    scene.cluster.hangs = anchor(1).name
-    running = asyncio.create_task(scene.remover.run())
-
-    await scene.remover.settle({other.id}, 10)
-
-    assert scene.lease(own(2).name).stored_state == "REVOKED"
-    assert scene.lease(own(1).name).stored_state == "REVOKING"
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
