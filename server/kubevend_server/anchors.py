@@ -28,6 +28,9 @@ _MAKING_SECONDS = 20.0
 
 _LOOK_SECONDS = 0.05
 
+_MOST_KNOWN = 10_000
+"""Of the others the store knows."""
+
 _log = structlog.get_logger()
 
 
@@ -95,11 +98,19 @@ class SharedAnchors:
         if found is None or not found.uid:
             # Somebody may have made one while the store was read.
             return self._known.get(scope, found)
-        return self._known.setdefault(scope, found)
+        known = self._known.setdefault(scope, found)
+        self._forget_oldest()
+        return known
 
     def remember(self, scope: Scope, anchor: ClusterObject) -> None:
         """From now on this is the anchor of a scope."""
         self._known[scope] = anchor
+        self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        # Of those that another process has ended nobody tells.
+        while len(self._known) > _MOST_KNOWN:
+            del self._known[next(iter(self._known))]
 
     def forget(self, ids: Collection[str]) -> None:
         """These anchors are not to be stood on any more."""

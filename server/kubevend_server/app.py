@@ -173,7 +173,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     port = _listen(server, settings)
     await server.start()
     _log.info("serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback)
-    keepers = (rotation, refresh, remover, expiry, reconciler, presence)
+    keepers = (rotation, refresh, remover, expiry, reconciler, presence, namespaces)
     namespaces.begin()
     keeping = [asyncio.create_task(keeper.run()) for keeper in keepers]
     await _wait_for_stop(journal)

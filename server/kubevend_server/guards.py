@@ -26,6 +26,7 @@ _GUARDED: dict[Topic, tuple[str, ...]] = {
     "bindings": ("rolebindings",),
     "roles": ("roles", "clusterroles"),
 }
+_OF_RBAC = ("rolebindings", "roles", "clusterroles")
 _KINDS = {RESOURCES[kind].plural: kind for kind in get_args(RoleKind)}
 _POSSIBLE: dict[Topic, str] = {
     "secrets": (
@@ -167,4 +168,7 @@ def _bound(by: Finding, permissions: Iterable[Finding], own_role: str) -> Mappin
 
 def _permits(found: Finding, verb: str, resources: Collection[str]) -> bool:
     told = found.metadata
-    return found.state == "PASSED" and told.get("verb") == verb and told.get("resource") in resources
+    # Rules of generated roles may name any group, also one that would lead a request elsewhere.
+    group = told.get("group", "")
+    known = group == (RBAC_GROUP if told.get("resource") in _OF_RBAC else "")
+    return found.state == "PASSED" and known and told.get("verb") == verb and told.get("resource") in resources

@@ -12,6 +12,7 @@ from kubevend_server.errors import KubevendError, Unavailable
 from kubevend_server.policy.terms import KnownNamespaces, NothingKnown
 from kubevend_server.roles import Role
 
+_LOOK_SECONDS = 1.0
 _FIRST_SECONDS = 5.0
 """How long the first request waits for what has only begun to be watched."""
 
@@ -65,6 +66,20 @@ class Namespaces:
                     self._watches.of(config)
                 except KubevendError:
                     continue  # whoever asks is told
+
+    async def run(self) -> None:
+        """End the watches that no role needs any more, until cancelled.
+
+        A config that was changed or deleted is not to be called any more, with a credential that it no longer has.
+        """
+        while True:
+            self.look()
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def look(self) -> None:
+        """End them once."""
+        needed = {role.config for role in self._catalog.roles() if role.allowed_namespace_selector is not None}
+        self._watches.keep(config for config in self._catalog.configs() if config.name in needed)
 
     async def of(self, role: Role) -> KnownNamespaces:
         """The namespaces of a role's cluster.

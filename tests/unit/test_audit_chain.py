@@ -273,6 +273,16 @@ def test_a_longer_log_is_read_from_its_end(file: Path) -> None:
     opened.close()
 
 
+def test_a_last_line_that_is_very_long_is_found(file: Path) -> None:
+    """What a request can put into its line is no more than what is read of a log's end."""
+    log = _open(file)
+    log.append({**EVENT, "message": "\1" * (1 << 18)})
+    log.close()
+    opened = _open(file)
+    assert opened.found == log.head
+    opened.close()
+
+
 # Verification.
 
 

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from structlog.testing import capture_logs
 
+from kubevend_server.cluster import namespaces
 from kubevend_server.cluster.connection import Answer, Connection, Request
 from kubevend_server.cluster.failures import Attempt
 from kubevend_server.cluster.namespaces import NamespaceWatch, NamespaceWatches
@@ -324,3 +325,37 @@ async def test_a_config_that_cannot_be_used_keeps_its_watch() -> None:
     assert watches.of(config()) is first
     await watches.close()
     assert cluster.retired
+
+
+async def test_watches_that_nobody_needs_end() -> None:
+    """A config that was changed, or is gone, is not called any more with what it had; the others go on."""
+    made: list[Blocking] = []
+
+    def connect(_: Config) -> Connection:
+        made.append(Blocking())
+        return made[-1]
+
+    watches = NamespaceWatches(connect, lambda: 0.0)
+    kept = [config(name=f"configs/{number}") for number in range(3)]
+    for each in kept:
+        await watches.of(each).wait_ready()
+    watches.keep([kept[0], config(name="configs/1", etag="e2")])
+    first = watches.of(kept[0])
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+    assert [cluster.retired for cluster in made] == [False, True, True]
+    assert watches.of(kept[0]) is first
+    await watches.close()
+
+
+async def test_a_watch_without_end_is_listed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that goes on naming namespaces does not fill the memory: after so much all are listed anew."""
+    monkeypatch.setattr(namespaces, "_MOST_BYTES", 300)
+    many = [event("ADDED", str(number), f"made-up-{number}") for number in range(2, 10)]
+    cluster = Watched(listed("1", apps={}), many, listed("11", apps={}), [bookmark("12")])
+
+    watch = await cluster.play()
+
+    assert cluster.versions()[:4] == ["", "1", "", "11"]
+    assert (watch.labels("apps"), watch.labels("made-up-2")) == ({}, None)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubevend_server.cluster import lists
 from kubevend_server.cluster.connection import Answer
 from kubevend_server.cluster.failures import AnchorGone, Forbidden
 from kubevend_server.cluster.lists import METADATA
@@ -467,6 +468,14 @@ async def test_a_list_that_was_forgotten_begins_again() -> None:
     with pytest.raises(FailedPrecondition) as refusal:
         await list_made(ScriptedCluster(_page(MINE, more="c"), refused(410)), "Role", "apps", "prod-1")
     assert refusal.value.metadata["http_status"] == "410"
+
+
+async def test_a_list_without_end_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that always has one more page does not fill the memory."""
+    monkeypatch.setattr(lists, "_MOST_BYTES", 10_000)
+    with pytest.raises(FailedPrecondition) as refusal:
+        await list_made(ScriptedCluster(_page(MINE, more="c")), "Role", "apps", "prod-1")
+    assert refusal.value.reason == "NOT_KUBERNETES"
 
 
 async def test_secrets_are_not_listed() -> None:

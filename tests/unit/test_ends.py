@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kubevend_server import ending
+from kubevend_server import anchors, ending
 from kubevend_server.anchors import Scope
 from kubevend_server.audit.log import AuditLog
 from kubevend_server.errors import Unavailable
@@ -466,3 +466,14 @@ async def test_turns_at_an_anchor(scene: Endings) -> None:
 
     assert most == 1
     assert scene.anchors._turns == {}
+
+
+async def test_few_anchors_are_remembered(scene: Endings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another process has ended is not remembered for ever: the oldest make room, and are read again."""
+    monkeypatch.setattr(anchors, "_MOST_KNOWN", 2)
+    for number in range(3):
+        scene.anchors.remember(replace(SCOPE, text=f"roles/{number}"), shared())
+
+    found = [await scene.anchors.find(replace(SCOPE, text=f"roles/{number}")) for number in range(3)]
+
+    assert found == [None, shared(), shared()]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -204,3 +206,21 @@ async def test_what_is_asked_does_no_harm() -> None:
         (f"{rbac}/rolebindings?dryRun=All", {"metadata": metadata, "roleRef": reference}),
         (f"{rbac}/roles?dryRun=All", {"metadata": metadata}),
     ]
+
+
+async def test_no_rule_leads_a_question_elsewhere() -> None:
+    """What a generated role may name as a group is no part of the path of what is asked for."""
+    paths: list[str] = []
+
+    class Api(FakeApi):
+        async def answer(self, path: str, body: Mapping[str, Any]) -> Answer:
+            paths.append(path)
+            return await super().answer(path, body)
+
+    odd = "[{apiGroups: ['../api/v1/namespaces?x='], resources: [secrets], verbs: [create]}]"
+    await _check(
+        Api(), ANCHORED, replace(GENERATED, allowed_namespaces=("aaa",), generated_role=GeneratedRole("Role", odd))
+    )
+
+    assert "/api/v1/namespaces/apps/secrets?dryRun=All" in paths
+    assert not any("x=" in path for path in paths)

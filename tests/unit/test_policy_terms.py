@@ -148,6 +148,17 @@ def test_a_refusal_is_one_of_ours(case: tuple[Role, Asked], server: Limits) -> N
     assert isinstance(got, Terms | InvalidArgument | PermissionDenied | FailedPrecondition)
 
 
+def test_any_account_is_none_that_was_made_for_a_lease() -> None:
+    """Where a role allows any ServiceAccount, those of others' leases are not meant; one that it names is."""
+    made = "kubevend-admin-ci-0123456789abcdef"
+    with pytest.raises(PermissionDenied) as refusal:
+        terms(role(allowed_service_accounts=("*",)), asked(service_account=made), limits(), NAMING)
+    named = terms(role(allowed_service_accounts=(made,)), asked(), limits(), NAMING)
+
+    assert refusal.value.reason == "SERVICE_ACCOUNT_NOT_ALLOWED"
+    assert named.service_account == made
+
+
 def test_a_role_decides_what_is_left_open() -> None:
     """A request that names nothing gets the role's only namespace, ServiceAccount and audience and its ttl, and the
     rules say so.

@@ -21,6 +21,9 @@ Event = Mapping[str, Any]
 """The proto JSON form of an AuditEvent, without `sequence`, `time`, `previousHash` and `hash`."""
 
 _LAST_LINES = 1 << 20
+_LONGEST_END = 1 << 25
+"""How far back the last whole line is looked for, in bytes. What a request says can come to 1.5 MiB in its line."""
+
 _PRIVATE = 0o600
 
 
@@ -163,13 +166,15 @@ def _end_last_line(descriptor: int, path: Path, key: bytes) -> Head:
     size = os.fstat(descriptor).st_size
     if size == 0:
         return Head()
-    tail = os.pread(descriptor, _LAST_LINES, max(0, size - _LAST_LINES))
-    if not tail.endswith(b"\n"):
+    if os.pread(descriptor, 1, size - 1) != b"\n":
         os.write(descriptor, b"\n")
-    for line in reversed(tail.splitlines()):
-        try:
-            return read_line(line, key).head
-        except BrokenLine:
-            continue
+    # Further back each time, since a line may be longer than what is mostly enough.
+    for length in (_LAST_LINES, _LONGEST_END):
+        # Of the first of these lines there may be only the end.
+        for line in reversed(os.pread(descriptor, length, max(0, size - length)).split(b"\n")):
+            try:
+                return read_line(line, key).head
+            except BrokenLine:
+                continue
     structlog.get_logger().error("audit_log_unreadable", file=str(path), hint="no line of it fits the audit key")
     return Head()

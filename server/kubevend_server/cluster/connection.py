@@ -111,16 +111,25 @@ async def _lines(response: aiohttp.ClientResponse, request: Request, attempt: At
     Raises:
         KubevendError: it breaks off, or a line is too long.
     """
-    rest = b""
+    # Grows in place: what came before is not looked at again for each byte more.
+    rest = bytearray()
     try:
         async for chunk in response.content.iter_any():
-            *lines, rest = (rest + chunk).split(b"\n")
-            if max(len(line) for line in (*lines, rest)) > request.longest:
-                raise aiohttp.ClientPayloadError("the line is too long")
-            for line in lines:
+            *ended, last = chunk.split(b"\n")
+            for part in ended:
+                rest += part
+                _check_line(rest, request)
+                line, rest = bytes(rest), bytearray()
                 yield line
+            rest += last
+            _check_line(rest, request)
     except _NO_ANSWER as error:
         raise failures.from_exception(error, attempt) from error
+
+
+def _check_line(line: bytearray, request: Request) -> None:
+    if len(line) > request.longest:
+        raise aiohttp.ClientPayloadError("the line is too long")
 
 
 class _Pool:

@@ -14,7 +14,7 @@ import msgspec
 
 from kubevend_server.cluster.answers import decode
 from kubevend_server.cluster.connection import JSON, Connection, Request
-from kubevend_server.cluster.failures import Attempt, from_status
+from kubevend_server.cluster.failures import Attempt, from_status, unreadable
 
 METADATA = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 """The form of an answer that has an object's metadata alone, and so no data of a Secret."""
@@ -23,6 +23,8 @@ _METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PAGE = 100
 # In bytes. An object may have 256 KiB of annotations.
 _LONGEST_PAGE = 32 << 20
+# All pages together: a cluster that always has one more would fill our memory.
+_MOST_BYTES = 256 << 20
 _TRIES = 2
 
 
@@ -74,13 +76,16 @@ async def list_all(
     """
     for left in reversed(range(_TRIES)):
         found: list[Metadata] = []
-        token = ""
+        token, size = "", 0
         while True:
             asked = {**query, "limit": str(_PAGE), **({"continue": token} if token else {})}
             request = Request("GET", f"{path}?{urlencode(asked)}", accept=_METADATA_LIST, longest=_LONGEST_PAGE)
             answer = await connection.call(request, attempt, (HTTPStatus.GONE,))
             if answer.status == HTTPStatus.GONE:
                 break  # the cluster has forgotten the state from which the first pages came
+            size += len(answer.body)
+            if size > _MOST_BYTES:
+                raise unreadable(attempt)
             page = decode(answer.body, _Page, attempt)
             found += [item.metadata for item in page.items or ()]
             token = page.metadata.continue_

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from urllib.parse import urlencode
@@ -32,6 +32,8 @@ FRESH_SECONDS = 30.0
 _PATH = "/api/v1/namespaces"
 _GRANTED = "kubevend-watches-namespaces"
 _WATCH_SECONDS = 20
+# What is known is known anew by then: a cluster that goes on naming namespaces would fill our memory.
+_MOST_BYTES = 64 << 20
 # For what the cluster takes to begin and to end one.
 _SLACK_SECONDS = 5.0
 _FIRST_PAUSE = 0.25
@@ -77,6 +79,7 @@ class NamespaceWatch:
         self._version = ""
         self._heard: float | None = None
         self._times_heard = 0
+        self._size = 0
         self._tried = asyncio.Event()
         self._silent = False
         self._attempt = connection.attempt(
@@ -129,6 +132,7 @@ class NamespaceWatch:
     async def _list(self) -> None:
         found, version = await list_all(self._connection, _PATH, self._attempt, {})
         self._labels = {namespace.name: namespace.labels for namespace in found}
+        self._size = 0
         self._hear(version)
 
     async def _watch(self) -> None:
@@ -144,6 +148,10 @@ class NamespaceWatch:
             async with self._connection.lines(request, self._attempt, _WATCH_SECONDS + _SLACK_SECONDS) as lines:
                 async for line in lines:
                     self._apply(line)
+                    self._size += len(line)
+                    if self._size > _MOST_BYTES:
+                        self._version = ""
+                        return
         finally:
             if self._times_heard == before:
                 self._version = ""
@@ -234,6 +242,13 @@ class NamespaceWatches:
             task.cancel()
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
+
+    def keep(self, configs: Iterable[Config]) -> None:
+        """End all watches but those of these configs as they are now."""
+        kept = {config.name: config.etag for config in configs}
+        for name, (etag, _, _) in list(self._watches.items()):
+            if kept.get(name) != etag:
+                self.forget(name)
 
     async def close(self) -> None:
         """End every watch."""

@@ -11,7 +11,7 @@ from kubevend_server.errors import InvalidArgument, PermissionDenied, Unavailabl
 from kubevend_server.policy.lifetimes import lifetime
 from kubevend_server.policy.limits import MINIMUM_TTL, Limits
 from kubevend_server.policy.made import MadeAccount, account_of
-from kubevend_server.policy.name_template import RANDOM_LENGTH, render
+from kubevend_server.policy.name_template import PREFIX, RANDOM_LENGTH, render
 from kubevend_server.policy.selectors import fits
 from kubevend_server.roles import ANY, Revocation, Role
 from kubevend_server.warning import Warning
@@ -114,6 +114,7 @@ def terms(role: Role, asked: Asked, limits: Limits, naming: Naming, namespaces: 
     account = _account(role, asked, naming)
     if account is None:
         name, account_rule = _one_of(asked.service_account, role.allowed_service_accounts, role.name, _SERVICE_ACCOUNT)
+        _check_not_made(role, name)
     else:
         name, account_rule = _made_name(role, naming), f"service_account_name: made for this lease by {role.name}"
     audiences, audience_rule = _audiences(role, asked.audiences, limits.reserved_audiences)
@@ -171,6 +172,17 @@ def _account(role: Role, asked: Asked, naming: Naming) -> MadeAccount | None:
             violations=[Violation("service_account_name", f"left out, since {role.name} makes one")],
         )
     return account_of(role, _made_name(role, naming), cluster_wide=asked.cluster_wide)
+
+
+def _check_not_made(role: Role, name: str) -> None:
+    """Refuse a ServiceAccount that was made for a lease: it is of the caller and the role of that lease alone."""
+    if role.allowed_service_accounts == (ANY,) and name.startswith(PREFIX):
+        raise PermissionDenied(
+            "SERVICE_ACCOUNT_NOT_ALLOWED",
+            f"{role.name} allows any ServiceAccount but those named {PREFIX}…, which kubevend makes for single leases. "
+            f"Ask for another one; for one of your own that is called so, have it named in allowed_service_accounts.",
+            metadata={"role": role.name, "service_account_name": name, "allowed": "any"},
+        )
 
 
 def _made_name(role: Role, naming: Naming) -> str:
