@@ -10,7 +10,7 @@ import msgspec
 import sqlalchemy as sa
 
 from kubevend_server.errors import Aborted
-from kubevend_server.leases import LIVE, ClusterObject, Ending, Lease, LeaseFilter, LeaseToken
+from kubevend_server.leases import LIVE, NOT_ENDED, ClusterObject, Ending, Lease, LeaseFilter, LeaseToken
 from kubevend_server.store import lease_filters
 from kubevend_server.store import objects as object_store
 from kubevend_server.store.lease_filters import MOST_SCANNED
@@ -201,7 +201,7 @@ def fitting(connection: sa.Connection, narrowed: LeaseFilter, names: Sequence[st
     conditions = lease_filters.live(connection, narrowed)
     return {
         name
-        for some in _portions(names)
+        for some in portions(names)
         for name in connection.scalars(sa.select(leases.c.name).where(leases.c.name.in_(some), *conditions))
     }
 
@@ -209,11 +209,11 @@ def fitting(connection: sa.Connection, narrowed: LeaseFilter, names: Sequence[st
 def joined(connection: sa.Connection, anchors: Iterable[str], known: Collection[str]) -> list[Lease]:
     """The leases that have not begun to end on these anchors and are not known, without their tokens."""
     names: set[str] = set()
-    for some in _portions(list(anchors)):
+    for some in portions(list(anchors)):
         query = sa.select(leases.c.name).where(leases.c.anchor != _NONE, leases.c.anchor.in_(some))
-        names |= set(connection.scalars(query.where(leases.c.state.in_(("PENDING", "ACTIVE")))))
+        names |= set(connection.scalars(query.where(leases.c.state.in_(NOT_ENDED))))
     found: list[Lease] = []
-    for some in _portions(sorted(names - set(known))):
+    for some in portions(sorted(names - set(known))):
         found += map(_lease, connection.execute(sa.select(leases).where(leases.c.name.in_(some))))
     return found
 
