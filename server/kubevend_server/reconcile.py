@@ -33,6 +33,7 @@ from kubevend_server.in_flight import InFlight
 from kubevend_server.journal import Journal
 from kubevend_server.kinds import RESOURCES, Kind
 from kubevend_server.leases import ClusterObject
+from kubevend_server.policy.name_template import PREFIX
 from kubevend_server.removal import Remover
 from kubevend_server.roles import ANY, Role
 from kubevend_server.store import lease_ends
@@ -44,6 +45,12 @@ from kubevend_server.store.database import Database
 _LONGEST_BEAT, _SHORTEST_BEAT = 10.0, 1.0
 _BEATS_TO_DEATH = 4.5
 _MOST_PURGED = 500
+_AWAY = ("KUBERNETES_UNREACHABLE", "KUBERNETES_TIMED_OUT", "KUBERNETES_CONNECTION_LOST")
+_LONGEST_LOOK = 300.0
+"""Seconds, for one cluster."""
+
+_MOST_STRAYS = 500
+"""How many are taken at once, lest a cluster that makes them up fill the store."""
 
 _log = structlog.get_logger()
 
@@ -133,18 +140,45 @@ class Reconciler:
         self._order = order
         self._clock = clock
         self._told: dict[str, str] = {}
+        self._looking: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
         """Put things right again and again, until cancelled."""
-        while True:
-            try:
-                await self.look()
-            except Exception:  # noqa: BLE001 - whatever it is, all is looked at again next time
-                _log.exception("reconcile_failed")
-            await asyncio.sleep(self._order.every)
+        try:
+            while True:
+                try:
+                    for config in await self._look_at_store():
+                        # One that takes long keeps nobody waiting but its own.
+                        if config.name not in self._looking:
+                            self._looking[config.name] = asyncio.create_task(self._look_by_itself(config))
+                except Exception:  # noqa: BLE001 - whatever it is, all is looked at again next time
+                    _log.exception("reconcile_failed")
+                await asyncio.sleep(self._order.every)
+        finally:
+            for task in self._looking.values():
+                task.cancel()
+            await asyncio.gather(*self._looking.values(), return_exceptions=True)
 
     async def look(self) -> None:
         """Put things right once."""
+        for config in await self._look_at_store():
+            await self._look_at(config)
+
+    async def _look_by_itself(self, config: Config) -> None:
+        try:
+            async with asyncio.timeout(_LONGEST_LOOK):
+                await self._look_at(config)
+        except Exception:  # noqa: BLE001 - whatever it is, all is looked at again next time
+            _log.exception("reconcile_failed", config=config.name)
+        finally:
+            del self._looking[config.name]
+
+    async def _look_at_store(self) -> list[Config]:
+        """Put right what is in the store.
+
+        Returns:
+            The configs in whose clusters this process is to look.
+        """
         now = self._clock()
         alive = await self._database.read(lambda connection: replica_store.alive(connection, now - self._order.dead))
         process = self._order.process
@@ -155,15 +189,14 @@ class Reconciler:
         self._remover.poke()
         # One of them is enough for what follows.
         if alive and alive[0] != process:
-            return
-        for config in self._catalog.configs():
-            await self._look_at(config)
+            return []
         purged = _MOST_PURGED
         while purged == _MOST_PURGED:
             purged = await self._journal.change(
                 lambda connection: lease_ends.purge(connection, now - self._order.retention, _MOST_PURGED)
             )
             await asyncio.sleep(0)
+        return self._catalog.configs()
 
     def _clean_up(self, connection: sa.Connection, living: set[str], now: datetime) -> Collection[str]:
         """End what nobody issues any more, let others delete what the dead had taken, and let deserted anchors go."""
@@ -193,7 +226,14 @@ class Reconciler:
         found, looked_in = await self._find(config, places)
         # Before and after: what was listed may have been forgotten meanwhile, or only then have been thought of.
         known |= await self._database.read(lambda connection: object_store.known(connection, config.name))
-        strays = [each for each in found if (each.kind, each.namespace, each.name) not in known and not each.deleting]
+        strays = [
+            each
+            for each in found
+            # Anybody can put our label on what is theirs, but kubevend makes nothing by another name.
+            if each.name.startswith(PREFIX)
+            and (each.kind, each.namespace, each.name) not in known
+            and not each.deleting
+        ]
         if strays:
             await self._delete_strays(config, strays, len(found))
         there = {(each.kind, each.namespace, each.name) for each in found}
@@ -219,6 +259,8 @@ class Reconciler:
                 found += await cluster.list_made(connection, kind, namespace, self._order.instance)
             except KubevendError as error:
                 problem = problem or error.message
+                if error.reason in _AWAY:
+                    break  # as it would be in each of the other places, each time for as long as a request may take
             else:
                 looked_in.add((kind, namespace))
         if self._is_news(config.name, problem):
@@ -241,7 +283,7 @@ class Reconciler:
         now = self._clock()
         doomed = [
             ClusterObject(names.new_id(now), config.name, each.kind, each.namespace, each.name, uid=each.uid)
-            for each in strays
+            for each in strays[:_MOST_STRAYS]
         ]
         for each in doomed:
             _log.warning("stray_found", config=config.name, kind=each.kind, namespace=each.namespace, name=each.name)

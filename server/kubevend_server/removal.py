@@ -125,10 +125,14 @@ class Remover:
 
     async def _begin(self) -> None:
         """Begin with every cluster in which something is due, and nobody is at it."""
-        now = self._clock()
-        for config in await self._database.read(lambda connection: object_store.due_configs(connection, now)):
+        for config in await self.due():
             if config not in self._draining:
                 self._draining[config] = asyncio.create_task(self._drain(config))
+
+    async def due(self) -> list[str]:
+        """The configs in whose clusters something is to be deleted now."""
+        now = self._clock()
+        return await self._database.read(lambda connection: object_store.due_configs(connection, now))
 
     async def _drain(self, config: str) -> None:
         """Delete all that is due in one cluster."""

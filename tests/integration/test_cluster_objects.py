@@ -110,6 +110,9 @@ class Identity:
             yield made
         finally:
             await made.retire()
+            # What aiohttp drops, as an open watch, it closes a moment later, and nothing tells when; the loop must live
+            # until then. https://docs.aiohttp.org/en/stable/client_advanced.html#graceful-shutdown
+            await asyncio.sleep(0.25)
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = 30) -> None:

@@ -16,9 +16,10 @@ from multidict import CIMultiDict
 from kubevend_server.anchors import SharedAnchors
 from kubevend_server.audit.log import AuditLog
 from kubevend_server.catalog import Catalog
-from kubevend_server.cluster.connection import Answer, Request
+from kubevend_server.cluster.connection import Answer, Connection, Request
 from kubevend_server.cluster.failures import Attempt
 from kubevend_server.config_rules import ConfigRules
+from kubevend_server.configs import Config
 from kubevend_server.errors import KubevendError
 from kubevend_server.expiry import Expiry
 from kubevend_server.in_flight import InFlight
@@ -33,18 +34,20 @@ from tests.unit.builders import AUDIT_KEY, NOW, config
 from tests.unit.world import FakeClusters, FakeConnection, migrated
 
 INSTANCE, ME, OTHER = "world", "main/1", "other/1"
+AWAY = "configs/away"
+"""The config of a cluster that does not answer."""
 
 
 class DictCluster(FakeConnection):
-    """Objects by path; `fails` is what every request meets, and what has `hangs` in its path gets no answer."""
+    """Objects by path; `fails` is what every request meets, `late` what appears once a deletion has not found it."""
 
     def __init__(self) -> None:
         """Begin with none."""
         super().__init__({})
         self.objects: dict[str, dict[str, Any]] = {}
         self.deleted: list[str] = []
+        self.was_asked = asyncio.Event()
         self.fails: KubevendError | None = None
-        self.hangs = ""
 
     def put(self, path: str, uid: str = "u", instance: str = INSTANCE) -> None:
         """Let an object be there."""
@@ -57,8 +60,7 @@ class DictCluster(FakeConnection):
     async def call(self, request: Request, attempt: Attempt, judged: Collection[int] = ()) -> Answer:
         """Answer."""
         del attempt, judged
-        if self.hangs and self.hangs in request.path:
-            await asyncio.Event().wait()
+        self.was_asked.set()
         if self.fails is not None:
             raise self.fails
         if request.verb == "GET":
@@ -85,6 +87,23 @@ def _said(status: int, body: dict[str, Any]) -> Answer:
     return Answer(status, CIMultiDict(), json.dumps(body).encode())
 
 
+class _Away(DictCluster):
+    """A cluster that does not answer."""
+
+    async def call(self, request: Request, attempt: Attempt, judged: Collection[int] = ()) -> Answer:
+        """Wait until given up."""
+        await asyncio.Event().wait()
+        return await super().call(request, attempt, judged)
+
+
+class _Clusters(FakeClusters):
+    """One cluster that is there, and one that is away."""
+
+    def connect(self, config: Config, *, anonymous: bool = False) -> Connection:
+        """The one or the other."""
+        return _Away() if config.name == AWAY else super().connect(config, anonymous=anonymous)
+
+
 class Endings:
     """All that ends leases, as `app` puts it together."""
 
@@ -98,8 +117,8 @@ class Endings:
         self.audit = audit_log(self.file, AUDIT_KEY, self.database.read_now(read_head), self.clock)
         self.journal = Journal(self.database, self.audit)
         self.cluster = DictCluster()
-        clusters = FakeClusters(self.cluster, ConfigRules("", {}))
-        catalog = Catalog([config(), config(name="configs/other")], roles)
+        clusters = _Clusters(self.cluster, ConfigRules("", {}))
+        catalog = Catalog([config(), config(name=AWAY)], roles)
         self.in_flight = InFlight()
         self.remover = Remover(self.database, self.journal, catalog, clusters, ME, 60.0, self.clock)
         self.anchors = SharedAnchors(self.database, self.journal, self.remover, self.in_flight, self.clock)
@@ -155,8 +174,9 @@ class Endings:
 
     async def remove(self) -> None:
         """Delete what is due now."""
-        while await self.remover.work("configs/default"):
-            pass
+        while due := await self.remover.due():
+            for each in due:
+                await self.remover.work(each)
 
     def close(self) -> None:
         """Close files."""

@@ -20,8 +20,8 @@ from kubevend_server.reconcile import Order, Presence
 from kubevend_server.roles import KubernetesRole, Role
 from kubevend_server.store import objects as object_store
 from kubevend_server.store import replicas
-from tests.unit.builders import NOW, lease, role
-from tests.unit.endings import ME, OTHER, Endings, path_of
+from tests.unit.builders import NOW, config, lease, role
+from tests.unit.endings import AWAY, ME, OTHER, Endings, path_of
 
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 SCOPE = Scope("configs/default", "apps", "roles/ci")
@@ -171,6 +171,26 @@ async def test_a_deletion_that_fails_is_tried_again(scene: Endings) -> None:
     assert scene.lease(own().name).stored_state == "REVOKED"
 
 
+async def test_a_cluster_that_is_away_keeps_nobody_waiting(scene: Endings) -> None:
+    """However much is to be deleted where nobody answers, what is to be deleted elsewhere is, at once."""
+    far = [
+        own(number, config=AWAY, objects=(replace(anchor(number), config=AWAY),), expire_time=NOW)
+        for number in range(100, 150)
+    ]
+    scene.add(*far)
+    await scene.expiry.look()
+    scene.add(own(1))
+    scene.now += SECOND
+    scene.do(lambda connection: ending.revoke(connection, [own(1)], "for the test", scene.now))
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        removing = group.create_task(scene.remover.run())
+        await scene.cluster.was_asked.wait()
+        removing.cancel()
+
+    assert scene.cluster.deleted == [path_of(anchor(1))]
+
+
 async def test_a_deletion_that_overtakes_its_creation(scene: Endings) -> None:
     """What nobody has seen made is looked for once more, when its creation must have ended; its lease need not wait."""
     scene.add(pending(own()))
@@ -214,7 +234,7 @@ async def test_what_one_process_deletes_others_leave_alone(scene: Endings) -> No
     """A deletion that a living process has taken is its own; one that a dead one has taken is everybody's."""
     scene.add(own())
     scene.do(lambda connection: ending.revoke(connection, [own()], "for the test", NOW))
-    scene.do(lambda connection: object_store.claim(connection, "configs/default", OTHER, NOW, NOW + 60 * SECOND, 16))
+    scene.do(lambda connection: object_store.claim(connection, config().name, OTHER, NOW, NOW + 60 * SECOND, 16))
     scene.beat(OTHER)
 
     await scene.reconciler.look()
@@ -293,6 +313,23 @@ async def test_a_failure_whose_objects_were_forgotten_already(scene: Endings) ->
     assert scene.objects() == []
 
 
+async def test_what_others_delete_is_not_forgotten(scene: Endings) -> None:
+    """Where another process has taken this one for dead, the lease that it ends does end, whatever becomes of the
+    issuance.
+    """
+    scene.add(pending(own()))
+    scene.cluster.fails = unavailable()
+    await scene.reconciler.look()
+    await scene.remove()
+
+    scene.do(lambda connection: ending.fail(connection, pending(own()), [], "its issuance failed", NOW))
+    scene.cluster.fails = None
+    scene.now += 2 * SECOND
+    await scene.remove()
+
+    assert scene.lease(own().name).stored_state == "FAILED"
+
+
 async def test_what_was_refused_is_forgotten(scene: Endings) -> None:
     """Objects that were never asked for are not deleted, and a lease without any has FAILED at once."""
     scene.add(pending(own()))
@@ -326,10 +363,39 @@ async def test_what_is_being_deleted_is_no_stray(scene: Endings) -> None:
     assert list(scene.cluster.objects) == [path_of(account)]
 
 
+async def test_what_others_have_given_our_label_is_no_stray(tmp_path: Path) -> None:
+    """Of what has the label only what has a name of kubevend's is deleted, and not without end at once."""
+    scene = Endings(tmp_path, makes(), most_strays=1.0)
+    for name in ("theirs", *(f"kubevend-{number}" for number in range(600))):
+        scene.cluster.put(f"/api/v1/namespaces/apps/serviceaccounts/{name}")
+
+    await scene.reconciler.look()
+    await scene.remove()
+    first = len(scene.cluster.objects)
+    await scene.reconciler.look()
+    await scene.remove()
+    left = list(scene.cluster.objects)
+    scene.close()
+
+    assert first == 101
+    assert left == ["/api/v1/namespaces/apps/serviceaccounts/theirs"]
+
+
+async def test_a_cluster_that_is_away_hides_no_other(tmp_path: Path) -> None:
+    """What is to be found in one cluster is found, also where the one before it does not answer."""
+    scene = Endings(tmp_path, makes(name="roles/far", config=AWAY), makes())
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        looking = group.create_task(scene.reconciler.run())
+        await scene.cluster.was_asked.wait()
+        looking.cancel()
+    scene.close()
+
+
 async def test_only_one_process_looks_at_the_clusters(scene: Endings) -> None:
     """Of those that live the first by name looks for strays; the others leave it to that one until it is dead."""
     scene.beat("a/1")
-    scene.cluster.put("/api/v1/namespaces/apps/serviceaccounts/stray")
+    scene.cluster.put("/api/v1/namespaces/apps/serviceaccounts/kubevend-stray")
     scene.add(replace(own(7), objects=(anchor(7, kind="ServiceAccount"),)))
     scene.cluster.put(path_of(anchor(7, kind="ServiceAccount")))
 
@@ -400,19 +466,3 @@ async def test_turns_at_an_anchor(scene: Endings) -> None:
 
     assert most == 1
     assert scene.anchors._turns == {}
-
-
-async def test_a_cluster_that_does_not_answer_keeps_no_other_waiting(scene: Endings) -> None:
-    """While the deletions of one cluster hang, those of another are done."""
-    other = replace(anchor(2), config="configs/other")
-    scene.add(own(1), replace(own(2), config="configs/other", objects=(other,)))
-    scene.do(lambda connection: ending.revoke(connection, [own(1), own(2)], "because", NOW))
-    scene.cluster.hangs = anchor(1).name
-    running = asyncio.create_task(scene.remover.run())
-
-    await scene.remover.settle({other.id}, 10)
-
-    assert scene.lease(own(2).name).stored_state == "REVOKED"
-    assert scene.lease(own(1).name).stored_state == "REVOKING"
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)

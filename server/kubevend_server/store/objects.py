@@ -196,6 +196,12 @@ def remove(connection: sa.Connection, object_id: str) -> None:
     connection.execute(sa.delete(objects).where(objects.c.id == object_id))
 
 
+def forget_live(connection: sa.Connection, ids: Collection[str]) -> None:
+    """Forget objects that were never made, as far as they are not being deleted."""
+    if ids:
+        connection.execute(sa.delete(objects).where(objects.c.id.in_(list(ids)), objects.c.state == "LIVE"))
+
+
 def deserted_anchors(connection: sa.Connection, sparing: Iterable[str], ids: Iterable[str] | None = None) -> list[str]:
     """The shared anchors on which no live lease stands.
 
