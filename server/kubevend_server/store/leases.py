@@ -10,7 +10,7 @@ import msgspec
 import sqlalchemy as sa
 
 from kubevend_server.errors import Aborted
-from kubevend_server.leases import LIVE, ClusterObject, Ending, Lease, LeaseFilter, LeaseToken
+from kubevend_server.leases import LIVE, NOT_ENDED, ClusterObject, Ending, Lease, LeaseFilter, LeaseToken
 from kubevend_server.store import lease_filters
 from kubevend_server.store import objects as object_store
 from kubevend_server.store.lease_filters import MOST_SCANNED
@@ -211,7 +211,7 @@ def joined(connection: sa.Connection, anchors: Iterable[str], known: Collection[
     names: set[str] = set()
     for some in portions(list(anchors)):
         query = sa.select(leases.c.name).where(leases.c.anchor != _NONE, leases.c.anchor.in_(some))
-        names |= set(connection.scalars(query.where(leases.c.state.in_(("PENDING", "ACTIVE")))))
+        names |= set(connection.scalars(query.where(leases.c.state.in_(NOT_ENDED))))
     found: list[Lease] = []
     for some in portions(sorted(names - set(known))):
         found += map(_lease, connection.execute(sa.select(leases).where(leases.c.name.in_(some))))
