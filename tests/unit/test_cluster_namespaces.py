@@ -353,7 +353,7 @@ async def test_a_watch_without_end_is_listed_again(monkeypatch: pytest.MonkeyPat
     """A cluster that goes on naming namespaces does not fill the memory: after so much all are listed anew."""
     monkeypatch.setattr(namespaces, "_MOST_BYTES", 300)
     many = [event("ADDED", str(number), f"made-up-{number}") for number in range(2, 10)]
-    cluster = Watched(listed("1", apps={}), many, listed("11", apps={}), [bookmark("12")])
+    cluster = Watched(listed("1", apps={}), [*many], listed("11", apps={}), [bookmark("12")])
 
     watch = await cluster.play()
 
