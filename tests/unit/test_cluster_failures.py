@@ -553,3 +553,17 @@ async def test_nothing_else_leaves_a_connection(host: str) -> None:
 def test_facts_leave_out_what_is_empty() -> None:
     """An attempt without a namespace and a name has neither among its facts."""
     assert ASKING.facts(more="x", nothing="") == {**WHERE, "more": "x"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "is_ours"), [("kubevend-secrets.default.kubevend.kubevend", True), ("other", False)]
+)
+def test_a_policy_of_kubevends_own_says_what_to_do(policy: str, *, is_ours: bool) -> None:
+    """A denial by one of the policies that kubevend prints says that it is out of date, and what mends that."""
+    said = f"secrets x is forbidden: ValidatingAdmissionPolicy '{policy}' with binding '{policy}' denied request: no"
+    body = json.dumps({"kind": "Status", "message": said, "reason": "Forbidden"}).encode()
+
+    error = from_status(403, CIMultiDict(), body, MINTING)
+
+    assert error.reason == "KUBERNETES_DENIED"
+    assert ("`kubevend-server rbac --all` prints" in error.message) == is_ours

@@ -40,6 +40,15 @@ _ESCALATION = re.compile(
 _LONGEST_LACK = 300
 # Of the quota admission (apiserver, pkg/admission/plugin/resourcequota/controller.go).
 _QUOTA = "exceeded quota: "
+_OWN_POLICY = "ValidatingAdmissionPolicy 'kubevend-"
+_OLD_POLICY = (
+    ". This policy is kubevend's own, and does not know the roles as they are: apply what `kubevend-server rbac --all` "
+    "prints, and try again after some seconds, which a policy takes to come into force."
+)
+_ESCALATE = (
+    " (`kubevend-server rbac --all` prints them). Or, which lets whoever takes over kubevend have any right there, the "
+    "right to give what it has not:"
+)
 _BINDINGS = ("rolebindings", "clusterrolebindings")
 _SEARCHED = 4000
 # In bytes, of 1,500 that reach a caller: half a command would be worse than none.
@@ -359,7 +368,7 @@ def _forbidden(answer: Status, attempt: Attempt, facts: dict[str, str]) -> Kubev
         return FailedPrecondition(
             "KUBERNETES_DENIED",
             f"An admission policy or webhook of {attempt.host} does not allow {attempt.what}: "
-            f"{facts['kubernetes_message']}",
+            f"{facts['kubernetes_message']}{_OLD_POLICY if _OWN_POLICY in answer.message[:_SEARCHED] else ''}",
             metadata=facts,
         )
     identity = _unquoted(found[1])
@@ -379,9 +388,11 @@ def _escalation(identity: str, lack: str, attempt: Attempt, facts: dict[str, str
     See https://kubernetes.io/docs/reference/access-authn-authz/rbac/#privilege-escalation-prevention-and-bootstrapping.
     """
     lack = shown("; ".join(lack.splitlines()), _LONGEST_LACK)
+    # To bind one role that is named is the least there is; to make any role is all there is.
+    instead = ", or the right to give what it has not:" if attempt.role else _ESCALATE
     why = (
         f"RBAC of {attempt.host} does not let {identity} have {attempt.what}, which would give more than that identity "
-        f"has itself: {lack}. Give it those rights too, or the right to give what it has not:"
+        f"has itself: {lack}. Give it those rights too{instead}"
     )
     message = _with_command(why, attempt.escalation, attempt, identity)
     return FailedPrecondition("KUBERNETES_ESCALATION", message, metadata={**facts, "identity": identity, "lacks": lack})
