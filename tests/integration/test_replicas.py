@@ -239,7 +239,7 @@ def test_deletions_of_one_that_dies(pair: Pair, cluster: DevCluster, namespace: 
             revoke_all(pair.a)
 
     revoke_all(pair.b)
-    until(lambda: not pair.leases("ACTIVE") + pair.leases("REVOKING"), "b to end all", 30)
+    until(lambda: not pair.leases("ACTIVE") + pair.leases("REVOKING"), "b to end all", 150)
 
     assert anchors(cluster, namespace) == []
     pair.a_again()
