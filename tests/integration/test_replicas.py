@@ -231,15 +231,21 @@ def test_one_ends_what_the_other_issues(pair: Pair, cluster: DevCluster, namespa
 def test_deletions_of_one_that_dies(pair: Pair, cluster: DevCluster, namespace: str, place: str) -> None:
     """What a killed process had taken on the other takes over; all ends."""
     role = pair.role(namespace, "own", PER_LEASE)
+    issue_many(pair, role, 3)
     pair.switch.kill(place, 1)
-    # Whichever looks first takes them: where that is b, a gets others.
+    with contextlib.suppress(grpc.RpcError):
+        revoke_all(pair.a)
+    # Whichever looked first has taken them: where it was b, a gets others.
     while pair.a.server.process and pair.a.server.process.poll() is None:
+        # It can die at any moment of this; what b has issued by then b ends.
+        for call in [begin_issue(vending.admin, role) for _ in range(3) for vending in pair.both]:
+            with contextlib.suppress(grpc.RpcError):
+                call.result()
         with contextlib.suppress(grpc.RpcError):
-            issue_many(pair, role, 3)
             revoke_all(pair.a)
-
     revoke_all(pair.b)
-    until(lambda: not pair.leases("ACTIVE") + pair.leases("REVOKING"), "b to end all", 150)
+
+    until(lambda: not pair.leases("ACTIVE") + pair.leases("REVOKING"), "b to end all", 30)
 
     assert anchors(cluster, namespace) == []
     pair.a_again()
