@@ -94,8 +94,10 @@ class Identity:
         await eventually(known, f"the right to {verb} {resource}")
 
     def run(self, error: KubevendError) -> str:
-        """Run the command that an error gives, under names of the test's own, and return it."""
-        command = error.message.partition("`")[2].partition("`")[0]
+        """Run the kubectl command that an error gives, under names of the test's own, and return it."""
+        # The last: before it, an escalation names the command that prints the least rights.
+        command = error.message.rpartition("`kubectl ")[2].partition("`")[0]
+        command = f"kubectl {command}"
         for part in command.split(" && "):
             self.cluster.kubectl(*part.replace("kubevend-", f"{self.name}-").split()[1:])
         return command
