@@ -36,7 +36,7 @@ _USUAL_AUDIENCE = "https://kubernetes.default.svc"
 """Of an API server, to show what would be made before it can be asked for its own."""
 _SETTINGS_HEADER = """\
 # Every `make run` writes this file anew: what is changed here does not last.
-# server/kubevend_server/settings.py explains every setting.
+# server/kubevend_server/settings/sections.py explains every setting.
 """
 
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import yaml
 
-from kubevend_server.authentication import AUDIENCE
+from kubevend_server.authentication.service_accounts import AUDIENCE
 from kubevend_server.policy.limits import Limits
 from kubevend_server.rbac.admission import admission_policies
 from kubevend_server.rbac.manifests import review_manifests, role_manifests

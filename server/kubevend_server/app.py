@@ -22,7 +22,9 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 
 from kubevend_server.anchors import SharedAnchors
 from kubevend_server.audit.log import AuditLog
-from kubevend_server.authentication import Authenticator, CallerCluster, read_admin_digest
+from kubevend_server.authentication.admin import read_admin_digest
+from kubevend_server.authentication.authenticator import Authenticator
+from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
 from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
@@ -101,7 +103,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
 
     # Who may do what.
     policy = AccessPolicy(_read_policies(Path(settings.policy.folder)))
-    authorizer = Authorizer(policy)
+    authorizer = Authorizer(policy, clock)
     limits = make_limits(settings)
 
     # The clusters: those that issue, and those whose ServiceAccounts may call.
@@ -112,9 +114,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     caller_clusters = connect_caller_clusters(settings, own, transport)
     authenticator = Authenticator(
         admin_digest=read_admin_digest(Path(admin_file)) if (admin_file := settings.callers.admin_token_file) else b"",
-        clusters=caller_clusters,
-        audience=settings.callers.audience,
-        remember=settings.callers.remember_seconds,
+        service_accounts=ServiceAccounts(caller_clusters, settings.callers.audience, settings.callers.remember_seconds),
         clock=clock,
     )
 

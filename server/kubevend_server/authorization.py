@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kubevend_server.calls import Call
+from kubevend_server.clock import Clock
 from kubevend_server.configs import Config
 from kubevend_server.errors import KubevendError, PermissionDenied
 from kubevend_server.policy.access import AccessPolicy, Circumstances, Decision, Resource
@@ -13,8 +14,9 @@ from kubevend_server.roles import Role
 class Authorizer:
     """Asks the access policy on behalf of calls."""
 
-    def __init__(self, policy: AccessPolicy) -> None:
+    def __init__(self, policy: AccessPolicy, clock: Clock) -> None:
         self._policy = policy
+        self._clock = clock
 
     def require(
         self,
@@ -68,7 +70,7 @@ class Authorizer:
         terms: Terms | None = None,
         proposed: Role | Config | None = None,
     ) -> Decision:
-        circumstances = Circumstances(call.source_ip, terms, proposed)
+        circumstances = Circumstances(self._clock(), call.source_ip, terms, proposed)
         return self._policy.authorize(call.who, action, resource, circumstances)
 
 

@@ -17,9 +17,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import quote
 
-Kind = Literal["Admin", "ServiceAccount"]
+Kind = Literal["Admin", "ServiceAccount", "Workload", "OidcSubject"]
 """The kind of caller, which is its Cedar entity type too."""
+
+Mechanism = Literal["bootstrap_token", "token_review", "mtls", "forwarded_client_cert", "oidc"]
+"""How a caller was recognized."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +33,93 @@ class Caller:
     Attributes:
         name: see the grammar above.
         kind: what sort of identity.
-        mechanism: how it was recognized: `bootstrap_token` or `token_review`.
+        mechanism: how it was recognized: by the bootstrap admin's token; by TokenReview; by its own certificate; by a
+            certificate that it showed to a proxy, which forwards what it said (`x-forwarded-client-cert`); by a
+            token of an OIDC issuer.
         attributes: what policies may ask about it, besides its name.
-        credential_id: the jti of the token that it showed, or empty.
+        claims: of an `OidcSubject`, those claims of its token that the settings let policies see.
+        groups: the groups that it is in, by their names.
+        credential_id: the jti of the token that it showed, or the SHA-256 of its certificate; or empty.
+        proxy: what the settings call the proxy that vouches for it; empty where it came by itself.
     """
 
     name: str
     kind: Kind
-    mechanism: str
+    mechanism: Mechanism
     attributes: tuple[tuple[str, str], ...] = ()
+    claims: tuple[tuple[str, str], ...] = ()
+    groups: tuple[str, ...] = ()
     credential_id: str = field(default="", compare=False)
+    proxy: str = ""
 
 
 BOOTSTRAP_ADMIN = Caller(name="admin://local/bootstrap", kind="Admin", mechanism="bootstrap_token")
 
 
-def service_account(cluster: str, namespace: str, name: str, credential_id: str = "") -> Caller:
-    """The caller that is a ServiceAccount of the cluster which the settings call `cluster`."""
+def service_account(
+    cluster: str, namespace: str, name: str, credential_id: str = "", *, pod: str = "", node: str = ""
+) -> Caller:
+    """The caller that is a ServiceAccount of the cluster which the settings call `cluster`.
+
+    Args:
+        cluster: that name.
+        namespace: its namespace.
+        name: its own name.
+        credential_id: the jti of its token.
+        pod: the name of the pod that the token is bound to, or empty.
+        node: the name of that pod's node, or empty.
+    """
+    bound = tuple((key, value) for key, value in (("pod", pod), ("node", node)) if value)
     return Caller(
         name=f"kubernetes://{cluster}/{namespace}/{name}",
         kind="ServiceAccount",
         mechanism="token_review",
-        attributes=(("cluster", cluster), ("namespace", namespace), ("service_account", name)),
+        attributes=(("cluster", cluster), ("namespace", namespace), ("service_account", name), *bound),
+        credential_id=credential_id,
+    )
+
+
+def workload(spiffe_id: str, credential_id: str = "", *, proxy: str = "") -> Caller:
+    """The caller that is a workload.
+
+    Args:
+        spiffe_id: its SPIFFE ID, already checked.
+        credential_id: the SHA-256 of its certificate, in hexadecimal.
+        proxy: what the settings call the proxy that vouches for it; empty where it showed the certificate itself.
+    """
+    trust_domain, _, path = spiffe_id.removeprefix("spiffe://").partition("/")
+    return Caller(
+        name=spiffe_id,
+        kind="Workload",
+        mechanism="forwarded_client_cert" if proxy else "mtls",
+        attributes=(("trust_domain", trust_domain), ("path", f"/{path}")),
+        credential_id=credential_id,
+        proxy=proxy,
+    )
+
+
+def oidc_subject(
+    issuer: str,
+    subject: str,
+    claims: tuple[tuple[str, str], ...] = (),
+    groups: tuple[str, ...] = (),
+    credential_id: str = "",
+) -> Caller:
+    """The caller that is a subject of an OIDC issuer.
+
+    Args:
+        issuer: what the settings call the issuer.
+        subject: `sub`, as it is.
+        claims: those of its token that policies may see, by name.
+        groups: of its token, as `{issuer}:{group}`.
+        credential_id: the jti of the token, or empty.
+    """
+    return Caller(
+        name=f"oidc://{issuer}/{quote(subject, safe='')}",
+        kind="OidcSubject",
+        mechanism="oidc",
+        attributes=(("issuer", issuer), ("subject", subject)),
+        claims=claims,
+        groups=groups,
         credential_id=credential_id,
     )

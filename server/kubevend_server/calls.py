@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from kubevend_server.callers import Caller
 from kubevend_server.errors import KubevendError
+from kubevend_server.listeners import Shown
 from kubevend_server.policy.grant import Grant
 from kubevend_server.store.changes import Change, Fence, rehearse
 from kubevend_server.warning import Warning
@@ -95,7 +96,7 @@ class Call:
     Attributes:
         method: which.
         payload: the request's bytes.
-        metadata: the first value of each key of the caller's metadata, keys in lower case.
+        shown: what it shows of who makes it, its metadata among it.
         peer: the peer's address as gRPC writes it, `ipv4:10.0.0.7:51234`.
         started: `time.monotonic()` when it arrived.
         request_id: a UUID.
@@ -111,7 +112,7 @@ class Call:
 
     method: Method
     payload: bytes
-    metadata: dict[str, str]
+    shown: Shown
     peer: str
     started: float
     request_id: str = ""

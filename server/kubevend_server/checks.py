@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
-from kubevend_server.authentication import CallerCluster
+from kubevend_server.authentication.service_accounts import CallerCluster
 from kubevend_server.clock import Clock
 from kubevend_server.cluster.clusters import Clusters
 from kubevend_server.cluster.connection import Connection

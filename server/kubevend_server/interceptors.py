@@ -7,7 +7,9 @@ anew for each call; these are put together once, and every one sees the whole ca
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
+import ssl
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,12 +21,13 @@ from grpc_status import rpc_status
 
 from kubevend_server.audit import event
 from kubevend_server.audit.log import Event
-from kubevend_server.authentication import Authenticator
+from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.calls import Call, Method
 from kubevend_server.checkpoints import Checkpoint, pass_by
 from kubevend_server.errors import Internal, InvalidArgument, KubevendError, to_status
 from kubevend_server.field_rules import check_no_credential, check_rules
 from kubevend_server.journal import Entry, Journal
+from kubevend_server.listeners import BEARER, Listener, PeerCertificate, Shown
 from kubevend_server.metrics import Metrics
 
 Handler = Callable[[Call], Awaitable[Message]]
@@ -46,7 +49,9 @@ def chain(authenticator: Authenticator, recorder: Recorder) -> Sequence[Intercep
     ]
 
 
-def behavior(method: Method, handler: Handler, interceptors: Sequence[Interceptor]) -> Behavior:
+def behavior(
+    method: Method, handler: Handler, interceptors: Sequence[Interceptor], listener: Listener = BEARER
+) -> Behavior:
     """Put a method's handler inside the interceptors, as gRPC wants it: bytes in, bytes out.
 
     An error becomes a google.rpc.Status here, and nowhere else.
@@ -56,7 +61,7 @@ def behavior(method: Method, handler: Handler, interceptors: Sequence[Intercepto
         handle = _inside(interceptor, handle)
 
     async def behave(payload: bytes, context: aio.ServicerContext[bytes, bytes]) -> bytes:
-        call = Call(method, payload, _first_values(context), context.peer(), time.monotonic())
+        call = Call(method, payload, _shown(listener, context), context.peer(), time.monotonic())
         try:
             reply = await handle(call)
         except KubevendError as error:
@@ -68,8 +73,8 @@ def behavior(method: Method, handler: Handler, interceptors: Sequence[Intercepto
 
 async def identify_call(call: Call, proceed: Handler) -> Message:
     """Give the call its request id, the caller's own where it is a UUID, and its trace id."""
-    call.request_id = _uuid(call.metadata.get("x-request-id", "")) or str(uuid.uuid4())
-    traceparent = _TRACEPARENT.fullmatch(call.metadata.get("traceparent", ""))
+    call.request_id = _uuid(call.shown.first("x-request-id")) or str(uuid.uuid4())
+    traceparent = _TRACEPARENT.fullmatch(call.shown.first("traceparent"))
     call.trace_id = traceparent.group(1) if traceparent else ""
     return await proceed(call)
 
@@ -173,7 +178,7 @@ class Authentication:
 
     async def authenticate(self, call: Call, proceed: Handler) -> Message:
         """Tell who calls."""
-        call.caller = await self._authenticator.authenticate(call.metadata)
+        call.caller = await self._authenticator.authenticate(call.shown)
         return await proceed(call)
 
 
@@ -201,11 +206,21 @@ def _inside(interceptor: Interceptor, handler: Handler) -> Handler:
     return handle
 
 
-def _first_values(context: aio.ServicerContext[bytes, bytes]) -> dict[str, str]:
-    values: dict[str, str] = {}
+def _shown(listener: Listener, context: aio.ServicerContext[bytes, bytes]) -> Shown:
+    metadata: dict[str, tuple[str, ...]] = {}
     for key, value in context.invocation_metadata() or ():
-        values.setdefault(key, value if isinstance(value, str) else value.decode("latin-1"))
-    return values
+        text = value if isinstance(value, str) else value.decode("latin-1")
+        metadata[key] = (*metadata.get(key, ()), text)
+    certificate = _peer_certificate(context) if listener.trust_domain else None
+    return Shown(listener, metadata, certificate)
+
+
+def _peer_certificate(context: aio.ServicerContext[bytes, bytes]) -> PeerCertificate:
+    # Not `peer_spiffe_id`: gRPC leaves it out without a word where there are two URIs.
+    proven = context.auth_context()
+    pem = b"".join(proven.get("x509_pem_cert", ()))
+    uris = tuple(uri.decode("latin-1") for uri in proven.get("peer_uri", ()))
+    return PeerCertificate(uris, hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest())
 
 
 def _uuid(text: str) -> str:

@@ -23,6 +23,7 @@ from kubevend_server.calls import Call, Method
 from kubevend_server.cluster.credentials import ClientCertificateFiles, Presented
 from kubevend_server.configs import Config, Credential
 from kubevend_server.leases import Lease, LeaseToken
+from kubevend_server.listeners import BEARER, Listener, PeerCertificate, Shown
 from kubevend_server.policy.access import Decision
 from kubevend_server.policy.grant import Grant, grant
 from kubevend_server.policy.limits import Limits
@@ -115,12 +116,19 @@ def lease(number: int = 1, **overrides: Any) -> Lease:
 ISSUE_TOKEN = Method("kubevend.v1.IssueService", "IssueToken", issue_service_pb2.IssueTokenRequest, reads=False)
 
 
+def shown(
+    metadata: Mapping[str, str], listener: Listener = BEARER, certificate: PeerCertificate | None = None
+) -> Shown:
+    """What a call shows, each key once."""
+    return Shown(listener, {key: (value,) for key, value in metadata.items()}, certificate)
+
+
 def call(**overrides: Any) -> Call:
     """A call of IssueToken by the bootstrap admin, just begun."""
     made = Call(
         method=ISSUE_TOKEN,
         payload=b"",
-        metadata={"user-agent": "grpcurl/1.9.4"},
+        shown=shown({"user-agent": "grpcurl/1.9.4"}),
         peer="ipv4:10.0.0.7:51234",
         started=time.monotonic(),
         request_id="5f0c7f3e-64a7-4f11-8f0e-3b3f0f0a1b2c",

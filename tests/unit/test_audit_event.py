@@ -27,7 +27,7 @@ from kubevend_server.calls import Call, Record
 from kubevend_server.cluster.tokens import IssuedToken
 from kubevend_server.policy.lifetimes import shortened
 from kubevend_server.warning import Warning
-from tests.unit.builders import ADMIN_TOKEN, NOW, SECRET, call, granted, lease, minted
+from tests.unit.builders import ADMIN_TOKEN, NOW, SECRET, call, granted, lease, minted, shown
 from tests.unit.world import FakeConnection, Refused, World, token_reply
 
 HOUR = timedelta(hours=1)
@@ -281,7 +281,7 @@ def test_an_outcome_that_nobody_knows(written: Any) -> None:
 
 def test_a_long_user_agent_is_cut(written: Any) -> None:
     """The user agent is the caller's to choose, and is cut at 256 characters."""
-    got = written(event.completion(call(metadata={"user-agent": "x" * 1000}), None))
+    got = written(event.completion(call(shown=shown({"user-agent": "x" * 1000})), None))
     assert got["userAgent"] == "x" * 256
 
 

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubevend_server.authentication import Authenticator, CallerCluster, read_admin_digest
+from kubevend_server.authentication.admin import read_admin_digest
+from kubevend_server.authentication.authenticator import Authenticator
+from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
 from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller, service_account
 from kubevend_server.cluster.reviews import Reviewed, review_token
 from kubevend_server.errors import KubevendError, Unauthenticated, Unavailable
-from tests.unit.builders import ADMIN_TOKEN, NOW, bearer
+from tests.unit.builders import ADMIN_TOKEN, NOW, bearer, shown
 from tests.unit.world import FakeConnection
 
 RUNNER = service_account("prod", "ci", "runner")
@@ -60,11 +62,8 @@ def authenticator(
     time = time or Time()
     return Authenticator(
         admin_digest=hashlib.sha256(ADMIN_TOKEN.encode()).digest(),
-        clusters=clusters,
-        audience=audience,
-        remember=remember,
+        service_accounts=ServiceAccounts(clusters, audience, remember, time.monotonic),
         clock=time.clock,
-        monotonic=time.monotonic,
     )
 
 
@@ -80,7 +79,7 @@ def _asked(cluster: CallerCluster) -> list[tuple[str, Mapping[str, Any]]]:
 
 async def _refusal(of: Authenticator, token: str) -> str:
     with pytest.raises(Unauthenticated) as refusal:
-        await of.authenticate({"authorization": f"Bearer {token}"})
+        await of.authenticate(shown({"authorization": f"Bearer {token}"}))
     assert token not in refusal.value.message
     return refusal.value.reason
 
@@ -89,7 +88,7 @@ async def _refusal(of: Authenticator, token: str) -> str:
 async def test_the_admins_token_is_the_admins(header: str) -> None:
     """Whoever shows the bootstrap admin's token is the admin, and no cluster is asked."""
     cluster = prod()
-    assert await authenticator(cluster).authenticate({"authorization": header}) == BOOTSTRAP_ADMIN
+    assert await authenticator(cluster).authenticate(shown({"authorization": header})) == BOOTSTRAP_ADMIN
     assert _asked(cluster) == []
 
 
@@ -108,7 +107,7 @@ async def test_the_admins_token_is_the_admins(header: str) -> None:
 async def test_without_a_bearer_token_nobody_calls(metadata: dict[str, str]) -> None:
     """No credential, or one in another form, is refused with what to send."""
     with pytest.raises(Unauthenticated) as refusal:
-        await authenticator().authenticate(metadata)
+        await authenticator().authenticate(shown(metadata))
     assert refusal.value.reason == "CREDENTIAL_MISSING"
 
 
@@ -154,7 +153,7 @@ ANYTHING = st.one_of(st.none(), st.text(), st.integers(), st.floats(), st.lists(
 async def test_a_token_of_no_use_says_how_to_make_another(claims: dict[str, Any], subject: object, told: str) -> None:
     """A token for somebody else, or one that has ended, is refused with the command that makes one that will do."""
     with pytest.raises(Unauthenticated) as refusal:
-        await authenticator(prod()).authenticate({"authorization": f"Bearer {bearer(sub=subject, **claims)}"})
+        await authenticator(prod()).authenticate(shown({"authorization": f"Bearer {bearer(sub=subject, **claims)}"}))
     assert refusal.value.message.endswith(f"by hand, `kubectl create token {told} --audience=kubevend` makes one.")
 
 
@@ -162,7 +161,7 @@ async def test_a_token_of_no_use_says_how_to_make_another(claims: dict[str, Any]
 async def test_no_claims_bring_the_server_down(claims: dict[str, Any]) -> None:
     """Whatever a token's claims are, the answer is a caller or a refusal."""
     try:
-        got: object = await authenticator(prod()).authenticate({"authorization": f"Bearer {bearer(**claims)}"})
+        got: object = await authenticator(prod()).authenticate(shown({"authorization": f"Bearer {bearer(**claims)}"}))
     except Unauthenticated as refusal:
         got = refusal
     assert isinstance(got, Caller | Unauthenticated)
@@ -196,7 +195,7 @@ async def test_a_service_account_is_known_by_its_clusters_name() -> None:
     the cluster is asked for kubevend's audience.
     """
     cluster, token = prod(), bearer()
-    caller = await authenticator(cluster).authenticate({"authorization": f"Bearer {token}"})
+    caller = await authenticator(cluster).authenticate(shown({"authorization": f"Bearer {token}"}))
     assert (caller, caller.credential_id) == (RUNNER, "caller-jti")
     assert _asked(cluster) == [
         (
@@ -236,16 +235,16 @@ async def test_a_cluster_that_cannot_tell_is_no_refusal(answer: Any) -> None:
     cluster = prod(answer, review())
     of = authenticator(cluster)
     with pytest.raises(Unavailable) as refusal:
-        await of.authenticate({"authorization": f"Bearer {bearer()}"})
+        await of.authenticate(shown({"authorization": f"Bearer {bearer()}"}))
     assert (refusal.value.reason, refusal.value.metadata["cluster"]) == ("CALLER_NOT_CHECKED", "prod")
-    assert await of.authenticate({"authorization": f"Bearer {bearer()}"}) == RUNNER
+    assert await of.authenticate(shown({"authorization": f"Bearer {bearer()}"})) == RUNNER
 
 
 async def test_a_token_goes_to_the_cluster_that_issues_such() -> None:
     """Where clusters name their issuers, a token is shown to its issuer's alone."""
     one = CallerCluster("one", FakeConnection(review()), ("https://one",))
     two = CallerCluster("two", FakeConnection(review()), ("https://two",))
-    caller = await authenticator(one, two).authenticate({"authorization": f"Bearer {bearer(iss='https://two')}"})
+    caller = await authenticator(one, two).authenticate(shown({"authorization": f"Bearer {bearer(iss='https://two')}"}))
     assert caller == service_account("two", "ci", "runner")
     assert (len(_asked(one)), len(_asked(two))) == (0, 1)
     assert await _refusal(authenticator(one, two), bearer(iss="https://three")) == "TOKEN_FOREIGN"
@@ -254,7 +253,7 @@ async def test_a_token_goes_to_the_cluster_that_issues_such() -> None:
 async def test_one_cluster_after_the_other_is_asked() -> None:
     """Where no issuers are named, the first cluster that accepts the token gives the caller its name."""
     clusters = CallerCluster("a", FakeConnection(INVALID)), CallerCluster("b", FakeConnection(review()))
-    caller = await authenticator(*clusters).authenticate({"authorization": f"Bearer {bearer()}"})
+    caller = await authenticator(*clusters).authenticate(shown({"authorization": f"Bearer {bearer()}"}))
     assert caller == service_account("b", "ci", "runner")
 
 
@@ -268,7 +267,7 @@ async def test_an_answer_is_remembered_for_a_while(answer: dict[str, Any]) -> No
 
     async def call(token: str) -> None:
         try:
-            await of.authenticate({"authorization": f"Bearer {token}"})
+            await of.authenticate(shown({"authorization": f"Bearer {token}"}))
         except Unauthenticated:
             return
 
@@ -285,7 +284,7 @@ async def test_an_answer_is_not_remembered_beyond_the_tokens_life() -> None:
     time, cluster = Time(), prod()
     of = authenticator(cluster, time=time, remember=1000)
     token = bearer(exp=int(NOW.timestamp()) + 60)
-    assert await of.authenticate({"authorization": f"Bearer {token}"}) == RUNNER
+    assert await of.authenticate(shown({"authorization": f"Bearer {token}"})) == RUNNER
     time.passed = 60
     assert await _refusal(of, token) == "TOKEN_EXPIRED"
 
@@ -296,7 +295,7 @@ async def test_a_remembered_refusal_is_raised_as_a_new_one() -> None:
     raised = []
     for _ in range(2):
         with pytest.raises(Unauthenticated) as refusal:
-            await of.authenticate({"authorization": f"Bearer {bearer()}"})
+            await of.authenticate(shown({"authorization": f"Bearer {bearer()}"}))
         raised.append(refusal.value)
     assert raised[0] is not raised[1]
     assert (raised[0].reason, raised[0].message) == (raised[1].reason, raised[1].message)

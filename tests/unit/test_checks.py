@@ -10,7 +10,7 @@ import pytest
 import yaml
 from multidict import CIMultiDict
 
-from kubevend_server.authentication import CallerCluster
+from kubevend_server.authentication.service_accounts import CallerCluster
 from kubevend_server.checks import Checker
 from kubevend_server.cluster.connection import Answer
 from kubevend_server.cluster.credentials import Credential, Presented, Stored

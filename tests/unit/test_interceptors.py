@@ -13,7 +13,7 @@ from kubevend.v1 import role_service_pb2 as rs
 from kubevend_server import interceptors
 from kubevend_server.calls import Call
 from kubevend_server.interceptors import Authentication, behavior, identify_call
-from tests.unit.builders import ADMIN_TOKEN, ISSUE_TOKEN, call
+from tests.unit.builders import ADMIN_TOKEN, ISSUE_TOKEN, call, shown
 from tests.unit.world import Refused, World, context
 
 UUID = "5f0c7f3e-64a7-4f11-8f0e-3b3f0f0a1b2c"
@@ -57,7 +57,7 @@ async def test_interceptors_run_from_the_outside_in() -> None:
 
 
 async def test_a_call_is_what_grpc_says(world: World) -> None:
-    """The call has the first value of each key of the metadata, the bytes, and the peer."""
+    """The call has all values of each key of the metadata, the bytes, and the peer."""
     del world
     seen: list[Call] = []
 
@@ -67,17 +67,17 @@ async def test_a_call_is_what_grpc_says(world: World) -> None:
 
     await behavior(ISSUE_TOKEN, handler, [])(b"payload", context({"a": "1", "b-bin": b"\xff"}, "ipv4:1.2.3.4:5"))
     (found,) = seen
-    assert (found.method, found.payload, found.metadata, found.peer) == (
+    assert (found.method, found.payload, found.shown, found.peer) == (
         ISSUE_TOKEN,
         b"payload",
-        {"a": "1", "b-bin": "\xff"},
+        shown({"a": "1", "b-bin": "\xff"}),
         "ipv4:1.2.3.4:5",
     )
     assert (found.caller, found.request, found.irrevocable, found.abandoned) == (None, None, False, False)
 
 
 async def _identified(**metadata: str) -> tuple[str, str]:
-    made = call(metadata={name.replace("_", "-"): value for name, value in metadata.items()}, request_id="")
+    made = call(shown=shown({name.replace("_", "-"): value for name, value in metadata.items()}), request_id="")
 
     async def handler(_call: Call) -> Message:
         return iss.IssueTokenResponse()

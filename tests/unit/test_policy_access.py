@@ -23,7 +23,7 @@ from kubevend_server.policy.access import (
 )
 from kubevend_server.policy.terms import terms
 from kubevend_server.roles import Role
-from tests.unit.builders import NAMING, PERMIT_ALL, asked, config, lease, limits, role
+from tests.unit.builders import NAMING, NOW, PERMIT_ALL, asked, config, lease, limits, role
 
 RUNNER = service_account("prod", "ci", "runner")
 DENIED = Decision(False, ())
@@ -40,7 +40,7 @@ def _methods() -> set[str]:
 
 def _issue(policies: str, of: Any = None, caller: Any = RUNNER, source: str = "", **request: Any) -> Decision:
     of = of or role()
-    circumstances = Circumstances(source, terms(of, asked(**request), limits(), NAMING))
+    circumstances = Circumstances(NOW, source, terms(of, asked(**request), limits(), NAMING))
     return AccessPolicy(policies).authorize(caller, "IssueToken", of, circumstances)
 
 
@@ -51,10 +51,10 @@ def test_the_schema_knows_every_method_and_nothing_else() -> None:
 
 def _circumstances(action: str) -> Circumstances:
     if action == "IssueToken":
-        return Circumstances(terms=terms(role(), asked(), limits(), NAMING))
+        return Circumstances(NOW, terms=terms(role(), asked(), limits(), NAMING))
     proposed: dict[str, Role | Config] = {"CreateRole": role(), "UpdateRole": role()}
     proposed |= {"CreateConfig": config(), "UpdateConfig": config()}
-    return Circumstances(proposed=proposed.get(action))
+    return Circumstances(NOW, proposed=proposed.get(action))
 
 
 def _resource(action: str) -> Resource:
@@ -196,7 +196,7 @@ def test_an_address_that_is_none_denies(source: str) -> None:
     """Whatever stands where the peer's address should be, the answer is a decision, and one that permits only if the
     address was understood or absent.
     """
-    decision = AccessPolicy(PERMIT_ALL).authorize(RUNNER, "ListRoles", Server(), Circumstances(source))
+    decision = AccessPolicy(PERMIT_ALL).authorize(RUNNER, "ListRoles", Server(), Circumstances(NOW, source))
     assert decision.allowed == (not decision.errors)
 
 
@@ -210,7 +210,7 @@ def test_a_policy_can_ask_from_where(source: str, allowed: bool) -> None:
         '@id("near") permit(principal, action == Action::"ListRoles", resource) when '
         '{ context has source && context.source.isInRange(ip("10.0.0.0/8")) };'
     )
-    decision = AccessPolicy(near).authorize(RUNNER, "ListRoles", Server(), Circumstances(source))
+    decision = AccessPolicy(near).authorize(RUNNER, "ListRoles", Server(), Circumstances(NOW, source))
     assert decision.allowed is allowed
 
 
@@ -264,7 +264,7 @@ def test_a_policy_sees_a_role_as_it_would_be(action: str, namespaces: tuple[str,
     )
     proposed = role(allowed_namespaces=namespaces, labels=(("team", "a"),))
     resource = proposed if action == "CreateRole" else role(allowed_namespaces=("prod",))
-    assert policy.authorize(RUNNER, action, resource, Circumstances(proposed=proposed)).allowed is allowed
+    assert policy.authorize(RUNNER, action, resource, Circumstances(NOW, proposed=proposed)).allowed is allowed
 
 
 def test_an_update_is_held_to_the_old_role_too() -> None:
@@ -278,7 +278,7 @@ def test_an_update_is_held_to_the_old_role_too() -> None:
         (old.allowed_namespaces[0], new.allowed_namespaces[0])
         for old in (mine, theirs)
         for new in (mine, theirs)
-        if policy.authorize(RUNNER, "UpdateRole", old, Circumstances(proposed=new)).allowed
+        if policy.authorize(RUNNER, "UpdateRole", old, Circumstances(NOW, proposed=new)).allowed
     }
     assert allowed == {("team-a", "team-a")}
 
@@ -321,7 +321,7 @@ def test_a_policy_sees_a_config_as_it_would_be(action: str, condition: str, prop
         f"{{ {condition} }};"
     )
     resource = proposed if action == "CreateConfig" else config(kubernetes_host="https://before")
-    decision = policy.authorize(RUNNER, action, resource, Circumstances(proposed=proposed))
+    decision = policy.authorize(RUNNER, action, resource, Circumstances(NOW, proposed=proposed))
     assert decision == (Decision(True, ("own",)) if allowed else DENIED)
 
 
@@ -344,10 +344,10 @@ def test_a_policy_sees_a_config_as_it_is(condition: str, current: Config, allowe
         '@id("own") permit(principal, action in [Action::"CreateConfig", Action::"UpdateConfig"], resource) when '
         f"{{ context has {attribute} && {condition} }};"
     )
-    asked_for = Circumstances(proposed=config(kubernetes_host="https://after"))
+    asked_for = Circumstances(NOW, proposed=config(kubernetes_host="https://after"))
     decision = policy.authorize(RUNNER, "UpdateConfig", current, asked_for)
     assert decision == (Decision(True, ("own",)) if allowed else DENIED)
-    assert policy.authorize(RUNNER, "CreateConfig", current, Circumstances(proposed=current)) == DENIED
+    assert policy.authorize(RUNNER, "CreateConfig", current, Circumstances(NOW, proposed=current)) == DENIED
 
 
 def test_a_policy_can_keep_leases_to_their_callers() -> None:
@@ -356,9 +356,9 @@ def test_a_policy_can_keep_leases_to_their_callers() -> None:
         '@id("own") permit(principal, action == Action::"GetLease", resource) when '
         "{ resource.caller == principal.name };"
     )
-    assert policy.authorize(RUNNER, "GetLease", lease(), Circumstances()).allowed
+    assert policy.authorize(RUNNER, "GetLease", lease(), Circumstances(NOW)).allowed
     other = service_account("other", "ci", "runner")
-    assert policy.authorize(other, "GetLease", lease(), Circumstances()) == DENIED
+    assert policy.authorize(other, "GetLease", lease(), Circumstances(NOW)) == DENIED
 
 
 def test_a_changed_resource_is_looked_at_anew() -> None:
@@ -368,7 +368,7 @@ def test_a_changed_resource_is_looked_at_anew() -> None:
         '{ resource.hasTag("team") && resource.getTag("team") == "payments" };'
     )
     before, after = role(), role(labels=(("team", "web"),))
-    answers = [policy.authorize(RUNNER, "GetRole", r, Circumstances()).allowed for r in (before, after, before)]
+    answers = [policy.authorize(RUNNER, "GetRole", r, Circumstances(NOW)).allowed for r in (before, after, before)]
     assert answers == [True, False, True]
 
 
@@ -379,7 +379,7 @@ def test_leases_that_differ_are_told_apart(field: str) -> None:
     policy = AccessPolicy(
         f'@id("p") permit(principal, action == Action::"GetLease", resource) when {{ resource.{field} == "other" }};'
     )
-    answers = [policy.authorize(RUNNER, "GetLease", each, Circumstances()).allowed for each in (one, other, one)]
+    answers = [policy.authorize(RUNNER, "GetLease", each, Circumstances(NOW)).allowed for each in (one, other, one)]
     assert answers == [False, True, False]
 
 
@@ -396,7 +396,7 @@ def test_a_policy_can_name_a_lease(policies: str) -> None:
     """A policy about one lease holds for that one, and for no other that is like it."""
     one, other = lease(1), lease(2)
     policy = AccessPolicy(policies.format(name=f'Lease::"{one.name}"'))
-    answers = [policy.authorize(RUNNER, "GetLease", each, Circumstances()).allowed for each in (one, other, one)]
+    answers = [policy.authorize(RUNNER, "GetLease", each, Circumstances(NOW)).allowed for each in (one, other, one)]
     assert answers == [True, False, True]
 
 
@@ -406,6 +406,6 @@ def test_a_policy_can_name_a_lease(policies: str) -> None:
 )
 def test_a_question_that_does_not_fit_the_schema_is_denied(action: str, resource: Resource) -> None:
     """An unknown action, another kind of resource or a missing part of the context denies although all is permitted."""
-    decision = AccessPolicy(PERMIT_ALL).authorize(RUNNER, action, resource, Circumstances())
+    decision = AccessPolicy(PERMIT_ALL).authorize(RUNNER, action, resource, Circumstances(NOW))
     assert not decision.allowed
     assert decision.errors

@@ -14,7 +14,7 @@ from kubevend_server.configs import Config, Credential
 from kubevend_server.encryption import Keyring
 from kubevend_server.paging import PageTokens
 from kubevend_server.redaction import redact
-from tests.unit.builders import SECRET, bearer, call, client_certificate, config, granted, minted
+from tests.unit.builders import SECRET, bearer, call, client_certificate, config, granted, minted, shown
 
 PROCESS = """
 import logging
@@ -87,14 +87,14 @@ def _logged(shown: str) -> tuple[list[dict[str, Any]], str]:
         Stored("the client certificate", Presented(certificate="PEM", private_key=SECRET)),
         Keyring({"k1": SECRET.ljust(32, "x")[:32].encode()}),
         PageTokens(Keyring({"k1": SECRET.ljust(32, "x")[:32].encode()})),
-        call(payload=SECRET.encode(), metadata={"authorization": f"Bearer {SECRET}"}),
+        call(payload=SECRET.encode(), shown=shown({"authorization": f"Bearer {SECRET}"})),
     ],
     ids=lambda holder: type(holder).__name__,
 )
 def test_what_holds_a_secret_does_not_show_it(holder: object) -> None:
     """Neither the representation nor the text of an object holds the secret that it holds."""
-    for shown in (repr(holder), str(holder), f"{holder}"):
-        assert SECRET not in shown
+    for text in (repr(holder), str(holder), f"{holder}"):
+        assert SECRET not in text
 
 
 def test_a_token_file_shows_its_path_only(tmp_path: Path) -> None:

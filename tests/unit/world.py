@@ -22,7 +22,8 @@ from prometheus_client import CollectorRegistry
 
 from kubevend_server.anchors import SharedAnchors
 from kubevend_server.audit.log import AuditLog
-from kubevend_server.authentication import Authenticator, CallerCluster
+from kubevend_server.authentication.authenticator import Authenticator
+from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
 from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
@@ -212,15 +213,13 @@ class World:
         self.audit_file = folder / "world.jsonl"
         self.audit = audit_log(self.audit_file, AUDIT_KEY, self.database.read_now(read_head), clock)
         self.journal = Journal(self.database, self.audit)
-        authorizer = Authorizer(AccessPolicy(policies))
+        authorizer = Authorizer(AccessPolicy(policies), clock)
         self.connection = connection or FakeConnection(token_reply())
         self.registry = CollectorRegistry()
         self.recorder = Recorder(self.journal, Metrics(self.registry))
         authenticator = Authenticator(
             admin_digest=hashlib.sha256(ADMIN_TOKEN.encode()).digest(),
-            clusters=caller_clusters,
-            audience="kubevend",
-            remember=10,
+            service_accounts=ServiceAccounts(caller_clusters, "kubevend", remember=10),
             clock=clock,
         )
         self.interceptors = chain(authenticator, self.recorder)

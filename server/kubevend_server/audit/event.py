@@ -120,13 +120,15 @@ def _identity(call: Call) -> dict[str, Any]:
         "traceId": call.trace_id,
         "caller": None,
         "source": call.peer,
-        "userAgent": call.metadata.get("user-agent", "")[:_USER_AGENT],
+        "userAgent": call.shown.first("user-agent")[:_USER_AGENT],
     }
     if call.caller is not None:
         caller = {
             "name": call.caller.name,
             "mechanism": call.caller.mechanism,
             "credentialId": call.caller.credential_id,
+            "proxy": call.caller.proxy,
+            "groups": list(call.caller.groups),
         }
         identity["caller"] = _present(caller)
     return _present(identity)

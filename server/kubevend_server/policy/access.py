@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
@@ -26,6 +26,7 @@ from kubevend_server.roles import Role
 SCHEMA = resources.files(__package__).joinpath("kubevend.cedarschema").read_text()
 
 _MOST_REMEMBERED = 4096
+_ANY_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -63,11 +64,13 @@ class Circumstances:
     """What policies may ask about a call besides who, what and on what.
 
     Attributes:
+        time: the present moment.
         source_ip: the peer's address, or empty where it has none.
         terms: for IssueToken, what would be granted.
         proposed: for the methods that create or update, the role or the config as it would be.
     """
 
+    time: datetime
     source_ip: str = ""
     terms: Terms | None = None
     proposed: Role | Config | None = None
@@ -113,11 +116,13 @@ class AccessPolicy:
             faults = "; ".join(f"{ids.get(e.policy_id, e.policy_id)}: {e.error}" for e in result.errors)
             raise PolicyError(f"The access policies do not fit the schema: {faults}")
         self._schema = cedarpy.Schema.from_str(SCHEMA)
+        parsed = json.loads(cedarpy.policies_to_json_str(policies))
+        self._asks_for_the_time = _asks_for_the_time(parsed)
         # Cedar has no clock and no state, so the same question has the same answer.
         self._remembered = functools.lru_cache(_MOST_REMEMBERED)(self._evaluate)
         self._remembered_of_leases = functools.lru_cache(_MOST_REMEMBERED)(self._evaluate)
         # Else it is what leases are about that decides, which many leases have in common.
-        self._tells_leases_apart = _names_a_lease(json.loads(cedarpy.policies_to_json_str(policies)))
+        self._tells_leases_apart = _names_a_lease(parsed)
 
     def authorize(self, caller: Caller, action: str, resource: Resource, circumstances: Circumstances) -> Decision:
         """Decide whether a caller may do something.
@@ -131,6 +136,11 @@ class AccessPolicy:
         Returns:
             The decision. An evaluation error is a denial: Cedar by itself would skip a `forbid` that errs.
         """
+        if not self._asks_for_the_time:
+            # Else no question would ever be asked again.
+            circumstances = replace(circumstances, time=_ANY_TIME)
+        else:
+            circumstances = replace(circumstances, time=circumstances.time.replace(microsecond=0))
         # What is asked again and again is small; proposed roles may be large, and the names of ServiceAccounts that are
         # made for leases are many.
         made = circumstances.terms is not None and circumstances.terms.account is not None
@@ -194,6 +204,14 @@ def _names_a_lease(policies: Any) -> bool:
     return isinstance(policies, list) and any(map(_names_a_lease, policies))
 
 
+def _asks_for_the_time(policies: Any) -> bool:
+    """Whether policies, as Cedar's JSON has them, may look at `context.time`: whether they speak of any `time`."""
+    if isinstance(policies, dict):
+        named = policies.get("attr") == "time" or "time" in policies
+        return named or any(map(_asks_for_the_time, policies.values()))
+    return isinstance(policies, list) and any(map(_asks_for_the_time, policies))
+
+
 def _any_such(lease: Lease) -> Lease:
     """A lease that has in common with this one what policies may ask about."""
     return Lease(
@@ -210,7 +228,10 @@ def _any_such(lease: Lease) -> Lease:
 
 
 def _context(caller: Caller, resource: Resource, circumstances: Circumstances) -> dict[str, Any]:
-    context: dict[str, Any] = {"mechanism": caller.mechanism}
+    context: dict[str, Any] = {
+        "mechanism": caller.mechanism,
+        "time": {"__extn": {"fn": "datetime", "arg": circumstances.time.strftime("%Y-%m-%dT%H:%M:%SZ")}},
+    }
     if circumstances.source_ip:
         context["source"] = {"__extn": {"fn": "ip", "arg": circumstances.source_ip}}
     if circumstances.terms is not None:
@@ -246,7 +267,14 @@ def _proposed_id(role: Role) -> str:
 
 def _principal(caller: Caller) -> Mapping[str, Any]:
     attributes = {"name": caller.name, **dict(caller.attributes)}
-    return {"uid": {"type": caller.kind, "id": caller.name}, "attrs": attributes, "parents": []}
+    if caller.proxy:
+        attributes["proxy"] = caller.proxy
+    entity = {
+        "uid": {"type": caller.kind, "id": caller.name},
+        "attrs": attributes,
+        "parents": [{"type": "Group", "id": group} for group in caller.groups],
+    }
+    return {**entity, "tags": dict(caller.claims)} if caller.claims else entity
 
 
 def _entity(resource: Resource) -> Mapping[str, Any]:

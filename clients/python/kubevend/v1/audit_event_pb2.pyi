@@ -46,6 +46,10 @@ class AuditEvent(_message.Message):
         """
         STAGE_COMPLETE: AuditEvent._Stage.ValueType  # 2
         """The call is over. On the disk before its answer leaves."""
+        STAGE_REFUSED: AuditEvent._Stage.ValueType  # 4
+        """No single call: those from one source that were refused since it sent too many, before anybody asked who they were
+        of. Summed up, so that a flood costs no disk.
+        """
         STAGE_ENDED: AuditEvent._Stage.ValueType  # 3
         """No call: what was made in the cluster for a lease is gone, so the lease has ended. `reason` says how: EXPIRED, REVOKED,
         FAILED.
@@ -61,6 +65,10 @@ class AuditEvent(_message.Message):
     """
     STAGE_COMPLETE: AuditEvent.Stage.ValueType  # 2
     """The call is over. On the disk before its answer leaves."""
+    STAGE_REFUSED: AuditEvent.Stage.ValueType  # 4
+    """No single call: those from one source that were refused since it sent too many, before anybody asked who they were
+    of. Summed up, so that a flood costs no disk.
+    """
     STAGE_ENDED: AuditEvent.Stage.ValueType  # 3
     """No call: what was made in the cluster for a lease is gone, so the lease has ended. `reason` says how: EXPIRED, REVOKED,
     FAILED.
@@ -128,6 +136,7 @@ class AuditEvent(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     ENDED_LEASES_FIELD_NUMBER: _builtins.int
+    REFUSED_CALLS_FIELD_NUMBER: _builtins.int
     PREVIOUS_HASH_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
@@ -166,6 +175,8 @@ class AuditEvent(_message.Message):
     """The reason of the error, as in google.rpc.ErrorInfo. Empty where it succeeded."""
     message: _builtins.str
     """The message of the error. Empty where it succeeded."""
+    refused_calls: _builtins.int
+    """In a REFUSED line, how many calls it stands for."""
     previous_hash: _builtins.str
     """`hash` of the line before; 64 zeros in the first line of a log."""
     hash: _builtins.str
@@ -240,12 +251,13 @@ class AuditEvent(_message.Message):
         message: _builtins.str = ...,
         duration: _duration_pb2.Duration | None = ...,
         ended_leases: _abc.Iterable[_builtins.str] | None = ...,
+        refused_calls: _builtins.int = ...,
         previous_hash: _builtins.str = ...,
         hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "decision", b"decision", "duration", b"duration", "expiration", b"expiration", "grant", b"grant", "request", b"request", "time", b"time", "token_expiration", b"token_expiration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "decision", b"decision", "duration", b"duration", "ended_leases", b"ended_leases", "expiration", b"expiration", "grant", b"grant", "hash", b"hash", "jti", b"jti", "kubernetes_audit_id", b"kubernetes_audit_id", "lease", b"lease", "message", b"message", "method", b"method", "outcome", b"outcome", "previous_hash", b"previous_hash", "reason", b"reason", "request", b"request", "request_id", b"request_id", "resource", b"resource", "sequence", b"sequence", "source", b"source", "stage", b"stage", "status", b"status", "time", b"time", "token_expiration", b"token_expiration", "trace_id", b"trace_id", "user_agent", b"user_agent", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "decision", b"decision", "duration", b"duration", "ended_leases", b"ended_leases", "expiration", b"expiration", "grant", b"grant", "hash", b"hash", "jti", b"jti", "kubernetes_audit_id", b"kubernetes_audit_id", "lease", b"lease", "message", b"message", "method", b"method", "outcome", b"outcome", "previous_hash", b"previous_hash", "reason", b"reason", "refused_calls", b"refused_calls", "request", b"request", "request_id", b"request_id", "resource", b"resource", "sequence", b"sequence", "source", b"source", "stage", b"stage", "status", b"status", "time", b"time", "token_expiration", b"token_expiration", "trace_id", b"trace_id", "user_agent", b"user_agent", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -260,22 +272,36 @@ class AuditCaller(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     MECHANISM_FIELD_NUMBER: _builtins.int
     CREDENTIAL_ID_FIELD_NUMBER: _builtins.int
+    PROXY_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The caller's name: `admin://local/bootstrap`, `kubernetes://{cluster}/{namespace}/{service account}`."""
+    """The caller's name: `admin://local/bootstrap`, `kubernetes://{cluster}/{namespace}/{service account}`,
+    `spiffe://{trust domain}/{path}`, `oidc://{issuer}/{subject, percent-encoded}`.
+    """
     mechanism: _builtins.str
-    """How the caller was recognized: `bootstrap_token`, `token_review`."""
+    """How the caller was recognized: `bootstrap_token`, `token_review`, `mtls`, `forwarded_client_cert`, `oidc`."""
     credential_id: _builtins.str
-    """The jti of the token that the caller showed, where it has one. Joins to the log of whoever issued it."""
+    """The jti of the token that the caller showed, or the SHA-256 of its certificate in hexadecimal, where it has one.
+    Joins to the log of whoever issued it.
+    """
+    proxy: _builtins.str
+    """What the settings call the proxy that vouches for the caller. Empty where the caller came by itself."""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The groups that the caller was in."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         mechanism: _builtins.str = ...,
         credential_id: _builtins.str = ...,
+        proxy: _builtins.str = ...,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential_id", b"credential_id", "mechanism", b"mechanism", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential_id", b"credential_id", "groups", b"groups", "mechanism", b"mechanism", "name", b"name", "proxy", b"proxy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,158 @@
+"""Kubernetes ServiceAccounts as callers, checked by TokenReview at the cluster that issued their tokens."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from kubevend_server.authentication.claims import Claims
+from kubevend_server.callers import Caller, service_account
+from kubevend_server.cluster.connection import Connection
+from kubevend_server.cluster.credentials import Presented
+from kubevend_server.cluster.reviews import Reviewed, review_token
+from kubevend_server.errors import KubevendError, Unauthenticated, Unavailable
+
+AUDIENCE = "kubevend"
+"""The audience of a token by which a ServiceAccount calls kubevend, unless the settings name another."""
+
+_log = structlog.get_logger()
+
+_SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
+_MOST_REMEMBERED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class CallerCluster:
+    """A cluster whose ServiceAccounts may call.
+
+    Attributes:
+        name: what the settings call it; it becomes part of the callers' names.
+        connection: how it is asked.
+        issuers: the `iss` of its tokens; empty for any.
+    """
+
+    name: str
+    connection: Connection
+    issuers: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class ServiceAccounts:
+    """Tells which ServiceAccount a token is of.
+
+    Attributes:
+        clusters: those whose ServiceAccounts may call.
+        audience: which their tokens must have.
+        remember: seconds for which an answer of a cluster, a refusal too, is used again.
+        monotonic: ages what is remembered.
+    """
+
+    clusters: Sequence[CallerCluster]
+    audience: str
+    remember: float
+    monotonic: Callable[[], float] = time.monotonic
+    _remembered: OrderedDict[bytes, tuple[float, Caller | Unauthenticated]] = field(
+        default_factory=OrderedDict, repr=False
+    )
+
+    def remembered(self, digest: bytes) -> Caller | None:
+        """Who showed the token of this SHA-256 a moment ago, if anybody did.
+
+        Raises:
+            Unauthenticated: it was refused then.
+        """
+        known = self._remembered.get(digest)
+        return _settled(known[1]) if known is not None and known[0] > self.monotonic() else None
+
+    async def authenticate(self, token: str, digest: bytes, claims: Claims) -> Caller:
+        """Ask the cluster that issues such tokens whose this one is.
+
+        Args:
+            token: the token.
+            digest: its SHA-256.
+            claims: what it says of itself, unproven.
+
+        Raises:
+            Unauthenticated: nobody's who may call; the message says what is wrong.
+            Unavailable: the cluster that knows cannot be asked.
+        """
+        self._check(token, claims)
+        began = self.monotonic()
+        answer = await self._review(token, claims.issuer)
+        self._remembered[digest] = (began + min(self.remember, claims.life), answer)
+        self._remembered.move_to_end(digest)
+        while len(self._remembered) > _MOST_REMEMBERED:
+            self._remembered.popitem(last=False)
+        return _settled(answer)
+
+    def _check(self, token: str, claims: Claims) -> None:
+        """Refuse what the token itself shows to be of no use, before a cluster is troubled."""
+        if self.audience not in claims.audiences:
+            raise Unauthenticated(
+                "TOKEN_AUDIENCE",
+                f"The bearer token is not meant for kubevend: its audience must be {self.audience!r}. In a pod, "
+                f"project a serviceAccountToken volume with that audience; by hand, {self._make_another(token)}.",
+            )
+        if claims.life <= 0:
+            raise Unauthenticated(
+                "TOKEN_EXPIRED",
+                f"The bearer token expired at {claims.expires.isoformat(timespec='seconds')}: get a fresh one. In a "
+                f"pod, read the projected file again; by hand, {self._make_another(token)}.",
+            )
+
+    def _make_another(self, token: str) -> str:
+        """The command that makes a token for kubevend, for the same ServiceAccount where the old one says which."""
+        namespace, name = Presented(token).owner() or ("NAMESPACE", "NAME")
+        audience = shlex.quote(f"--audience={self.audience}")
+        return f"`kubectl create token {name} --namespace={namespace} {audience}` makes one"
+
+    async def _review(self, token: str, issuer: str) -> Caller | Unauthenticated:
+        candidates = [c for c in self.clusters if not c.issuers or issuer in c.issuers]
+        reasons = []
+        unchecked: Unavailable | None = None
+        for cluster in candidates:
+            try:
+                reviewed = await review_token(cluster.connection, token, self.audience)
+            except KubevendError as error:
+                unchecked = _not_checked(cluster, error)
+                continue
+            if reviewed.authenticated:
+                return _service_account(cluster.name, reviewed)
+            reasons.append(f"{cluster.name}: {reviewed.error or 'not valid'}")
+        if unchecked is not None:
+            raise unchecked
+        if not candidates:
+            return Unauthenticated(
+                "TOKEN_FOREIGN", "No cluster whose ServiceAccounts may call here issues such tokens."
+            )
+        return Unauthenticated("TOKEN_REJECTED", f"The bearer token was not accepted ({'; '.join(reasons)}).")
+
+
+def _not_checked(cluster: CallerCluster, error: KubevendError) -> Unavailable:
+    # Hosts, files and identities are not for somebody whom nobody knows yet.
+    _log.warning("caller_not_checked", cluster=cluster.name, reason=error.reason, error=error.message)
+    return Unavailable(
+        "CALLER_NOT_CHECKED",
+        f"Whose token it is could not be checked at the cluster {cluster.name!r} ({error.reason}). Try again; the "
+        "server's operator finds more in its log.",
+        metadata={"cluster": cluster.name, "cause": error.reason},
+    )
+
+
+def _service_account(cluster: str, reviewed: Reviewed) -> Caller | Unauthenticated:
+    namespace, _, name = reviewed.username.removeprefix(_SERVICE_ACCOUNT_PREFIX).partition(":")
+    if not reviewed.username.startswith(_SERVICE_ACCOUNT_PREFIX) or not name:
+        return Unauthenticated("TOKEN_NOT_SERVICE_ACCOUNT", "The bearer token is valid, but not a ServiceAccount's.")
+    return service_account(cluster, namespace, name, reviewed.jti)
+
+
+def _settled(answer: Caller | Unauthenticated) -> Caller:
+    if isinstance(answer, Unauthenticated):
+        # A new one: an exception that is raised twice gathers tracebacks.
+        raise Unauthenticated(answer.reason, answer.message, metadata=answer.metadata)
+    return answer

@@ -1,0 +1,195 @@
+"""The sections of the settings, with their defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kubevend_server.authentication.service_accounts import AUDIENCE
+from kubevend_server.cluster.clusters import SERVICE_ACCOUNT_FOLDER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """Where callers connect.
+
+    Attributes:
+        address: `host:port`.
+        certificate_file: the server's certificate chain, PEM.
+        private_key_file: its key, PEM.
+        insecure_loopback: plain text instead of TLS; the address must then be a loopback one.
+    """
+
+    address: str = "0.0.0.0:7443"
+    certificate_file: str = ""
+    private_key_file: str = ""
+    insecure_loopback: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """Where configs, roles and leases are kept.
+
+    Attributes:
+        url: `sqlite:////absolute/path`.
+        key_file: the keys under which credentials are sealed; made on the first start.
+    """
+
+    url: str
+    key_file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """Where audit events go.
+
+    Attributes:
+        file: the JSON lines.
+        key_file: the key of their chain; made on the first start.
+    """
+
+    file: str
+    key_file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerClusterSettings:
+    """A cluster whose ServiceAccounts may call.
+
+    Attributes:
+        kubernetes_host: an https URL; empty for the pod's own API server.
+        ca_file: the CA that vouches for it, PEM.
+        token_file: with which kubevend asks it (needs system:auth-delegator); empty for the pod's own.
+        issuers: the `iss` of its tokens; empty for any.
+    """
+
+    kubernetes_host: str = ""
+    ca_file: str = ""
+    token_file: str = ""
+    issuers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callers:
+    """Who may call at all.
+
+    Attributes:
+        admin_token_file: the bootstrap admin's token; made on the first start. Empty for no such admin.
+        audience: which ServiceAccount tokens must have.
+        remember_seconds: for how long a cluster's answer about a token is used again.
+        clusters: by the name that becomes part of the callers' names.
+    """
+
+    admin_token_file: str = ""
+    audience: str = AUDIENCE
+    remember_seconds: float = 10.0
+    clusters: dict[str, CallerClusterSettings] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The access policy.
+
+    Attributes:
+        folder: every `*.cedar` file in it.
+    """
+
+    folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuanceSettings:
+    """What holds whatever a role says.
+
+    Attributes:
+        default_ttl_seconds: where neither request nor role names a TTL.
+        max_ttl_seconds: what is longer is shortened.
+    """
+
+    default_ttl_seconds: int = 3600
+    max_ttl_seconds: int = 86400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kubernetes:
+    """How clusters are called.
+
+    Attributes:
+        credential_folders: where the files of configs' credentials may be, and to which hosts (https URLs, or "*" for
+            any) what is in them may be shown.
+        service_account_folder: the pod's own credential.
+        connect_timeout_seconds: for a connection, the wait for a free one included.
+        request_timeout_seconds: for a whole request.
+        max_connections: at once, to each cluster; what is more waits. No rate is limited.
+        trust_env: heed HTTPS_PROXY and its like.
+    """
+
+    credential_folders: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    service_account_folder: str = str(SERVICE_ACCOUNT_FOLDER)
+    connect_timeout_seconds: float = 5.0
+    request_timeout_seconds: float = 15.0
+    max_connections: int = 100
+    trust_env: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceSettings:
+    """Which kubevend this is, among those that share a cluster or a store.
+
+    Attributes:
+        id: the value of the label `kubevend.dev/instance` on all that is made in clusters, by which it is known again.
+            Empty: the one that the store has, made up when the store is. Set, it outlives the store; no other kubevend
+            in the same clusters may have it.
+        replica: the name of this process among those that share the store.
+    """
+
+    id: str = ""
+    replica: str = "main"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseSettings:
+    """How leases end.
+
+    Attributes:
+        retention_seconds: for how long a lease is kept after its end.
+        reconcile_seconds: how often the clusters are searched for what no lease knows, and issuances that died are
+            cleaned up. A deletion that fails is tried again as often at least, and a process that shares the store
+            counts as dead when nothing was heard of it for three quarters of that (45 s at the most, 4.5 s at the
+            least).
+        most_strays: how many objects that no lease knows one search deletes at the most, as a share of all of this
+            instance that it found; what is more is left and told, since it is likelier the store that is wrong. 1
+            takes that for leave.
+    """
+
+    retention_seconds: int = 30 * 86400
+    reconcile_seconds: float = 60.0
+    most_strays: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsSettings:
+    """Where Prometheus asks.
+
+    Attributes:
+        address: `host:port`, plain HTTP; empty for none.
+    """
+
+    address: str = "127.0.0.1:9443"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All of them. `drain_seconds`: how long running calls have at a stop. `log_level`: of the process log."""
+
+    listener: Listener
+    store: Store
+    audit: Audit
+    callers: Callers
+    policy: Policy
+    issuance: IssuanceSettings = field(default_factory=IssuanceSettings)
+    kubernetes: Kubernetes = field(default_factory=Kubernetes)
+    instance: InstanceSettings = field(default_factory=InstanceSettings)
+    leases: LeaseSettings = field(default_factory=LeaseSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    drain_seconds: float = 10.0
+    log_level: str = "info"
