@@ -46,12 +46,13 @@ from kubevend_server.interceptors import Interceptor, Recorder, behavior, chain
 from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
 from kubevend_server.making import Maker
-from kubevend_server.metrics import LeaseCollector, Metrics, count_all
+from kubevend_server.metrics import LeaseCollector, Metrics, PolicyCollector, count_all
 from kubevend_server.namespaces import Namespaces
 from kubevend_server.paging import PageTokens
 from kubevend_server.permissions import AT_ONCE
-from kubevend_server.policy.access import AccessPolicy, actions, join_files
+from kubevend_server.policy.access import actions
 from kubevend_server.policy.limits import Limits
+from kubevend_server.policy_folder import PolicyReload, PolicySource, described, load_folder
 from kubevend_server.promises import Promises
 from kubevend_server.reconcile import Order, Presence, Reconciler
 from kubevend_server.refresh import CatalogRefresh
@@ -102,8 +103,11 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     rotation = StoreKeyRotation(key_file, keyring, journal, config_store, catalog)
 
     # Who may do what.
-    policy = AccessPolicy(_read_policies(Path(settings.policy.folder)))
-    authorizer = Authorizer(policy, clock)
+    policy_folder = Path(settings.policy.folder)
+    policies, policy_version = load_folder(policy_folder)
+    policy_source = PolicySource(policies, clock())
+    _log.info("policies_loaded", folder=str(policy_folder), **described(policies))
+    authorizer = Authorizer(policy_source, clock)
     limits = make_limits(settings)
 
     # The clusters: those that issue, and those whose ServiceAccounts may call.
@@ -162,18 +166,20 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     registry = CollectorRegistry()
     recorder = Recorder(journal, Metrics(registry), checkpoint)
     server = aio.server(options=_OPTIONS)
-    _add_services(server, services, chain(authenticator, recorder))
+    _add_services(server, services, chain(authenticator, policy_source, recorder))
     names = [service.name for service in services]
     health = await add_health(server, names)
     add_reflection(server, names)
+    reload = PolicyReload(policy_folder, policy_source, policy_version, clock, health.tell_policies)
 
     # Open the doors, and wait.
     registry.register(LeaseCollector(lambda: database.read_now(lambda connection: count_all(connection, clock()))))
+    registry.register(PolicyCollector(policy_source))
     metrics_server = _serve_metrics(settings.metrics.address, registry)
     port = _listen(server, settings)
     await server.start()
     _log.info("serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback)
-    keepers = (rotation, refresh, remover, expiry, reconciler, presence, namespaces)
+    keepers = (rotation, refresh, reload, remover, expiry, reconciler, presence, namespaces)
     namespaces.begin()
     keeping = [asyncio.create_task(keeper.run()) for keeper in keepers]
     await _wait_for_stop(journal)
@@ -229,13 +235,6 @@ def _open_audit_log(settings: Settings, key: bytes, database: Database, clock: C
             hint="lines that were on the disk are gone (or the file was rotated while the server was stopped)",
         )
     return audit
-
-
-def _read_policies(folder: Path) -> str:
-    files = sorted(folder.glob("*.cedar"))
-    if not files:
-        _log.warning("no_policies", folder=str(folder), hint="nobody may do anything, the bootstrap admin included")
-    return join_files({str(file): file.read_text() for file in files})
 
 
 def make_limits(settings: Settings) -> Limits:
