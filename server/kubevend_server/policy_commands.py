@@ -42,7 +42,7 @@ def check(folder: Path) -> None:
     for finding in found.findings:
         policy_reports.show_finding(finding)
     policy_reports.show_checked(found)
-    sys.exit(0 if found.usable else 1)
+    sys.exit(1 if found.in_force is None else 0)
 
 
 @policy.command()

@@ -30,9 +30,9 @@ def show_finding(finding: Finding) -> None:
 def show_checked(found: Inspected) -> None:
     """Print what a check came to."""
     counted = Counter(finding.severity for finding in found.findings)
-    what = f"{_count(len(found.policies), 'policy', 'policies')} in {_count(len(found.texts), 'file')}"
+    what = f"{_count(len(found.policies), 'policy', 'policies')} in {_count(found.files, 'file')}"
     told = ", ".join(_count(counted[kind], kind) for kind in ("error", "warning") if counted[kind])
-    verdict = "would be taken" if found.usable else "would be refused as a whole"
+    verdict = "would be taken" if found.in_force is not None else "would be refused as a whole"
     click.echo(f"{what}: {told or 'nothing wrong'}; {'it' if len(found.policies) == 1 else 'they'} {verdict}.")
 
 

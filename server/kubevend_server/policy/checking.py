@@ -12,7 +12,7 @@ from typing import Any, Literal
 import cedarpy
 
 from kubevend_server.policy import wording
-from kubevend_server.policy.access import SCHEMA, actions
+from kubevend_server.policy.parsing import SCHEMA, actions
 from kubevend_server.policy.statements import Statement, line_of_fault, split
 
 _BOM = "\ufeff"
@@ -105,14 +105,18 @@ def read(files: Mapping[str, str]) -> tuple[list[Policy], list[Finding]]:
     return list(found.values()), faults
 
 
-def check(policies: Iterable[Policy], groups: Collection[str] = ()) -> list[Finding]:
+def check(policies: Iterable[Policy], groups: Collection[str] | None = ()) -> list[Finding]:
     """Hold policies against the schema, and against what is hardly meant.
 
     Args:
         policies: those of `read`.
-        groups: the names of the groups that groups.toml has.
+        groups: the names of the groups that groups.toml has; None where that cannot be told.
     """
-    return [finding for policy in policies for finding in (*_unfit(policy), *_doubtful(policy, groups))]
+    return [
+        finding
+        for policy in policies
+        for finding in (*_unfit(policy), *_unknown_groups(policy, groups), *_doubtful(policy))
+    ]
 
 
 def _parse(file: str, statement: Statement) -> Policy | Finding:
@@ -193,10 +197,21 @@ def _nearest(word: str, known: Iterable[str], what: str) -> str:
     return f": did you mean {near[0]}?" if near else f": there are the {what} {', '.join(sorted(known))}"
 
 
+def _unknown_groups(policy: Policy, groups: Collection[str] | None) -> Iterator[Finding]:
+    if groups is None:
+        return
+    for name in sorted({name for kind, name in wording.entities(policy.parsed) if kind == "Group"}):
+        if ":" not in name and name not in groups:
+            near = _nearest(name, groups, "groups") if groups else ""
+            yield _finding(
+                policy, f'groups.toml has no group "{name}"{near} (a group of a token is called {{issuer}}:{{group}})'
+            )
+
+
 # What it takes, and nobody can have meant.
 
 
-def _doubtful(policy: Policy, groups: Collection[str]) -> Iterator[Finding]:
+def _doubtful(policy: Policy) -> Iterator[Finding]:
     found = wording.parts(policy.parsed)
     conditions = [part for part in found if not part.in_scope]
     everyone = not any(part.asks_for("principal") for part in found)
@@ -208,7 +223,7 @@ def _doubtful(policy: Policy, groups: Collection[str]) -> Iterator[Finding]:
         yield _finding(policy, message, "warning")
     if any(part.body == {"Value": part.kind == "unless"} for part in conditions):
         yield _finding(policy, "its condition never holds, so it never applies: delete it", "warning")
-    for message in (*_strange_names(policy, groups), *_open_patterns(policy.parsed["conditions"])):
+    for message in (*_strange_names(policy), *_open_patterns(policy.parsed["conditions"])):
         yield _finding(policy, message, "warning")
 
 
@@ -216,13 +231,11 @@ def _narrows(part: wording.Part) -> bool:
     return part.body.get("op") != "All"
 
 
-def _strange_names(policy: Policy, groups: Collection[str]) -> Iterator[str]:
+def _strange_names(policy: Policy) -> Iterator[str]:
     for kind, name in sorted(set(wording.entities(policy.parsed))):
         form, written = _NAMES.get(kind, ("", ""))
         if form and not re.fullmatch(form, name):
             yield f'{kind}::"{name}" is nobody and nothing: a name of that type is {written}'
-        if kind == "Group" and ":" not in name and name not in groups:
-            yield f'nobody is in Group::"{name}": name it in groups.toml; a group of a token is "{{issuer}}:{{group}}"'
 
 
 def _open_patterns(expression: Any) -> Iterator[str]:

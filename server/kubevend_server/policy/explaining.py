@@ -1,6 +1,6 @@
 """Why the access policy decides as it does: which policies do, and which ones nearly would.
 
-The decision is that of `AccessPolicy`. Why a policy does not apply is found out by Cedar too: each part of it is put to
+The decision is that of `Policies`. Why a policy does not apply is found out by Cedar too: each part of it is put to
 the same question as a policy of its own.
 """
 
@@ -15,8 +15,11 @@ import cedarpy
 
 from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller
 from kubevend_server.policy import wording
-from kubevend_server.policy.access import SCHEMA, AccessPolicy, Circumstances, Decision, Resource
+from kubevend_server.policy.access import Decision
 from kubevend_server.policy.checking import Policy
+from kubevend_server.policy.entities import Circumstances, Resource
+from kubevend_server.policy.parsing import SCHEMA
+from kubevend_server.policy.policies import Policies
 from kubevend_server.policy.question import Question
 
 MOST_NEAR = 5
@@ -44,7 +47,7 @@ class Explanation:
     """A decision, and why.
 
     Attributes:
-        decision: what `AccessPolicy` says.
+        decision: what `Policies` says.
         decided: the policies that did.
         near: for a denial, the permits of this action, the nearest first, `MOST_NEAR` at the most.
         more: how many more there are.
@@ -59,15 +62,15 @@ class Explanation:
 class Explainer:
     """Explains what one set of policies decides."""
 
-    def __init__(self, access: AccessPolicy, policies: Sequence[Policy]) -> None:
+    def __init__(self, in_force: Policies, policies: Sequence[Policy]) -> None:
         """Take a set of policies, as it decides and as it was read."""
-        self._access = access
+        self._in_force = in_force
         self._policies = {policy.id: policy for policy in policies}
         self._schema = cedarpy.Schema.from_str(SCHEMA)
 
     def decide(self, caller: Caller, action: str, resource: Resource, circumstances: Circumstances) -> Decision:
         """Decide."""
-        return self._access.authorize(caller, action, resource, circumstances)
+        return self._in_force.authorize(caller, action, resource, circumstances)
 
     def explain(self, caller: Caller, action: str, resource: Resource, circumstances: Circumstances) -> Explanation:
         """Decide, and say why."""
@@ -75,7 +78,7 @@ class Explainer:
         decided = tuple(self._policies[name] for name in decision.policies)
         if decision.allowed:
             return Explanation(decision, decided)
-        question = Question.of(caller, action, resource, circumstances)
+        question = Question.of(self._in_force.enroll(caller), action, resource, circumstances)
         near = sorted(self._near(question), key=lambda one: (len(one.failed), one.policy.id))
         return Explanation(decision, decided, tuple(near[:MOST_NEAR]), max(0, len(near) - MOST_NEAR))
 

@@ -8,24 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from kubevend_server.callers import Caller
-from kubevend_server.policy.access import (
+from kubevend_server.policy.entities import (
     Circumstances,
     Resource,
-)
-from kubevend_server.policy.access import (
-    _context as context,
-)
-from kubevend_server.policy.access import (
-    _entity as entity,
-)
-from kubevend_server.policy.access import (
-    _principal as principal,
-)
-from kubevend_server.policy.access import (
-    _proposed_id as proposed_id,
-)
-from kubevend_server.policy.access import (
-    _role as role_entity,
+    context,
+    entity,
+    principal,
+    proposed_id,
+    role_entity,
 )
 from kubevend_server.roles import Role
 
