@@ -55,11 +55,11 @@ def show_who(possible: Possible) -> None:
     permitting = _count(len(permits), "policy permits", "policies permit")
     click.echo(f"Who may {possible.action}{on}: {permitting} it{':' if permits else '.'}")
     for policy in permits:
-        _show_policy(policy)
+        _show_policy(policy, possible)
     if forbids:
         click.echo("Unless one of these forbids it:")
     for policy in forbids:
-        _show_policy(policy)
+        _show_policy(policy, possible)
 
 
 def show_tested(tested: Tested) -> None:
@@ -70,7 +70,7 @@ def show_tested(tested: Tested) -> None:
     for one in tested.failed:
         click.echo()
         click.secho(f"FAILED {one.file}: {one.case.name}", fg="red")
-        click.echo(f"  {_sentence(one.case.asking, may='whether it may')}")
+        click.echo(f"  {_sentence(one.case.asking, may='asks to')}")
         for line in (*one.faults, *_why(one.answer)):
             click.echo(f"  {line}")
     click.echo()
@@ -129,10 +129,13 @@ def _near(near: Near) -> Iterator[str]:
         yield from (f"        {name} is {value}" for name, value in failed.values)
 
 
-def _show_policy(policy: Policy) -> None:
+def _show_policy(policy: Policy, possible: Possible) -> None:
     click.echo(f"  {_named(policy)}")
     for text in _words(policy):
         click.echo(f"    {text}")
+    for kind, name in dict.fromkeys(wording.entities(policy.parsed)):
+        if kind == "Group" and ":" not in name and possible.inspected.in_force is not None:
+            click.echo(f"    {name}: {', '.join(possible.inspected.in_force.groups.members(name)) or 'nobody'}")
 
 
 def _words(policy: Policy) -> list[str]:

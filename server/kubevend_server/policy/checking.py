@@ -112,10 +112,11 @@ def check(policies: Iterable[Policy], groups: Collection[str] | None = ()) -> li
         policies: those of `read`.
         groups: the names of the groups that groups.toml has; None where that cannot be told.
     """
+    schema = cedarpy.Schema.from_str(SCHEMA)
     return [
         finding
         for policy in policies
-        for finding in (*_unfit(policy), *_unknown_groups(policy, groups), *_doubtful(policy))
+        for finding in (*_unfit(policy, schema), *_unknown_groups(policy, groups), *_doubtful(policy))
     ]
 
 
@@ -136,12 +137,12 @@ def _parse(file: str, statement: Statement) -> Policy | Finding:
 
 
 def _what_to_write(fault: str, statement: Statement) -> str:
+    if "invalid token" in fault and statement.text.count('"') % 2:
+        return ': is a " missing?'
     if not statement.text.endswith(";") or re.search("`(@|permit|forbid)`", fault):
         return ": is the ; missing that ends a policy?"
     if "'=' is not a valid operator" in fault:
         return ": write =="
-    if "invalid token" in fault and statement.text.count('"') % 2:
-        return ': is a " missing?'
     return ""
 
 
@@ -152,8 +153,8 @@ def _finding(policy: Policy, message: str, severity: Literal["error", "warning"]
 # What the schema refuses.
 
 
-def _unfit(policy: Policy) -> Iterator[Finding]:
-    result = cedarpy.validate_policies(policy.text, SCHEMA)
+def _unfit(policy: Policy, schema: cedarpy.Schema) -> Iterator[Finding]:
+    result = cedarpy.validate_policies(policy.text, schema)
     faults = [_POLICY.sub("", error.error) for error in result.errors]
     if any(fault.startswith("unrecognized") for fault in faults):
         # That follows from it.

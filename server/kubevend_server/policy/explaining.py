@@ -31,6 +31,7 @@ class Failed:
     """A part of a policy that does not hold: in Cedar, and what the values are that it looks at."""
 
     text: str
+    in_scope: bool
     values: tuple[tuple[str, str], ...]
 
 
@@ -79,7 +80,7 @@ class Explainer:
         if decision.allowed:
             return Explanation(decision, decided)
         question = Question.of(self._in_force.enroll(caller), action, resource, circumstances)
-        near = sorted(self._near(question), key=lambda one: (len(one.failed), one.policy.id))
+        near = sorted(self._near(question), key=_distance)
         return Explanation(decision, decided, tuple(near[:MOST_NEAR]), max(0, len(near) - MOST_NEAR))
 
     def who(self, action: str, resource: Resource, circumstances: Circumstances) -> list[Policy]:
@@ -124,6 +125,10 @@ class Explainer:
         return {int(reason) for reason in result.diagnostics.reasons}
 
 
+def _distance(near: Near) -> tuple[bool, int, str]:
+    return any(failed.in_scope for failed in near.failed), len(near.failed), near.policy.id
+
+
 def _is_settled(part: wording.Part) -> bool:
     """Whether a part does not depend on who calls, nor on how."""
     return part.kind != "principal" and not part.asks_for("principal") and not part.asks_for("context")
@@ -137,7 +142,7 @@ def _told(part: wording.Part, question: Question) -> Failed:
         values = ((part.kind, f"{uid['type']}::{json.dumps(uid['id'], ensure_ascii=False)}"), *values)
         if part.kind == "principal" and part.body["op"] == "in":
             values = (*values, ("its groups", question.groups))
-    return Failed(part.text, values)
+    return Failed(part.text, part.in_scope, values)
 
 
 def _path(variable: str, kind: str, name: str) -> str:

@@ -52,13 +52,13 @@ class Question:
         """The value of an attribute or a tag, in words.
 
         Args:
-            variable: whose: principal, resource or context.
+            variable: whose: principal, resource, context or context.proposed.
             kind: attribute or tag.
             name: its name.
         """
         if variable == "context":
             return _written(self.request["context"].get(name, _UNSET))
-        found = self.entities[("principal", "resource").index(variable)]
+        found = self.entities[("principal", "resource", "context.proposed").index(variable)]
         return _written(found.get("tags" if kind == "tag" else "attrs", {}).get(name, _UNSET))
 
 

@@ -55,6 +55,8 @@ def line_of_fault(statement: Statement, fault: str) -> int:
         # What is good so far is only cut off; the first line with which something else is said is the one.
         if _fault(statement.text[:end]) not in ("", _CUT_OFF):
             return statement.line + place
+    if fault.startswith("unexpected token"):
+        return statement.line + len(ends)
     named = _WORD.search(fault)
     word = re.escape(named[1] or named[2]) if named else ""
     found = list(re.finditer(rf"(?<!\w){word}(?!\w)", statement.text)) if word else []

@@ -85,19 +85,29 @@ def entities(policy: Any) -> Iterator[tuple[str, str]]:
 
 
 def attributes(body: Any) -> Iterator[tuple[str, str, str]]:
-    """What an expression looks at: the variable, "attribute" or "tag", and its name."""
+    """What an expression looks at: of what ("principal", "context.proposed"), "attribute" or "tag", and its name."""
     if isinstance(body, dict):
         for operator, kind in ((".", "attribute"), ("getTag", "tag"), ("has", "attribute"), ("hasTag", "tag")):
             found = body.get(operator)
-            if isinstance(found, dict) and "Var" in found["left"]:
+            if isinstance(found, dict) and (variable := _variable(found["left"])):
                 name = found.get("attr") or found.get("right", {}).get("Value")
-                if isinstance(name, str):
-                    yield found["left"]["Var"], kind, name
+                if isinstance(name, str) and (variable, name) != ("context", "proposed"):
+                    yield variable, kind, name
         for value in body.values():
             yield from attributes(value)
     elif isinstance(body, list):
         for value in body:
             yield from attributes(value)
+
+
+def _variable(body: Json) -> str:
+    """What an expression is, if it is a variable or the role that a call proposes; else empty."""
+    match body:
+        case {"Var": str(name)}:
+            return name
+        case {".": {"left": {"Var": "context"}, "attr": "proposed"}}:
+            return "context.proposed"
+    return ""
 
 
 def _operands(body: Json, joint: str) -> Iterator[Json]:
