@@ -64,7 +64,7 @@ def write(folder: Path, **files: str | bytes) -> Path:
             "has pod",
         ),
         (GOOD.replace(";", ' when { "open };'), 1, 'is a " missing?'),
-        (GOOD.replace(";", " when { principal = principal };"), 1, "write =="),
+        (GOOD.replace(";", "\nwhen { principal == principal &&\nprincipal = principal };"), 3, "write =="),
         (GOOD.replace("resource)", 'resource in Config::"configs/a")'), 1, "the policy could never apply"),
         (GOOD.replace("is Admin", 'in Group::"platfrom"'), 1, "did you mean platform?"),
     ],

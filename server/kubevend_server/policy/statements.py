@@ -13,6 +13,7 @@ import cedarpy
 _PIECE = re.compile(r'"(?:\\.|[^"\\])*"?|//[^\n\r]*|;|[^\s";/]+|/', re.DOTALL)
 _CUT_OFF = "unexpected end of input"
 _WORD = re.compile(r"`(.+?)`|: (\w+)$")
+_ASSIGNMENT = re.compile(r"(?<![=<>!])=(?!=)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,16 @@ def line_of_fault(statement: Statement, fault: str) -> int:
             return statement.line + place
     if fault.startswith("unexpected token"):
         return statement.line + len(ends)
-    named = _WORD.search(fault)
-    word = re.escape(named[1] or named[2]) if named else ""
-    found = list(re.finditer(rf"(?<!\w){word}(?!\w)", statement.text)) if word else []
+    found = list(_words(fault).finditer(statement.text))
     return statement.line + statement.text.count("\n", 0, found[0].start()) if len(found) == 1 else statement.line
+
+
+def _words(fault: str) -> re.Pattern[str]:
+    """What a fault names, to be looked for in the text."""
+    if "'=' is not a valid operator" in fault:
+        return _ASSIGNMENT
+    named = _WORD.search(fault)
+    return re.compile(rf"(?<!\w){re.escape(named[1] or named[2])}(?!\w)" if named else r"(?!)")
 
 
 def _fault(text: str) -> str:
