@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,10 +14,13 @@ from kubevend_server.policy import wording
 from kubevend_server.policy.access import Server
 from kubevend_server.policy.checking import Finding, Policy
 from kubevend_server.policy.explaining import Explanation, Near
-from kubevend_server.policy_asked import Explained, Possible
 from kubevend_server.policy_inspection import Inspected, place
-from kubevend_server.policy_questions import Answer, Asking
-from kubevend_server.policy_testing import Tested, Tried
+
+if TYPE_CHECKING:
+    # At run time they bring much of the server, for which `check` need not wait.
+    from kubevend_server.policy_asked import Explained, Possible
+    from kubevend_server.policy_questions import Answer, Asking
+    from kubevend_server.policy_testing import Tested, Tried
 
 _LONGEST_LINE = 4000
 _COLORS = {"error": "red", "warning": "yellow"}
