@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kubevend_server.authentication.admin import read_admin_digest
 from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
+from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller, service_account
 from kubevend_server.cluster.reviews import Reviewed, review_token
 from kubevend_server.errors import KubevendError, Unauthenticated, Unavailable
@@ -63,6 +64,7 @@ def authenticator(
     return Authenticator(
         admin_digest=hashlib.sha256(ADMIN_TOKEN.encode()).digest(),
         service_accounts=ServiceAccounts(clusters, audience, remember, time.monotonic),
+        workloads=Workloads({}, time.clock),
         clock=time.clock,
     )
 

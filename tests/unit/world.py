@@ -24,6 +24,7 @@ from kubevend_server.anchors import SharedAnchors
 from kubevend_server.audit.log import AuditLog
 from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
+from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
@@ -220,6 +221,7 @@ class World:
         authenticator = Authenticator(
             admin_digest=hashlib.sha256(ADMIN_TOKEN.encode()).digest(),
             service_accounts=ServiceAccounts(caller_clusters, "kubevend", remember=10),
+            workloads=Workloads({}, clock),
             clock=clock,
         )
         self.interceptors = chain(authenticator, self.recorder)
