@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from dataclasses import dataclass
 
-from kubevend_server.authentication.claims import read_claims
-from kubevend_server.authentication.service_accounts import ServiceAccounts
-from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller
-from kubevend_server.clock import Clock
-from kubevend_server.errors import Unauthenticated
+from kubevend_server.authentication.bearer import BearerTokens, bearer_token
+from kubevend_server.callers import Caller
 from kubevend_server.listeners import Shown
 
 
@@ -19,14 +14,10 @@ class Authenticator:
     """Tells who calls.
 
     Attributes:
-        admin_digest: the SHA-256 of the bootstrap admin's token; empty for no such admin.
-        service_accounts: knows the tokens of Kubernetes.
-        clock: tells expired tokens.
+        bearer_tokens: tells whose a bearer token is.
     """
 
-    admin_digest: bytes
-    service_accounts: ServiceAccounts
-    clock: Clock
+    bearer_tokens: BearerTokens
 
     async def authenticate(self, shown: Shown) -> Caller:
         """Tell who calls.
@@ -35,22 +26,4 @@ class Authenticator:
             Unauthenticated: nobody, or a credential that is not accepted; the message says what is wrong.
             Unavailable: whoever knows cannot be asked.
         """
-        token = _bearer(shown)
-        digest = hashlib.sha256(token.encode()).digest()
-        if hmac.compare_digest(digest, self.admin_digest):
-            return BOOTSTRAP_ADMIN
-        known = self.service_accounts.remembered(digest)
-        if known is not None:
-            return known
-        return await self.service_accounts.authenticate(token, digest, read_claims(token, self.clock))
-
-
-def _bearer(shown: Shown) -> str:
-    scheme, _, token = shown.first("authorization").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthenticated(
-            "CREDENTIAL_MISSING",
-            "The call shows no credential: send the metadata `authorization: Bearer TOKEN`, with a ServiceAccount "
-            "token or the bootstrap admin's.",
-        )
-    return token.strip()
+        return await self.bearer_tokens.authenticate(bearer_token(shown))
