@@ -22,6 +22,7 @@ from kubevend.v1 import (
     role_service_pb2,
     role_service_pb2_grpc,
 )
+from tests.support.evidence import Witness
 
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
@@ -50,6 +51,7 @@ class Client:
             self.channel = grpc.insecure_channel(address)
         else:
             self.channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(ca_file.read_bytes()))
+        self.channel = grpc.intercept_channel(self.channel, Witness())
         self.metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {bearer}"),) if bearer else ()
         self.tokens: list[str] = []
         self.configs = config_service_pb2_grpc.ConfigServiceStub(self.channel)
