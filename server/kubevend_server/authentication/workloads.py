@@ -26,7 +26,6 @@ from kubevend_server.clock import Clock
 from kubevend_server.errors import Unauthenticated
 from kubevend_server.listeners import PeerCertificate
 
-_MOST_REMEMBERED = 10_000
 _LONGEST_CHAIN = 8
 _MOST_SHOWN = 200
 
@@ -61,10 +60,12 @@ class Workloads:
     Attributes:
         bundles: the authorities of each trust domain whose workloads may call.
         clock: tells expired certificates.
+        most: of how many certificates is known what was found out.
     """
 
     bundles: Mapping[str, Bundle]
     clock: Clock
+    most: int = 10_000
     _remembered: OrderedDict[tuple[str, str], _Recognized] = field(default_factory=OrderedDict, repr=False)
 
     def recognize(self, certificate: PeerCertificate, trust_domain: str) -> Caller:
@@ -83,7 +84,7 @@ class Workloads:
         if known is None or known.authorities is not authorities:
             known = _recognize(certificate, trust_domain, authorities)
             self._remembered[key] = known
-            while len(self._remembered) > _MOST_REMEMBERED:
+            while len(self._remembered) > self.most:
                 self._remembered.popitem(last=False)
         if self.clock() > known.ends:
             raise Unauthenticated(
