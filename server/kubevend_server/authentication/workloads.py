@@ -79,14 +79,15 @@ class Workloads:
             Unauthenticated: it is nobody's who may call there; the message says what is wrong.
         """
         authorities = self.bundles[trust_domain].authorities
-        key = trust_domain, certificate.fingerprint
+        key, now = (trust_domain, certificate.fingerprint), self.clock()
         known = self._remembered.get(key)
-        if known is None or known.authorities is not authorities:
+        # What has expired may be another certificate of the chain, and this connection's chain another one.
+        if known is None or known.authorities is not authorities or now > known.ends:
             known = _recognize(certificate, trust_domain, authorities)
             self._remembered[key] = known
             while len(self._remembered) > self.most:
                 self._remembered.popitem(last=False)
-        if self.clock() > known.ends:
+        if now > known.ends:
             raise Unauthenticated(
                 "CERTIFICATE_EXPIRED",
                 f"The certificate of this connection, or one of those that vouch for it, expired at "
