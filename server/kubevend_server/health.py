@@ -30,13 +30,17 @@ class Health(HealthServicer):
         return health_pb2.HealthListResponse(statuses=statuses)
 
 
-async def add_health(server: aio.Server, services: Sequence[str]) -> Health:
-    """Serve health, SERVING for the server as a whole and for each service."""
+async def make_health(services: Sequence[str]) -> Health:
+    """Health that is SERVING for the server as a whole and for each service."""
     health = Health()
     for name in services:
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     return health
+
+
+def add_health(server: aio.Server, health: Health) -> None:
+    """Serve health."""
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
 
 
 def _described() -> DescriptorPool:

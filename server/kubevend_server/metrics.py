@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -36,6 +36,17 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+
+        self._certificates = Gauge(
+            "kubevend_certificate_expiry_timestamp_seconds",
+            "When a certificate that listeners show expires, in seconds since the epoch, by its file.",
+            ["file"],
+            registry=registry,
+        )
+
+    def certificate(self, file: str, expires: datetime) -> None:
+        """Tell when the certificate in a file expires."""
+        self._certificates.labels(file).set(expires.timestamp())
 
     def count(self, call: Call, error: KubevendError | None, *, cancelled: bool) -> None:
         """Count a call that has ended."""

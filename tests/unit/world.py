@@ -25,6 +25,7 @@ from kubevend_server.audit.log import AuditLog
 from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.bearer import BearerTokens
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
+from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
@@ -223,7 +224,7 @@ class World:
             service_accounts=ServiceAccounts(caller_clusters, "kubevend", remember=10),
             clock=clock,
         )
-        self.interceptors = chain(Authenticator(bearer_tokens), self.recorder)
+        self.interceptors = chain(Authenticator(bearer_tokens, Workloads({}, clock)), self.recorder)
         tokens = PageTokens(self.keyring)
         rules = ConfigRules(own_host, credential_folders or {})
         clusters = clusters or FakeClusters(self.connection, rules)

@@ -15,6 +15,7 @@ from kubevend_server.settings.sections import (
     Policy,
     Settings,
     Store,
+    TrustDomainSettings,
 )
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Store",
+    "TrustDomainSettings",
     "load",
     "parse",
 ]

@@ -14,8 +14,8 @@ class Listener:
 
     Attributes:
         address: `host:port`.
-        certificate_file: the server's certificate chain, PEM.
-        private_key_file: its key, PEM.
+        certificate_file: the server's certificate chain, PEM; read again when it changes.
+        private_key_file: its key, PEM; the same.
         insecure_loopback: plain text instead of TLS; the address must then be a loopback one.
     """
 
@@ -69,6 +69,23 @@ class CallerClusterSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrustDomainSettings:
+    """A SPIFFE trust domain whose workloads may call, by their certificates, at a listener of their own.
+
+    Attributes:
+        address: `host:port` of that listener.
+        bundle_file: the trust domain's authorities, PEM; read again when it changes.
+        certificate_file: the server's certificate chain there, PEM; empty for that of `listener`.
+        private_key_file: its key, PEM.
+    """
+
+    address: str
+    bundle_file: str
+    certificate_file: str = ""
+    private_key_file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Callers:
     """Who may call at all.
 
@@ -77,12 +94,14 @@ class Callers:
         audience: which ServiceAccount tokens must have.
         remember_seconds: for how long a cluster's answer about a token is used again.
         clusters: by the name that becomes part of the callers' names.
+        trust_domains: by their names.
     """
 
     admin_token_file: str = ""
     audience: str = AUDIENCE
     remember_seconds: float = 10.0
     clusters: dict[str, CallerClusterSettings] = field(default_factory=dict)
+    trust_domains: dict[str, TrustDomainSettings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
