@@ -1,7 +1,7 @@
 """Which of what a call shows says who makes it: exactly one thing, and never a guess.
 
-The listener says what that is: the certificate where one is demanded, a token where none is asked for. What shows the
-other as well is refused: whoever sends two identities may count on the one that does not count.
+The listener says what that is: a token where none asks for a certificate, the certificate where one is demanded. What
+shows the other as well is refused: whoever sends two identities may count on the one that does not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Authenticator:
 
     Attributes:
         bearer_tokens: tells whose a bearer token is.
-        workloads: tells whose a certificate is.
+        workloads: knows the certificates of trust domains.
     """
 
     bearer_tokens: BearerTokens
@@ -39,17 +39,11 @@ class Authenticator:
         return await self.bearer_tokens.authenticate(bearer_token(shown))
 
     def _by_certificate(self, shown: Shown, certificate: PeerCertificate) -> Caller:
-        peer = self.workloads.recognize(certificate, shown.listener.trust_domain)
-        # A proxy that the settings name speaks for others, and is told apart here: its own certificate is no caller's.
-        return _alone(shown, peer)
-
-
-def _alone(shown: Shown, caller: Caller) -> Caller:
-    """The caller that a certificate shows, if nothing else shows one."""
-    if "authorization" in shown.metadata:
-        raise Unauthenticated(
-            "TWO_IDENTITIES",
-            f"The call shows two identities: the certificate of {caller.name}, and a token in `authorization`. At this "
-            "listener the certificate is the caller: leave the token out, or call the listener for tokens.",
-        )
-    return caller
+        caller = self.workloads.recognize(certificate, shown.listener.trust_domain)
+        if "authorization" in shown.metadata:
+            raise Unauthenticated(
+                "TWO_IDENTITIES",
+                f"The call shows two identities: the certificate of {caller.name}, and a token in `authorization`. At "
+                "this listener the certificate is the caller: leave the token out, or call the listener for tokens.",
+            )
+        return caller
