@@ -48,7 +48,7 @@ def check(settings: Settings) -> None:
                 f"{_LONGEST_TTL} seconds."
             )
     _check_clusters(settings.callers.clusters)
-    for fault in trust_domain_faults(settings.callers.trust_domains, listener):
+    for fault in trust_domain_faults(settings):
         raise SettingsError(fault)
     _check_folders(settings.kubernetes.credential_folders)
     if not settings.callers.audience:
