@@ -20,6 +20,7 @@ from kubevend_server.anchors import SharedAnchors
 from kubevend_server.audit.log import AuditLog
 from kubevend_server.authentication.admin import read_admin_digest
 from kubevend_server.authentication.authenticator import Authenticator
+from kubevend_server.authentication.bearer import BearerTokens
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
 from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.authorization import Authorizer
@@ -110,16 +111,16 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     rules = ConfigRules(own.host, settings.kubernetes.credential_folders)
     clusters = Clusters(own, rules, transport)
     caller_clusters = connect_caller_clusters(settings, own, transport)
+    bearer_tokens = BearerTokens(
+        admin_digest=read_admin_digest(Path(admin_file)) if (admin_file := settings.callers.admin_token_file) else b"",
+        service_accounts=ServiceAccounts(caller_clusters, settings.callers.audience, settings.callers.remember_seconds),
+        clock=clock,
+    )
     bundles = {
         name: TrustBundle(f'callers.trust_domains."{name}"', Path(domain.bundle_file))
         for name, domain in settings.callers.trust_domains.items()
     }
-    authenticator = Authenticator(
-        admin_digest=read_admin_digest(Path(admin_file)) if (admin_file := settings.callers.admin_token_file) else b"",
-        service_accounts=ServiceAccounts(caller_clusters, settings.callers.audience, settings.callers.remember_seconds),
-        workloads=Workloads(bundles, clock),
-        clock=clock,
-    )
+    authenticator = Authenticator(bearer_tokens, Workloads(bundles, clock))
 
     refresh = CatalogRefresh(database, config_store, catalog, clusters)
 

@@ -22,6 +22,7 @@ from kubevend.v1 import (
     role_service_pb2,
     role_service_pb2_grpc,
 )
+from tests.support.evidence import Witness
 from tests.support.spiffe import Svid
 
 Request = TypeVar("Request", bound=Message)
@@ -55,6 +56,7 @@ class Client:
             # Else two clients of one process, alike in what they show, would share a connection.
             options = [("grpc.use_local_subchannel_pool", 1)]
             self.channel = grpc.secure_channel(address, credentials, options)
+        self.channel = grpc.intercept_channel(self.channel, Witness())
         self.metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {bearer}"),) if bearer else ()
         self.tokens: list[str] = []
         self.configs = config_service_pb2_grpc.ConfigServiceStub(self.channel)

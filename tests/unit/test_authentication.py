@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from kubevend_server.authentication.admin import read_admin_digest
 from kubevend_server.authentication.authenticator import Authenticator
+from kubevend_server.authentication.bearer import BearerTokens
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
 from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller, service_account
@@ -61,12 +62,12 @@ def authenticator(
 ) -> Authenticator:
     """An authenticator that knows the admin and some clusters."""
     time = time or Time()
-    return Authenticator(
+    bearer_tokens = BearerTokens(
         admin_digest=hashlib.sha256(ADMIN_TOKEN.encode()).digest(),
         service_accounts=ServiceAccounts(clusters, audience, remember, time.monotonic),
-        workloads=Workloads({}, time.clock),
         clock=time.clock,
     )
+    return Authenticator(bearer_tokens, Workloads({}, time.clock))
 
 
 def prod(*answers: Mapping[str, Any] | bytes | KubevendError, issuers: tuple[str, ...] = ()) -> CallerCluster:

@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry
 from kubevend_server.anchors import SharedAnchors
 from kubevend_server.audit.log import AuditLog
 from kubevend_server.authentication.authenticator import Authenticator
+from kubevend_server.authentication.bearer import BearerTokens
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
 from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.authorization import Authorizer
@@ -218,13 +219,12 @@ class World:
         self.connection = connection or FakeConnection(token_reply())
         self.registry = CollectorRegistry()
         self.recorder = Recorder(self.journal, Metrics(self.registry))
-        authenticator = Authenticator(
+        bearer_tokens = BearerTokens(
             admin_digest=hashlib.sha256(ADMIN_TOKEN.encode()).digest(),
             service_accounts=ServiceAccounts(caller_clusters, "kubevend", remember=10),
-            workloads=Workloads({}, clock),
             clock=clock,
         )
-        self.interceptors = chain(authenticator, self.recorder)
+        self.interceptors = chain(Authenticator(bearer_tokens, Workloads({}, clock)), self.recorder)
         tokens = PageTokens(self.keyring)
         rules = ConfigRules(own_host, credential_folders or {})
         clusters = clusters or FakeClusters(self.connection, rules)
