@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kubevend_server.authentication.admin import read_admin_digest
 from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.bearer import BearerTokens
+from kubevend_server.authentication.forwarded import Proxies
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
 from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller, service_account
@@ -67,7 +68,7 @@ def authenticator(
         service_accounts=ServiceAccounts(clusters, audience, remember, time.monotonic),
         clock=time.clock,
     )
-    return Authenticator(bearer_tokens, Workloads({}, time.clock))
+    return Authenticator(bearer_tokens, Workloads({}, time.clock), Proxies([]))
 
 
 def prod(*answers: Mapping[str, Any] | bytes | KubevendError, issuers: tuple[str, ...] = ()) -> CallerCluster:
