@@ -60,7 +60,7 @@ class Door:
 
     upstream: str
     forwarding: str
-    details: Sequence[str] = ("uri", "subject", "dns")
+    details: Sequence[str] = ("uri", "subject")
     client_required: bool = True
 
 
@@ -77,14 +77,18 @@ def envoy_binary() -> str:
 
 
 class Envoy:
-    """A running Envoy, with a certificate that it shows to clients and authorities by which it knows theirs."""
+    """A running Envoy, with a certificate that it shows to clients and authorities by which it knows theirs.
+
+    Attributes:
+        addresses: where each door listens, `127.0.0.1:{port}`, while it runs.
+    """
 
     def __init__(
         self, folder: Path, svid: Svid, authorities: str, upstreams: Mapping[str, Upstream], doors: Mapping[str, Door]
     ) -> None:
         """Write what it needs into a folder, which is made. `with` starts it and stops it."""
         self._folder = folder
-        self._addresses: dict[str, str] = {}
+        self.addresses: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(mode=0o700, parents=True)
         server = self._written(svid, "server")
@@ -97,10 +101,6 @@ class Envoy:
             },
         }
         (folder / "envoy.json").write_text(json.dumps(bootstrap, indent=1))
-
-    def address(self, door: str) -> str:
-        """Where a door listens: `127.0.0.1:{port}`."""
-        return self._addresses[door]
 
     def __enter__(self) -> Self:
         with (self._folder / "envoy.log").open("wb") as log:
@@ -115,7 +115,7 @@ class Envoy:
                 stderr=log,
             )
         try:
-            self._addresses = until(self._listening, "Envoy to listen")
+            self.addresses = until(self._listening, "Envoy to listen")
         except BaseException:
             self._stop()
             raise
