@@ -39,18 +39,19 @@ from kubevend_server.config_rules import ConfigRules
 from kubevend_server.doors import Door, Doors
 from kubevend_server.encryption import Keyring, read_keys, read_one_key
 from kubevend_server.expiry import Expiry
+from kubevend_server.health import make_health
 from kubevend_server.in_flight import InFlight
 from kubevend_server.interceptors import Recorder, chain
 from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
 from kubevend_server.listeners import BEARER, Listener
 from kubevend_server.making import Maker
-from kubevend_server.metrics import LeaseCollector, Metrics, count_all
+from kubevend_server.metrics import LeaseCollector, Metrics, PolicyCollector, count_all
 from kubevend_server.namespaces import Namespaces
 from kubevend_server.paging import PageTokens
 from kubevend_server.permissions import AT_ONCE
-from kubevend_server.policy.access import AccessPolicy, join_files
 from kubevend_server.policy.limits import Limits
+from kubevend_server.policy_folder import PolicyReload, PolicySource, described, load_folder
 from kubevend_server.promises import Promises
 from kubevend_server.reconcile import Order, Presence, Reconciler
 from kubevend_server.refresh import CatalogRefresh
@@ -103,8 +104,11 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     rotation = StoreKeyRotation(key_file, keyring, journal, config_store, catalog)
 
     # Who may do what.
-    policy = AccessPolicy(_read_policies(Path(settings.policy.folder)))
-    authorizer = Authorizer(policy, clock)
+    policy_folder = Path(settings.policy.folder)
+    policies, policy_version = load_folder(policy_folder)
+    policy_source = PolicySource(policies, clock())
+    _log.info("policies_loaded", folder=str(policy_folder), **described(policies))
+    authorizer = Authorizer(policy_source, clock)
     limits = make_limits(settings)
 
     # The clusters: those that issue, and those whose ServiceAccounts may call.
@@ -169,16 +173,20 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     recorder = Recorder(journal, metrics, checkpoint)
+    health = await make_health([service.name for service in services])
     identities = _read_identities(settings)
     tls_files = TlsFiles(list(dict.fromkeys(identities.values())), list(bundles.values()), metrics.certificate, clock)
-    doors = Doors(_make_doors(settings, identities, bundles), services, chain(authenticator, recorder), _OPTIONS)
+    interceptors = chain(authenticator, policy_source, recorder)
+    doors = Doors(_make_doors(settings, identities, bundles), services, interceptors, health, _OPTIONS)
+    reload = PolicyReload(policy_folder, policy_source, policy_version, clock, health.tell_policies)
 
     # Open the doors, and wait.
     registry.register(LeaseCollector(lambda: database.read_now(lambda connection: count_all(connection, clock()))))
+    registry.register(PolicyCollector(policy_source))
     metrics_server = _serve_metrics(settings.metrics.address, registry)
     port, *_ = await doors.open()
     _log.info("serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback)
-    keepers = (tls_files, rotation, refresh, remover, expiry, reconciler, presence, namespaces)
+    keepers = (tls_files, rotation, refresh, reload, remover, expiry, reconciler, presence, namespaces)
     namespaces.begin()
     keeping = [asyncio.create_task(keeper.run()) for keeper in keepers]
     await _wait_for_stop(journal)
@@ -237,13 +245,6 @@ def _open_audit_log(settings: Settings, key: bytes, database: Database, clock: C
             hint="lines that were on the disk are gone (or the file was rotated while the server was stopped)",
         )
     return audit
-
-
-def _read_policies(folder: Path) -> str:
-    files = sorted(folder.glob("*.cedar"))
-    if not files:
-        _log.warning("no_policies", folder=str(folder), hint="nobody may do anything, the bootstrap admin included")
-    return join_files({str(file): file.read_text() for file in files})
 
 
 def make_limits(settings: Settings) -> Limits:

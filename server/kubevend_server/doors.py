@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from kubevend_server.calls import Method
-from kubevend_server.health import Health, add_health, add_reflection, make_health
+from kubevend_server.health import Health, add_health, add_reflection
 from kubevend_server.interceptors import Interceptor, behavior
 from kubevend_server.listeners import Listener
 from kubevend_server.policy.access import actions
@@ -49,6 +49,7 @@ class Doors:
         doors: Sequence[Door],
         services: Sequence[Service],
         interceptors: Sequence[Interceptor],
+        health: Health,
         options: Sequence[tuple[str, int]],
     ) -> None:
         """Take what is behind the doors. Nothing is open yet.
@@ -57,6 +58,7 @@ class Doors:
             doors: the doors.
             services: what is served at each of them.
             interceptors: what every call passes through.
+            health: what is told of it at each of them.
             options: gRPC's, for each door.
 
         Raises:
@@ -66,7 +68,7 @@ class Doors:
         self._services = [(service, _methods(service)) for service in services]
         self._interceptors = interceptors
         self._options = options
-        self._health: Health | None = None
+        self._health = health
         self._servers: list[aio.Server] = []
 
     async def open(self) -> list[int]:
@@ -78,8 +80,7 @@ class Doors:
         Raises:
             RuntimeError, ValueError, OSError: an address cannot be taken.
         """
-        self._health = await make_health([service.name for service, _ in self._services])
-        self._servers = [self._server(door, self._health) for door in self._doors]
+        self._servers = [self._server(door) for door in self._doors]
         ports = [_take(server, door) for server, door in zip(self._servers, self._doors, strict=True)]
         for server in self._servers:
             await server.start()
@@ -95,11 +96,10 @@ class Doors:
 
     async def close(self, drain_seconds: float) -> None:
         """Say NOT_SERVING, let what runs end, at the most for so many seconds, then close them."""
-        if self._health is not None:
-            await self._health.enter_graceful_shutdown()
+        await self._health.enter_graceful_shutdown()
         await asyncio.gather(*(server.stop(drain_seconds) for server in self._servers))
 
-    def _server(self, door: Door, health: Health) -> aio.Server:
+    def _server(self, door: Door) -> aio.Server:
         server = aio.server(options=self._options)
         for service, methods in self._services:
             found = service.handlers()
@@ -110,7 +110,7 @@ class Doors:
                 for method in methods
             }
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, handlers),))
-        add_health(server, health)
+        add_health(server, self._health)
         add_reflection(server, [service.name for service, _ in self._services])
         return server
 

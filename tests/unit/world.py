@@ -50,6 +50,8 @@ from kubevend_server.metrics import Metrics
 from kubevend_server.namespaces import Namespaces
 from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import AccessPolicy
+from kubevend_server.policy.policies import Policies
+from kubevend_server.policy_folder import PolicySource
 from kubevend_server.promises import Promises
 from kubevend_server.removal import Remover
 from kubevend_server.revocation import Revocation
@@ -61,7 +63,7 @@ from kubevend_server.services.roles import RoleService
 from kubevend_server.store import roles as role_store
 from kubevend_server.store.configs import ConfigStore
 from kubevend_server.store.database import Database
-from tests.unit.builders import ADMIN_TOKEN, AUDIT_KEY, PERMIT_ALL, clock, limits, minted
+from tests.unit.builders import ADMIN_TOKEN, AUDIT_KEY, NOW, PERMIT_ALL, clock, limits, minted
 
 M = TypeVar("M", bound=Message)
 
@@ -216,7 +218,8 @@ class World:
         self.audit_file = folder / "world.jsonl"
         self.audit = audit_log(self.audit_file, AUDIT_KEY, self.database.read_now(read_head), clock)
         self.journal = Journal(self.database, self.audit)
-        authorizer = Authorizer(AccessPolicy(policies), clock)
+        self.policies = PolicySource(Policies(AccessPolicy(policies)), NOW)
+        authorizer = Authorizer(self.policies, clock)
         self.connection = connection or FakeConnection(token_reply())
         self.registry = CollectorRegistry()
         self.recorder = Recorder(self.journal, Metrics(self.registry))
@@ -225,7 +228,8 @@ class World:
             service_accounts=ServiceAccounts(caller_clusters, "kubevend", remember=10),
             clock=clock,
         )
-        self.interceptors = chain(Authenticator(bearer_tokens, Workloads({}, clock), Proxies([])), self.recorder)
+        authenticator = Authenticator(bearer_tokens, Workloads({}, clock), Proxies([]))
+        self.interceptors = chain(authenticator, self.policies, self.recorder)
         tokens = PageTokens(self.keyring)
         rules = ConfigRules(own_host, credential_folders or {})
         clusters = clusters or FakeClusters(self.connection, rules)
