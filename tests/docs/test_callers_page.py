@@ -1,4 +1,4 @@
-"""docs/callers.md, typed as it stands, after docs/operators.md, beside a real API server and a real Envoy."""
+"""docs/callers.md, typed as it stands, after the server of docs/operators.md has issued its first token."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from tests.e2e.quickstart_process import ROOT
 from tests.support.envoy import envoy_binary
 from tests.support.shell_blocks import read_blocks, run_blocks
 
+OPERATORS = read_blocks((ROOT / "docs" / "operators.md").read_text())
+BEFORE = [block for block in OPERATORS if block.section == "Outside of the cluster" and block.runs]
+BLOCKS = read_blocks((ROOT / "docs" / "callers.md").read_text())
 
-def test_the_page(cluster: DevCluster, machine: Machine) -> None:
+
+def test_every_command_does_what_it_shows(cluster: DevCluster, machine: Machine) -> None:
     """Every command of the page works, and prints what the page shows."""
     del cluster
     machine.install("envoy", f'exec {shlex.quote(envoy_binary())} "$@"')
-    for name in ("KUBEVEND_ADDRESS", "KUBEVEND_MESH_ADDRESS", "PROXY_ADDRESS"):
+    for name in ("KUBEVEND_ADDRESS", "KUBEVEND_WORKLOADS_ADDRESS", "PROXY_ADDRESS"):
         machine.environment[name] = free_address()
-    before = [b for b in read_blocks((ROOT / "docs/operators.md").read_text()) if b.section == "Outside of the cluster"]
-    page = read_blocks((ROOT / "docs/callers.md").read_text())
-    assert all(block.runs for block in page)
 
-    printed = run_blocks([*before, *page], machine.home, machine.environment)
+    for block, printed in run_blocks([*BEFORE, *BLOCKS], machine.home, machine.environment)[len(BEFORE) :]:
+        assert_shown(block, printed)
 
-    for block, output in printed[len(before) :]:
-        assert_shown(block, output)
+
+def test_nothing_is_left_out() -> None:
+    """Every block of the page is run, and so many that none got lost."""
+    assert [block.line for block in BLOCKS if not block.runs] == []
+    assert len(BLOCKS) == 13
+    assert len(BEFORE) > 10

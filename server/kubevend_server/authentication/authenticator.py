@@ -69,11 +69,11 @@ class Authenticator:
 def _alone(shown: Shown, caller: Caller) -> Caller:
     """The caller that a certificate shows, if nothing else shows one."""
     if "authorization" in shown.metadata:
-        where = f"that the proxy {caller.proxy!r} forwards" if caller.proxy else "of this connection"
+        by_way_of = f", which the proxy {caller.proxy!r} forwards" if caller.proxy else ""
         raise Unauthenticated(
             "TWO_IDENTITIES",
-            f"The call shows two identities: {caller.name} by the certificate {where}, and a token in `authorization`. "
-            "The certificate is the caller: leave the token out, or call the listener for tokens.",
+            f"The call shows two identities: the certificate of {caller.name}{by_way_of}, and a token in "
+            "`authorization`. The certificate is the caller: leave the token out, or call the listener for tokens.",
         )
     return caller
 

@@ -49,7 +49,7 @@ def check(settings: Settings) -> None:
                 f"{_LONGEST_TTL} seconds."
             )
     _check_clusters(settings.callers.clusters)
-    for fault in trust_domain_faults(settings.callers.trust_domains, listener):
+    for fault in trust_domain_faults(settings):
         raise SettingsError(fault)
     for fault in proxy_faults(settings.callers.proxies, settings.callers.trust_domains):
         raise SettingsError(fault)
