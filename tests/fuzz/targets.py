@@ -26,6 +26,7 @@ from kubevend.v1 import role_service_pb2
 from kubevend_server.audit.chain import NO_HASH, Head, close_line
 from kubevend_server.audit.verify import verify
 from kubevend_server.authentication.claims import read_claims
+from kubevend_server.authentication.forwarded import Proxy, read_element
 from kubevend_server.callers import Caller, oidc_subject, service_account, workload
 from kubevend_server.cluster.connection import Answer
 from kubevend_server.cluster.credentials import Presented
@@ -41,7 +42,7 @@ from kubevend_server.policy.rbac_rules import parse_rules
 from kubevend_server.policy.terms import Terms, terms
 from kubevend_server.redaction import redact, redact_json
 from kubevend_server.services.convert import duration, moment, written
-from kubevend_server.services.roles import _from_proto
+from kubevend_server.services.roles import from_proto
 from kubevend_server.settings import SettingsError, parse
 from tests.support.malformed import methods
 from tests.unit.builders import NAMING, NOW, asked, clock, limits, role
@@ -49,6 +50,11 @@ from tests.unit.builders import NAMING, NOW, asked, clock, limits, role
 Check = Callable[[bytes], None]
 
 CORPUS = Path(__file__).parent / "corpus"
+
+
+_EDGE = Proxy("edge", frozenset({"example.org"}), by="spiffe://example.org/edge")
+_CART = "spiffe://example.org/ns/shop/sa/cart"
+_ELEMENT = f"By={_EDGE.by};Hash={'0' * 64};URI={_CART}"
 
 
 class Pieces:
@@ -115,7 +121,7 @@ def roles(data: bytes) -> None:
     with suppress(DecodeError, InvalidArgument):
         proto.ParseFromString(data)
         check_rules(proto)
-        _from_proto(proto)
+        from_proto(proto)
 
 
 _TOKENS = PageTokens(Keyring({"k1": b"1" * 32}))
@@ -171,6 +177,15 @@ def bearer_tokens(data: bytes) -> None:
         Presented(token).owner()
         Presented(token).expiry()
         Presented(token).audiences()
+
+
+def forwarded(data: bytes) -> None:
+    """Before the element of a proxy anything can stand, and after it nothing: the proxy's own, or a refusal."""
+    text = data.decode("latin-1")
+    for header in (text, f"{text},{_ELEMENT}", f"{_ELEMENT};{text}"):
+        with suppress(Unauthenticated):
+            found = read_element(_EDGE, header.split("\n"))
+            assert header == text or found == (_CART, "0" * 64), header
 
 
 def policies(data: bytes) -> None:
@@ -308,6 +323,7 @@ TARGETS: dict[str, Check] = {
         name_templates,
         generated_rules,
         bearer_tokens,
+        forwarded,
         policies,
         policy_context,
         redaction,

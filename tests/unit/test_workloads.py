@@ -211,7 +211,7 @@ async def test_a_certificate_and_a_token_are_two_identities(authorization: str) 
     """Where a certificate is the identity, a call that shows any `authorization` besides is refused."""
     root = Authority()
     known = authenticator()
-    both = Authenticator(known.bearer_tokens, Workloads({"example.org": Held(root)}, Clock()))
+    both = Authenticator(known.bearer_tokens, Workloads({"example.org": Held(root)}, Clock()), known.proxies)
     certificate = peer(root.svid(ID))
 
     assert (await both.authenticate(shown({}, ORG, certificate))).name == ID

@@ -96,7 +96,7 @@ class ConfigService:
         call.record.request = _written(request)
         now = self._clock()
         config = replace(
-            _from_proto(request.config),
+            from_proto(request.config),
             name=call.record.resource,
             etag=names.new_etag(),
             create_time=now,
@@ -185,9 +185,9 @@ class ConfigService:
 
     def _merge(self, old: Config, request: pb.UpdateConfigRequest) -> tuple[Config, InvalidArgument | None]:
         """The config as it would be, and the refusal where its credential must be given again for that."""
-        merged = _from_proto(merge(_to_proto(old), request.config, request.update_mask, _FIELDS))
+        merged = from_proto(merge(_to_proto(old), request.config, request.update_mask, _FIELDS))
         if _gives_credential(old, request):
-            return replace(merged, credential=_from_proto(request.config).credential), None
+            return replace(merged, credential=from_proto(request.config).credential), None
         merged = replace(merged, credential=old.credential)
         return merged, _credential_missing(old, request) if _needs_credential(old, merged) else None
 
@@ -216,7 +216,7 @@ def _gives_credential(old: Config, request: pb.UpdateConfigRequest) -> bool:
     if kind is None or (masked and not masked & {kind, "*"}):
         return False
     # A config that was read has an empty string in place of the secret; written back, it means the stored one.
-    given = _from_proto(request.config).credential
+    given = from_proto(request.config).credential
     read_back = (
         given.kind == old.credential.kind
         and given.kind in _SEALED
@@ -290,7 +290,8 @@ def _to_proto(config: Config) -> pb.Config:
     return proto
 
 
-def _from_proto(proto: pb.Config) -> Config:
+def from_proto(proto: pb.Config) -> Config:
+    """The config that a message describes."""
     kind = proto.WhichOneof("credential") or "in_cluster"
     return Config(
         name=proto.name,

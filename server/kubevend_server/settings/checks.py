@@ -7,6 +7,7 @@ import re
 
 from kubevend_server.config_rules import ANY_HOST, is_https
 from kubevend_server.policy.limits import MINIMUM_TTL
+from kubevend_server.settings.proxies import proxy_faults
 from kubevend_server.settings.sections import CallerClusterSettings, Settings
 from kubevend_server.settings.trust_domains import addresses_of, trust_domain_faults
 
@@ -49,6 +50,8 @@ def check(settings: Settings) -> None:
             )
     _check_clusters(settings.callers.clusters)
     for fault in trust_domain_faults(settings):
+        raise SettingsError(fault)
+    for fault in proxy_faults(settings.callers.proxies, settings.callers.trust_domains):
         raise SettingsError(fault)
     _check_folders(settings.kubernetes.credential_folders)
     if not settings.callers.audience:
