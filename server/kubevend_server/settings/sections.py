@@ -75,7 +75,8 @@ class Callers:
     Attributes:
         admin_token_file: the bootstrap admin's token; made on the first start. Empty for no such admin.
         audience: which ServiceAccount tokens must have.
-        remember_seconds: for how long a cluster's answer about a token is used again.
+        remember_seconds: for how long a cluster's answer about a token, a refusal too, is used again: so long a token
+            that was revoked still counts. 10,000 answers are remembered, and as many refusals apart from them.
         clusters: by the name that becomes part of the callers' names.
     """
 
