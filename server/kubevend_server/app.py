@@ -25,6 +25,10 @@ from kubevend_server.audit.log import AuditLog
 from kubevend_server.authentication.admin import read_admin_digest
 from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.bearer import BearerTokens
+from kubevend_server.authentication.discovery import PublishedKeys
+from kubevend_server.authentication.fetching import Fetcher
+from kubevend_server.authentication.issuer_keys import IssuerKeys
+from kubevend_server.authentication.oidc import OidcIssuer
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
 from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Method
@@ -47,7 +51,7 @@ from kubevend_server.interceptors import Interceptor, Recorder, behavior, chain
 from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
 from kubevend_server.making import Maker
-from kubevend_server.metrics import LeaseCollector, Metrics, count_all
+from kubevend_server.metrics import IssuerCollector, LeaseCollector, Metrics, count_all
 from kubevend_server.namespaces import Namespaces
 from kubevend_server.paging import PageTokens
 from kubevend_server.permissions import AT_ONCE
@@ -64,7 +68,7 @@ from kubevend_server.services.configs import ConfigService
 from kubevend_server.services.issue import IssueService
 from kubevend_server.services.leases import LeaseService
 from kubevend_server.services.roles import RoleService
-from kubevend_server.settings import CallerClusterSettings, Settings
+from kubevend_server.settings import CallerClusterSettings, OidcIssuerSettings, Settings
 from kubevend_server.store import replicas as replica_store
 from kubevend_server.store import roles as role_store
 from kubevend_server.store.configs import ConfigStore
@@ -107,15 +111,17 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     authorizer = Authorizer(policy, clock)
     limits = make_limits(settings)
 
-    # The clusters: those that issue, and those whose ServiceAccounts may call.
+    # The clusters: those that issue, and those whose ServiceAccounts may call; and the issuers whose subjects may.
     own = OwnCluster(Path(settings.kubernetes.service_account_folder))
     transport = make_transport(settings)
     rules = ConfigRules(own.host, settings.kubernetes.credential_folders)
     clusters = Clusters(own, rules, transport)
     caller_clusters = connect_caller_clusters(settings, own, transport)
+    issuers = make_issuers(settings, clock)
     bearer_tokens = BearerTokens(
         admin_digest=read_admin_digest(Path(admin_file)) if (admin_file := settings.callers.admin_token_file) else b"",
         service_accounts=ServiceAccounts(caller_clusters, settings.callers.audience, settings.callers.remember_seconds),
+        issuers=issuers,
         clock=clock,
     )
     authenticator = Authenticator(bearer_tokens)
@@ -170,6 +176,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     add_reflection(server, names)
 
     # Open the doors, and wait.
+    registry.register(IssuerCollector([issuer.keys for issuer in issuers]))
     registry.register(LeaseCollector(lambda: database.read_now(lambda connection: count_all(connection, clock()))))
     metrics_server = _serve_metrics(settings.metrics.address, registry)
     port = _listen(server, settings)
@@ -178,6 +185,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     keepers = (rotation, refresh, remover, expiry, reconciler, presence, namespaces)
     namespaces.begin()
     keeping = [asyncio.create_task(keeper.run()) for keeper in keepers]
+    keeping += [asyncio.create_task(issuer.keys.run()) for issuer in issuers]
     await _wait_for_stop(journal)
 
     await _stop(server, health, recorder, settings.drain_seconds)
@@ -245,7 +253,10 @@ def make_limits(settings: Settings) -> Limits:
     return Limits(
         default_ttl=timedelta(seconds=settings.issuance.default_ttl_seconds),
         max_ttl=timedelta(seconds=settings.issuance.max_ttl_seconds),
-        reserved_audiences=frozenset({settings.callers.audience}),
+        # Who is issued a token for one of these could call as whom it is of.
+        reserved_audiences=frozenset(
+            {settings.callers.audience, *(a for issuer in settings.callers.issuers.values() for a in issuer.audiences)}
+        ),
     )
 
 
@@ -266,6 +277,28 @@ def connect_caller_clusters(settings: Settings, own: OwnCluster, transport: Tran
         CallerCluster(name, _caller_connection(name, found, own, transport), found.issuers)
         for name, found in settings.callers.clusters.items()
     ]
+
+
+def make_issuers(settings: Settings, clock: Clock) -> list[OidcIssuer]:
+    """The OIDC issuers whose subjects may call."""
+    return [_make_issuer(name, found, clock) for name, found in settings.callers.issuers.items()]
+
+
+def _make_issuer(name: str, found: OidcIssuerSettings, clock: Clock) -> OidcIssuer:
+    algorithms = frozenset(found.algorithms)
+    fetcher = Fetcher(WatchedFile(Path(found.ca_file)) if found.ca_file else None)
+    published = PublishedKeys(found.issuer, found.jwks_url, algorithms, fetcher.fetch)
+    return OidcIssuer(
+        name=name,
+        url=found.issuer,
+        audiences=found.audiences,
+        algorithms=algorithms,
+        claims=found.claims,
+        groups_claim=found.groups_claim,
+        clock_skew=found.clock_skew_seconds,
+        keys=IssuerKeys(name, published.read, found.refresh_seconds, found.outage_seconds, time.monotonic),
+        clock=clock,
+    )
 
 
 def _caller_connection(name: str, found: CallerClusterSettings, own: OwnCluster, transport: Transport) -> Connection:

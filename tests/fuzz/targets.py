@@ -25,7 +25,7 @@ from multidict import CIMultiDict
 from kubevend.v1 import role_service_pb2
 from kubevend_server.audit.chain import NO_HASH, Head, close_line
 from kubevend_server.audit.verify import verify
-from kubevend_server.authentication.claims import read_claims
+from kubevend_server.authentication.claims import read_claims, read_payload
 from kubevend_server.callers import Caller, oidc_subject, service_account, workload
 from kubevend_server.cluster.connection import Answer
 from kubevend_server.cluster.credentials import Presented
@@ -167,7 +167,7 @@ def bearer_tokens(data: bytes) -> None:
     middle = base64.urlsafe_b64encode(data).rstrip(b"=").decode()
     for token in (text, f"eyJhbGciOiJSUzI1NiJ9.{middle}.c2ln"):
         with suppress(Unauthenticated):
-            read_claims(token, clock)
+            read_claims(read_payload(token), clock)
         Presented(token).owner()
         Presented(token).expiry()
         Presented(token).audiences()

@@ -69,6 +69,7 @@ def authenticator(
     bearer_tokens = BearerTokens(
         admin_digest=hashlib.sha256(ADMIN_TOKEN.encode()).digest(),
         service_accounts=ServiceAccounts(clusters, audience, remember, time.monotonic, most),
+        issuers=(),
         clock=time.clock,
     )
     return Authenticator(bearer_tokens)

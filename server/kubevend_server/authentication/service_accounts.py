@@ -16,6 +16,7 @@ from kubevend_server.callers import Caller, service_account
 from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.credentials import Presented
 from kubevend_server.cluster.reviews import Reviewed, review_token
+from kubevend_server.cluster.text import shown
 from kubevend_server.errors import KubevendError, Unauthenticated, Unavailable
 
 AUDIENCE = "kubevend"
@@ -23,6 +24,7 @@ AUDIENCE = "kubevend"
 
 _log = structlog.get_logger()
 
+_LONGEST_ISSUER = 200
 _SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
 
 _Answer = Caller | Unauthenticated | Unavailable
@@ -140,7 +142,9 @@ class ServiceAccounts:
             return unchecked
         if not candidates:
             return Unauthenticated(
-                "TOKEN_FOREIGN", "No cluster whose ServiceAccounts may call here issues such tokens."
+                "TOKEN_FOREIGN",
+                "No cluster whose ServiceAccounts may call here issues such tokens, and no issuer of the settings. The "
+                f"bearer token's iss is {shown(issuer, _LONGEST_ISSUER)!r}; the settings must have exactly that.",
             )
         return Unauthenticated("TOKEN_REJECTED", f"The bearer token was not accepted ({'; '.join(reasons)}).")
 

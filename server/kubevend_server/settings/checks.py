@@ -7,6 +7,7 @@ import re
 
 from kubevend_server.config_rules import ANY_HOST, is_https
 from kubevend_server.policy.limits import MINIMUM_TTL
+from kubevend_server.settings.issuers import issuer_faults
 from kubevend_server.settings.sections import CallerClusterSettings, Settings
 
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -47,6 +48,8 @@ def check(settings: Settings) -> None:
                 f"{_LONGEST_TTL} seconds."
             )
     _check_clusters(settings.callers.clusters)
+    for fault in issuer_faults(settings.callers):
+        raise SettingsError(fault)
     _check_folders(settings.kubernetes.credential_folders)
     if not settings.callers.audience:
         raise SettingsError("callers.audience is empty: a token for any audience would then do.")
