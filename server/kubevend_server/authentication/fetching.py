@@ -14,7 +14,6 @@ from kubevend_server.cluster.files import WatchedFile, why_unreadable
 from kubevend_server.cluster.text import shown
 
 _LONGEST_DOCUMENT = 256 << 10
-_LIMITS = aiohttp.ClientTimeout(total=10, connect=5)
 _LONGEST_FAULT = 300
 
 
@@ -31,12 +30,14 @@ class Fetcher:
 
     Attributes:
         ca_file: the authorities that vouch for its servers, PEM, read again when they change; None for the system's.
+        seconds: for a whole document.
     """
 
     ca_file: WatchedFile | None = None
+    seconds: float = 10.0
 
     async def fetch(self, url: str) -> bytes:
-        """Fetch a document, of at most 256 KiB, within 10 s.
+        """Fetch a document, of at most 256 KiB.
 
         Args:
             url: of https.
@@ -51,9 +52,13 @@ class Fetcher:
             connector = aiohttp.TCPConnector(ssl=await asyncio.to_thread(self._trust))
             async with (
                 aiohttp.ClientSession(
-                    connector=connector, trust_env=False, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+                    connector=connector,
+                    timeout=aiohttp.ClientTimeout(self.seconds),
+                    trust_env=False,
+                    auto_decompress=False,
+                    cookie_jar=aiohttp.DummyCookieJar(),
                 ) as session,
-                session.get(url, headers=_HEADERS, allow_redirects=False, timeout=_LIMITS) as response,
+                session.get(url, headers=_HEADERS, allow_redirects=False) as response,
             ):
                 return await _body(response)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
@@ -71,7 +76,12 @@ class Fetcher:
             raise FetchError(f"the CA file {self.ca_file.path} holds no certificates in PEM") from error
 
 
-_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "kubevend"}
+_HEADERS = {
+    # An API server gives its keys as nothing but application/jwk-set+json, and 406 to who wants only the other.
+    "Accept": "application/json, application/jwk-set+json",
+    "Accept-Encoding": "identity",
+    "User-Agent": "kubevend",
+}
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
