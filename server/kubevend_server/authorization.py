@@ -6,16 +6,17 @@ from kubevend_server.calls import Call
 from kubevend_server.clock import Clock
 from kubevend_server.configs import Config
 from kubevend_server.errors import KubevendError, PermissionDenied
-from kubevend_server.policy.access import AccessPolicy, Circumstances, Decision, Resource
+from kubevend_server.policy.access import Circumstances, Decision, Resource
 from kubevend_server.policy.terms import Terms
+from kubevend_server.policy_folder import PolicySource
 from kubevend_server.roles import Role
 
 
 class Authorizer:
-    """Asks the access policy on behalf of calls."""
+    """Asks the access policies that are in force on behalf of calls."""
 
-    def __init__(self, policy: AccessPolicy, clock: Clock) -> None:
-        self._policy = policy
+    def __init__(self, source: PolicySource, clock: Clock) -> None:
+        self._source = source
         self._clock = clock
 
     def require(
@@ -71,7 +72,7 @@ class Authorizer:
         proposed: Role | Config | None = None,
     ) -> Decision:
         circumstances = Circumstances(self._clock(), call.source_ip, terms, proposed)
-        return self._policy.authorize(call.who, action, resource, circumstances)
+        return self._source.current.authorize(call.who, action, resource, circumstances)
 
 
 def _why(decision: Decision) -> str:

@@ -29,6 +29,7 @@ from kubevend_server.field_rules import check_no_credential, check_rules
 from kubevend_server.journal import Entry, Journal
 from kubevend_server.listeners import BEARER, Listener, PeerCertificate, Shown
 from kubevend_server.metrics import Metrics
+from kubevend_server.policy_folder import PolicySource
 
 Handler = Callable[[Call], Awaitable[Message]]
 Interceptor = Callable[[Call, Handler], Awaitable[Message]]
@@ -38,13 +39,13 @@ _log = structlog.get_logger()
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def chain(authenticator: Authenticator, recorder: Recorder) -> Sequence[Interceptor]:
+def chain(authenticator: Authenticator, policies: PolicySource, recorder: Recorder) -> Sequence[Interceptor]:
     """The interceptors, the outermost first. Error mapping, outside them all, is in `behavior`."""
     return [
         identify_call,
         catch_defects,
         recorder.record,
-        Authentication(authenticator).authenticate,
+        Authentication(authenticator, policies).authenticate,
         parse_request,
     ]
 
@@ -173,12 +174,13 @@ class Recorder:
 class Authentication:
     """Lets only callers in that are known."""
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, policies: PolicySource) -> None:
         self._authenticator = authenticator
+        self._policies = policies
 
     async def authenticate(self, call: Call, proceed: Handler) -> Message:
-        """Tell who calls."""
-        call.caller = await self._authenticator.authenticate(call.shown)
+        """Tell who calls, and in which groups it is."""
+        call.caller = self._policies.current.enroll(await self._authenticator.authenticate(call.shown))
         return await proceed(call)
 
 
@@ -220,7 +222,9 @@ def _peer_certificate(context: aio.ServicerContext[bytes, bytes]) -> PeerCertifi
     proven = context.auth_context()
     pem = b"".join(proven.get("x509_pem_cert", ()))
     uris = tuple(uri.decode("latin-1") for uri in proven.get("peer_uri", ()))
-    return PeerCertificate(uris, hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest())
+    fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest()
+    # On the server's side BoringSSL leaves the certificate itself out of the chain.
+    return PeerCertificate(uris, fingerprint, pem + b"".join(proven.get("x509_pem_cert_chain", ())))
 
 
 def _uuid(text: str) -> str:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
-from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from kubevend_server.authentication.issuer_keys import IssuerKeys
 from kubevend_server.calls import Call
 from kubevend_server.errors import KubevendError
+from kubevend_server.policy_folder import PolicySource
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store import objects as object_store
 from kubevend_server.store.leases import LeaseCounts
@@ -37,6 +38,17 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+
+        self._certificates = Gauge(
+            "kubevend_certificate_expiry_timestamp_seconds",
+            "When a certificate that listeners show expires, in seconds since the epoch, by its file.",
+            ["file"],
+            registry=registry,
+        )
+
+    def certificate(self, file: str, expires: datetime) -> None:
+        """Tell when the certificate in a file expires."""
+        self._certificates.labels(file).set(expires.timestamp())
 
     def count(self, call: Call, error: KubevendError | None, *, cancelled: bool) -> None:
         """Count a call that has ended."""
@@ -116,6 +128,34 @@ class IssuerCollector(Collector):
         for keys in self._keys:
             ages.add_metric([keys.issuer], keys.age)
         yield ages
+
+
+class PolicyCollector(Collector):
+    """What the metrics tell of the policies."""
+
+    def __init__(self, source: PolicySource) -> None:
+        """Take whose."""
+        self._source = source
+
+    def collect(self) -> Iterator[Metric]:
+        """Tell."""
+        source = self._source
+        yield GaugeMetricFamily("kubevend_policies", "Access policies in force.", value=len(source.current))
+        yield GaugeMetricFamily(
+            "kubevend_policy_loaded_timestamp_seconds",
+            "Since when the access policies are in force, in seconds since the epoch.",
+            value=source.loaded_time.timestamp(),
+        )
+        yield GaugeMetricFamily(
+            "kubevend_policy_stale",
+            "1 while what is in the policy folder cannot be used, and older policies are in force; else 0.",
+            value=float(bool(source.fault)),
+        )
+        yield CounterMetricFamily(
+            "kubevend_policy_reload_failures",
+            "Versions of the policy folder that could not be used.",
+            value=source.failures,
+        )
 
 
 def _epoch(moment: datetime | None) -> float:

@@ -16,6 +16,7 @@ from kubevend_server.authentication.admin import read_admin_digest
 from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.bearer import BearerTokens
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
+from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller, service_account
 from kubevend_server.cluster.reviews import Reviewed, review_token
 from kubevend_server.errors import KubevendError, Unauthenticated, Unavailable
@@ -72,7 +73,7 @@ def authenticator(
         issuers=(),
         clock=time.clock,
     )
-    return Authenticator(bearer_tokens)
+    return Authenticator(bearer_tokens, Workloads({}, time.clock))
 
 
 def prod(*answers: Mapping[str, Any] | bytes | KubevendError, issuers: tuple[str, ...] = ()) -> CallerCluster:

@@ -19,6 +19,7 @@ from kubevend_server.authentication.issuer_keys import IssuerKeys
 from kubevend_server.authentication.json_web_keys import ALGORITHMS, VerificationKey, read_keys
 from kubevend_server.authentication.oidc import OidcIssuer
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
+from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.callers import Caller, oidc_subject
 from kubevend_server.errors import Unauthenticated
 from kubevend_server.policy.access import AccessPolicy, Circumstances
@@ -62,7 +63,9 @@ def job(**changed: Any) -> str:
 async def caller_of(token: str, **overrides: Any) -> Caller:
     """Whom the token makes its bearer, where no cluster would accept it."""
     bearer_tokens = BearerTokens(b"", ServiceAccounts((), "kubevend", 10), [issuer(**overrides)], clock)
-    return await Authenticator(bearer_tokens).authenticate(shown({"authorization": f"Bearer {token}"}))
+    return await Authenticator(bearer_tokens, Workloads({}, clock)).authenticate(
+        shown({"authorization": f"Bearer {token}"})
+    )
 
 
 async def refusal_of(token: str, **overrides: Any) -> Unauthenticated:

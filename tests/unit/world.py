@@ -25,6 +25,7 @@ from kubevend_server.audit.log import AuditLog
 from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.bearer import BearerTokens
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
+from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
@@ -48,6 +49,8 @@ from kubevend_server.metrics import Metrics
 from kubevend_server.namespaces import Namespaces
 from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import AccessPolicy
+from kubevend_server.policy.policies import Policies
+from kubevend_server.policy_folder import PolicySource
 from kubevend_server.promises import Promises
 from kubevend_server.removal import Remover
 from kubevend_server.revocation import Revocation
@@ -59,7 +62,7 @@ from kubevend_server.services.roles import RoleService
 from kubevend_server.store import roles as role_store
 from kubevend_server.store.configs import ConfigStore
 from kubevend_server.store.database import Database
-from tests.unit.builders import ADMIN_TOKEN, AUDIT_KEY, PERMIT_ALL, clock, limits, minted
+from tests.unit.builders import ADMIN_TOKEN, AUDIT_KEY, NOW, PERMIT_ALL, clock, limits, minted
 
 M = TypeVar("M", bound=Message)
 
@@ -214,7 +217,8 @@ class World:
         self.audit_file = folder / "world.jsonl"
         self.audit = audit_log(self.audit_file, AUDIT_KEY, self.database.read_now(read_head), clock)
         self.journal = Journal(self.database, self.audit)
-        authorizer = Authorizer(AccessPolicy(policies), clock)
+        self.policies = PolicySource(Policies(AccessPolicy(policies)), NOW)
+        authorizer = Authorizer(self.policies, clock)
         self.connection = connection or FakeConnection(token_reply())
         self.registry = CollectorRegistry()
         self.recorder = Recorder(self.journal, Metrics(self.registry))
@@ -224,7 +228,8 @@ class World:
             issuers=(),
             clock=clock,
         )
-        self.interceptors = chain(Authenticator(bearer_tokens), self.recorder)
+        authenticator = Authenticator(bearer_tokens, Workloads({}, clock))
+        self.interceptors = chain(authenticator, self.policies, self.recorder)
         tokens = PageTokens(self.keyring)
         rules = ConfigRules(own_host, credential_folders or {})
         clusters = clusters or FakeClusters(self.connection, rules)

@@ -16,6 +16,7 @@ from kubevend_server.settings.sections import (
     Policy,
     Settings,
     Store,
+    TrustDomainSettings,
 )
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Store",
+    "TrustDomainSettings",
     "load",
     "parse",
 ]

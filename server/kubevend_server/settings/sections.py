@@ -14,8 +14,8 @@ class Listener:
 
     Attributes:
         address: `host:port`.
-        certificate_file: the server's certificate chain, PEM.
-        private_key_file: its key, PEM.
+        certificate_file: the server's certificate chain, PEM; read again when it changes.
+        private_key_file: its key, PEM; the same.
         insecure_loopback: plain text instead of TLS; the address must then be a loopback one.
     """
 
@@ -100,6 +100,23 @@ class OidcIssuerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrustDomainSettings:
+    """A SPIFFE trust domain whose workloads may call, by their certificates, at a listener of their own.
+
+    Attributes:
+        address: `host:port` of that listener.
+        bundle_file: the trust domain's authorities, PEM; read again when it changes.
+        certificate_file: the server's certificate chain there, PEM; empty for that of `listener`.
+        private_key_file: its key, PEM.
+    """
+
+    address: str
+    bundle_file: str
+    certificate_file: str = ""
+    private_key_file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Callers:
     """Who may call at all.
 
@@ -110,6 +127,7 @@ class Callers:
             that was revoked still counts. 10,000 answers are remembered, and as many refusals apart from them.
         clusters: by the name that becomes part of the callers' names.
         issuers: OIDC issuers, by the name that becomes part of the callers' names.
+        trust_domains: by their names.
     """
 
     admin_token_file: str = ""
@@ -117,6 +135,7 @@ class Callers:
     remember_seconds: float = 10.0
     clusters: dict[str, CallerClusterSettings] = field(default_factory=dict)
     issuers: dict[str, OidcIssuerSettings] = field(default_factory=dict)
+    trust_domains: dict[str, TrustDomainSettings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

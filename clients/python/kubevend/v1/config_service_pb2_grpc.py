@@ -38,7 +38,10 @@ class ConfigServiceStub:
 
     Any method can answer, besides what it names:
     - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
-    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT); a certificate that is no workload's or that
+    nobody vouches for any longer (CERTIFICATE_TWO_URIS, CERTIFICATE_NOT_SPIFFE, CERTIFICATE_TRUST_DOMAIN,
+    CERTIFICATE_AUTHORITY, CERTIFICATE_MALFORMED, CERTIFICATE_EXPIRED, CERTIFICATE_NOT_TRUSTED); a certificate and a token
+    (TWO_IDENTITIES).
     - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
@@ -99,7 +102,10 @@ class ConfigServiceServicer:
 
     Any method can answer, besides what it names:
     - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
-    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT); a certificate that is no workload's or that
+    nobody vouches for any longer (CERTIFICATE_TWO_URIS, CERTIFICATE_NOT_SPIFFE, CERTIFICATE_TRUST_DOMAIN,
+    CERTIFICATE_AUTHORITY, CERTIFICATE_MALFORMED, CERTIFICATE_EXPIRED, CERTIFICATE_NOT_TRUSTED); a certificate and a token
+    (TWO_IDENTITIES).
     - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
@@ -230,7 +236,10 @@ class ConfigService:
 
     Any method can answer, besides what it names:
     - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
-    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+    TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT); a certificate that is no workload's or that
+    nobody vouches for any longer (CERTIFICATE_TWO_URIS, CERTIFICATE_NOT_SPIFFE, CERTIFICATE_TRUST_DOMAIN,
+    CERTIFICATE_AUTHORITY, CERTIFICATE_MALFORMED, CERTIFICATE_EXPIRED, CERTIFICATE_NOT_TRUSTED); a certificate and a token
+    (TWO_IDENTITIES).
     - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be

@@ -39,7 +39,10 @@ class ConfigServiceStub:
 
     Any method can answer, besides what it names:
       - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
-        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT); a certificate that is no workload's or that
+        nobody vouches for any longer (CERTIFICATE_TWO_URIS, CERTIFICATE_NOT_SPIFFE, CERTIFICATE_TRUST_DOMAIN,
+        CERTIFICATE_AUTHORITY, CERTIFICATE_MALFORMED, CERTIFICATE_EXPIRED, CERTIFICATE_NOT_TRUSTED); a certificate and a token
+        (TWO_IDENTITIES).
       - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
         google.rpc.BadRequest names each).
       - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
@@ -111,7 +114,10 @@ class ConfigServiceAsyncStub(ConfigServiceStub):
 
     Any method can answer, besides what it names:
       - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
-        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT); a certificate that is no workload's or that
+        nobody vouches for any longer (CERTIFICATE_TWO_URIS, CERTIFICATE_NOT_SPIFFE, CERTIFICATE_TRUST_DOMAIN,
+        CERTIFICATE_AUTHORITY, CERTIFICATE_MALFORMED, CERTIFICATE_EXPIRED, CERTIFICATE_NOT_TRUSTED); a certificate and a token
+        (TWO_IDENTITIES).
       - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
         google.rpc.BadRequest names each).
       - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
@@ -179,7 +185,10 @@ class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Any method can answer, besides what it names:
       - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
-        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT); a certificate that is no workload's or that
+        nobody vouches for any longer (CERTIFICATE_TWO_URIS, CERTIFICATE_NOT_SPIFFE, CERTIFICATE_TRUST_DOMAIN,
+        CERTIFICATE_AUTHORITY, CERTIFICATE_MALFORMED, CERTIFICATE_EXPIRED, CERTIFICATE_NOT_TRUSTED); a certificate and a token
+        (TWO_IDENTITIES).
       - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
         google.rpc.BadRequest names each).
       - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
