@@ -304,6 +304,13 @@ def test_nobody_comes_in_without_a_credential(open_house: Vending, bearer: str, 
     )
 
 
+def test_of_two_tokens_none_counts(open_house: Vending) -> None:
+    """A call that sends two tokens is refused, though both are the admin's."""
+    client = open_house.client(open_house.server.admin_token)
+    client.metadata *= 2
+    assert client.issue_refused().reason == "TWO_IDENTITIES"
+
+
 def test_foreign_tokens_are_refused(
     open_house: Vending, cluster: DevCluster, capped_cluster: DevCluster, namespace: str
 ) -> None:

@@ -20,6 +20,7 @@ from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller, service_account
 from kubevend_server.cluster.reviews import Reviewed, review_token
 from kubevend_server.errors import KubevendError, Unauthenticated, Unavailable
+from kubevend_server.listeners import BEARER, Shown
 from tests.unit.builders import ADMIN_TOKEN, NOW, bearer, shown
 from tests.unit.world import FakeConnection
 
@@ -118,6 +119,15 @@ async def test_without_a_bearer_token_nobody_calls(metadata: dict[str, str]) -> 
     with pytest.raises(Unauthenticated) as refusal:
         await authenticator().authenticate(shown(metadata))
     assert refusal.value.reason == "CREDENTIAL_MISSING"
+
+
+async def test_of_two_tokens_none_counts() -> None:
+    """A call with two tokens is refused, though one of them is the admin's, or both."""
+    good = f"Bearer {ADMIN_TOKEN}"
+    for values in ((good, good), (good, ""), ("", good), (f"Bearer {bearer()}", good)):
+        with pytest.raises(Unauthenticated) as refusal:
+            await authenticator(prod()).authenticate(Shown(BEARER, {"authorization": values}))
+        assert refusal.value.reason == "TWO_IDENTITIES"
 
 
 @pytest.mark.parametrize(

@@ -57,8 +57,13 @@ def bearer_token(shown: Shown) -> str:
     """The bearer token that a call shows.
 
     Raises:
-        Unauthenticated: none.
+        Unauthenticated: none, or several.
     """
+    if len(shown.metadata.get("authorization", ())) > 1:
+        raise Unauthenticated(
+            "TWO_IDENTITIES",
+            "The call has several values of `authorization`, so it does not say who makes it: send one.",
+        )
     scheme, _, token = shown.first("authorization").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise Unauthenticated(
