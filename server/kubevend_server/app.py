@@ -23,6 +23,7 @@ from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.bearer import BearerTokens
 from kubevend_server.authentication.discovery import PublishedKeys
 from kubevend_server.authentication.fetching import Fetcher
+from kubevend_server.authentication.forwarded import Proxies, Proxy
 from kubevend_server.authentication.issuer_keys import IssuerKeys
 from kubevend_server.authentication.oidc import OidcIssuer
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
@@ -66,7 +67,8 @@ from kubevend_server.services.configs import ConfigService
 from kubevend_server.services.issue import IssueService
 from kubevend_server.services.leases import LeaseService
 from kubevend_server.services.roles import RoleService
-from kubevend_server.settings import CallerClusterSettings, OidcIssuerSettings, Settings
+from kubevend_server.settings import CallerClusterSettings, OidcIssuerSettings, ProxySettings, Settings
+from kubevend_server.sockets import UnixSocket
 from kubevend_server.store import replicas as replica_store
 from kubevend_server.store import roles as role_store
 from kubevend_server.store.configs import ConfigStore
@@ -120,17 +122,18 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     clusters = Clusters(own, rules, transport)
     caller_clusters = connect_caller_clusters(settings, own, transport)
     issuers = make_issuers(settings, clock)
-    bundles = {
-        name: TrustBundle(f'callers.trust_domains."{name}"', Path(domain.bundle_file))
-        for name, domain in settings.callers.trust_domains.items()
-    }
     bearer_tokens = BearerTokens(
         admin_digest=read_admin_digest(Path(admin_file)) if (admin_file := settings.callers.admin_token_file) else b"",
         service_accounts=ServiceAccounts(caller_clusters, settings.callers.audience, settings.callers.remember_seconds),
         issuers=issuers,
         clock=clock,
     )
-    authenticator = Authenticator(bearer_tokens, Workloads(bundles, clock))
+    bundles = {
+        name: TrustBundle(f'callers.trust_domains."{name}"', Path(domain.bundle_file))
+        for name, domain in settings.callers.trust_domains.items()
+    }
+    proxies = Proxies([_proxy(name, proxy) for name, proxy in settings.callers.proxies.items()])
+    authenticator = Authenticator(bearer_tokens, Workloads(bundles, clock), proxies)
 
     refresh = CatalogRefresh(database, config_store, catalog, clusters)
 
@@ -314,6 +317,11 @@ def _caller_connection(name: str, found: CallerClusterSettings, own: OwnCluster,
     return Connection(endpoint, TokenFile(Path(found.token_file)), transport)
 
 
+def _proxy(name: str, found: ProxySettings) -> Proxy:
+    by = found.spiffe_id if found.by is None else found.by
+    return Proxy(name, frozenset(found.trust_domains), found.spiffe_id, by)
+
+
 def _read_identities(settings: Settings) -> dict[str, Identity]:
     """What the listeners show: the trust domains' by their names; that of callers with tokens has none."""
     listener, trust_domains = settings.listener, settings.callers.trust_domains
@@ -337,6 +345,10 @@ def _make_doors(
     for name, domain in settings.callers.trust_domains.items():
         credentials = Handshake(identities[name], bundles[name]).credentials()
         doors.append(Door(Listener(name, trust_domain=name), domain.address, credentials))
+    for name, proxy in settings.callers.proxies.items():
+        if proxy.socket:
+            unix_socket = UnixSocket(Path(proxy.socket), int(proxy.socket_mode, 8))
+            doors.append(Door(Listener(name, proxy=name), unix_socket))
     return doors
 
 

@@ -21,6 +21,7 @@ from kubevend_server.interceptors import Interceptor, behavior
 from kubevend_server.listeners import Listener
 from kubevend_server.policy.access import actions
 from kubevend_server.services import Service
+from kubevend_server.sockets import UnixSocket
 
 _log = structlog.get_logger()
 
@@ -31,12 +32,12 @@ class Door:
 
     Attributes:
         listener: what the calls' callers are told by.
-        address: `host:port`, or `unix:/absolute/path`.
+        address: `host:port`, or a Unix socket.
         credentials: how a connection is secured; None for one in plain text.
     """
 
     listener: Listener
-    address: str
+    address: str | UnixSocket
     credentials: grpc.ServerCredentials | None = None
 
 
@@ -77,7 +78,7 @@ class Doors:
             The port of each, in their order; 1 for a Unix socket.
 
         Raises:
-            RuntimeError: an address cannot be taken.
+            RuntimeError, ValueError, OSError: an address cannot be taken.
         """
         self._servers = [self._server(door) for door in self._doors]
         ports = [_take(server, door) for server, door in zip(self._servers, self._doors, strict=True)]
@@ -85,7 +86,11 @@ class Doors:
             await server.start()
         for door, port in zip(self._doors, ports, strict=True):
             _log.info(
-                "listening", listener=door.listener.name, address=door.address, port=port, tls=bool(door.credentials)
+                "listening",
+                listener=door.listener.name,
+                address=str(door.address),
+                port=port,
+                tls=bool(door.credentials),
             )
         return ports
 
@@ -122,6 +127,9 @@ def _methods(service: Service) -> list[Method]:
 
 
 def _take(server: aio.Server, door: Door) -> int:
+    if isinstance(door.address, UnixSocket):
+        with door.address.made_safely():
+            return server.add_insecure_port(door.address.uri)
     if door.credentials is None:
         return server.add_insecure_port(door.address)
     return server.add_secure_port(door.address, door.credentials)

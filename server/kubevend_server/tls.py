@@ -171,7 +171,7 @@ class Handshake:
         self._given = self._now()
         return grpc.dynamic_ssl_server_credentials(
             self._configuration(),
-            self._renewed,  # type: ignore[arg-type] # None stands for nothing new, which the stubs do not know
+            self.renewed,  # type: ignore[arg-type] # None stands for nothing new, which the stubs do not know
             require_client_authentication=self.bundle is not None,
         )
 
@@ -182,7 +182,7 @@ class Handshake:
         roots = self.bundle.pem if self.bundle else None
         return grpc.ssl_server_certificate_configuration([self.identity.pair], root_certificates=roots)
 
-    def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
+    def renewed(self) -> grpc.ServerCertificateConfiguration | None:
         """What is new; None where nothing is. Runs in a thread of gRPC's, one for each listener at a time."""
         now = self._now()
         if now == self._given:

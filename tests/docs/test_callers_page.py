@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+
 from devcluster import DevCluster
 from tests.docs.conftest import Machine, free_address
 from tests.docs.replies import assert_shown
 from tests.e2e.quickstart_process import ROOT
+from tests.support.envoy import envoy_binary
 from tests.support.shell_blocks import read_blocks, run_blocks
 
 OPERATORS = read_blocks((ROOT / "docs" / "operators.md").read_text())
@@ -16,7 +19,8 @@ BLOCKS = read_blocks((ROOT / "docs" / "callers.md").read_text())
 def test_every_command_does_what_it_shows(cluster: DevCluster, machine: Machine) -> None:
     """Every command of the page works, and prints what the page shows."""
     del cluster
-    for name in ("KUBEVEND_ADDRESS", "CI_ADDRESS"):
+    machine.install("envoy", f'exec {shlex.quote(envoy_binary())} "$@"')
+    for name in ("KUBEVEND_ADDRESS", "KUBEVEND_WORKLOADS_ADDRESS", "PROXY_ADDRESS", "CI_ADDRESS"):
         machine.environment[name] = free_address()
 
     for block, printed in run_blocks([*BEFORE, *BLOCKS], machine.home, machine.environment)[len(BEFORE) :]:
@@ -26,5 +30,5 @@ def test_every_command_does_what_it_shows(cluster: DevCluster, machine: Machine)
 def test_nothing_is_left_out() -> None:
     """Every block of the page is run, and so many that none got lost."""
     assert [block.line for block in BLOCKS if not block.runs] == []
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 21
     assert len(BEFORE) > 10

@@ -28,6 +28,7 @@ from kubevend_server.audit.verify import verify
 from kubevend_server.authentication.claims import read_claims, read_payload
 from kubevend_server.authentication.discovery import PublishedKeys
 from kubevend_server.authentication.fetching import Fetcher
+from kubevend_server.authentication.forwarded import Proxy, read_element
 from kubevend_server.authentication.issuer_keys import IssuerKeys
 from kubevend_server.authentication.json_web_keys import ALGORITHMS, read_keys
 from kubevend_server.authentication.oidc import OidcIssuer
@@ -54,6 +55,11 @@ from tests.unit.builders import NAMING, NOW, asked, clock, limits, role
 Check = Callable[[bytes], None]
 
 CORPUS = Path(__file__).parent / "corpus"
+
+
+_EDGE = Proxy("edge", frozenset({"example.org"}), by="spiffe://example.org/edge")
+_CART = "spiffe://example.org/ns/shop/sa/cart"
+_ELEMENT = f"By={_EDGE.by};Hash={'0' * 64};URI={_CART}"
 
 
 class Pieces:
@@ -211,6 +217,15 @@ def issuers_claims(data: bytes) -> None:
         assert caller is None or all(group.startswith("ci:") for group in caller.groups)
 
 
+def forwarded(data: bytes) -> None:
+    """Before the element of a proxy anything can stand, and after it nothing: the proxy's own, or a refusal."""
+    text = data.decode("latin-1")
+    for header in (text, f"{text},{_ELEMENT}", f"{_ELEMENT};{text}"):
+        with suppress(Unauthenticated):
+            found = read_element(_EDGE, header.split("\n"))
+            assert header == text or found == (_CART, "0" * 64), header
+
+
 def policies(data: bytes) -> None:
     """Policies are read, or refused with words."""
     with suppress(PolicyError):
@@ -348,6 +363,7 @@ TARGETS: dict[str, Check] = {
         bearer_tokens,
         issuers_keys,
         issuers_claims,
+        forwarded,
         policies,
         policy_context,
         redaction,

@@ -15,16 +15,22 @@ from hypothesis import strategies as st
 from kubevend_server.authentication.admin import read_admin_digest
 from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.bearer import BearerTokens
+from kubevend_server.authentication.forwarded import HEADER, Proxies, Proxy
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
 from kubevend_server.authentication.workloads import Workloads
-from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller, service_account
+from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller, service_account, workload
 from kubevend_server.cluster.reviews import Reviewed, review_token
 from kubevend_server.errors import KubevendError, Unauthenticated, Unavailable
-from kubevend_server.listeners import BEARER, Shown
+from kubevend_server.listeners import BEARER, Listener, Shown
 from tests.unit.builders import ADMIN_TOKEN, NOW, bearer, shown
 from tests.unit.world import FakeConnection
 
 RUNNER = service_account("prod", "ci", "runner")
+EDGE = Proxy("edge", frozenset({"example.org"}), by="spiffe://example.org/edge")
+AT_SOCKET = Listener("edge", proxy="edge")
+CART = "spiffe://example.org/ns/shop/sa/cart"
+FORWARDED = {HEADER: f"By=spiffe://example.org/edge;Hash={'0' * 64};URI={CART}"}
+TOKEN = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 
 
 def review(**status: Any) -> dict[str, Any]:
@@ -74,7 +80,7 @@ def authenticator(
         issuers=(),
         clock=time.clock,
     )
-    return Authenticator(bearer_tokens, Workloads({}, time.clock))
+    return Authenticator(bearer_tokens, Workloads({}, time.clock), Proxies([EDGE]))
 
 
 def prod(*answers: Mapping[str, Any] | bytes | KubevendError, issuers: tuple[str, ...] = ()) -> CallerCluster:
@@ -399,3 +405,33 @@ def test_an_authenticator_shows_no_tokens() -> None:
     shown = repr(authenticator(prod()))
     assert ADMIN_TOKEN not in shown
     assert "_accepted" not in shown
+
+
+@pytest.mark.parametrize(
+    ("metadata", "caller"),
+    [(FORWARDED, workload(CART, "0" * 64, proxy="edge")), (TOKEN, BOOTSTRAP_ADMIN)],
+)
+async def test_a_proxy_speaks_for_others(metadata: dict[str, str], caller: Caller) -> None:
+    """Behind a proxy the caller is whose certificate it forwards, or whose token comes with the call."""
+    assert await authenticator().authenticate(shown(metadata, AT_SOCKET)) == caller
+
+
+@pytest.mark.parametrize(
+    ("metadata", "listener", "reason"),
+    [
+        ({}, AT_SOCKET, "FORWARDED_MISSING"),
+        ({**FORWARDED, **TOKEN}, AT_SOCKET, "TWO_IDENTITIES"),
+        ({**FORWARDED, "authorization": ""}, AT_SOCKET, "TWO_IDENTITIES"),
+        ({HEADER: "", **TOKEN}, AT_SOCKET, "FORWARDED_MALFORMED"),
+        ({"authorization": "Basic x"}, AT_SOCKET, "CREDENTIAL_MISSING"),
+        (FORWARDED, BEARER, "FORWARDED_NOT_BELIEVED"),
+        ({**FORWARDED, **TOKEN}, BEARER, "FORWARDED_NOT_BELIEVED"),
+        ({HEADER: "", **TOKEN}, BEARER, "FORWARDED_NOT_BELIEVED"),
+    ],
+)
+async def test_nobody_else_speaks_for_others(metadata: dict[str, str], listener: Listener, reason: str) -> None:
+    """The header counts from proxies alone, and by itself; a proxy that says nothing is no caller."""
+    with pytest.raises(Unauthenticated) as refusal:
+        await authenticator().authenticate(shown(metadata, listener))
+
+    assert refusal.value.reason == reason

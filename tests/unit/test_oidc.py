@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.bearer import BearerTokens
+from kubevend_server.authentication.forwarded import Proxies
 from kubevend_server.authentication.issuer_keys import IssuerKeys
 from kubevend_server.authentication.json_web_keys import ALGORITHMS, VerificationKey, read_keys
 from kubevend_server.authentication.oidc import OidcIssuer
@@ -63,7 +64,7 @@ def job(**changed: Any) -> str:
 async def caller_of(token: str, **overrides: Any) -> Caller:
     """Whom the token makes its bearer, where no cluster would accept it."""
     bearer_tokens = BearerTokens(b"", ServiceAccounts((), "kubevend", 10), [issuer(**overrides)], clock)
-    return await Authenticator(bearer_tokens, Workloads({}, clock)).authenticate(
+    return await Authenticator(bearer_tokens, Workloads({}, clock), Proxies([])).authenticate(
         shown({"authorization": f"Bearer {token}"})
     )
 

@@ -24,6 +24,7 @@ from kubevend_server.anchors import SharedAnchors
 from kubevend_server.audit.log import AuditLog
 from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.bearer import BearerTokens
+from kubevend_server.authentication.forwarded import Proxies
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
 from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.authorization import Authorizer
@@ -228,7 +229,7 @@ class World:
             issuers=(),
             clock=clock,
         )
-        authenticator = Authenticator(bearer_tokens, Workloads({}, clock))
+        authenticator = Authenticator(bearer_tokens, Workloads({}, clock), Proxies([]))
         self.interceptors = chain(authenticator, self.policies, self.recorder)
         tokens = PageTokens(self.keyring)
         rules = ConfigRules(own_host, credential_folders or {})

@@ -26,7 +26,6 @@ from kubevend_server.clock import Clock
 from kubevend_server.errors import Unauthenticated
 from kubevend_server.listeners import PeerCertificate
 
-_MOST_REMEMBERED = 10_000
 _LONGEST_CHAIN = 8
 _MOST_SHOWN = 200
 
@@ -61,10 +60,12 @@ class Workloads:
     Attributes:
         bundles: the authorities of each trust domain whose workloads may call.
         clock: tells expired certificates.
+        most: of how many certificates is known what was found out.
     """
 
     bundles: Mapping[str, Bundle]
     clock: Clock
+    most: int = 10_000
     _remembered: OrderedDict[tuple[str, str], _Recognized] = field(default_factory=OrderedDict, repr=False)
 
     def recognize(self, certificate: PeerCertificate, trust_domain: str) -> Caller:
@@ -78,14 +79,15 @@ class Workloads:
             Unauthenticated: it is nobody's who may call there; the message says what is wrong.
         """
         authorities = self.bundles[trust_domain].authorities
-        key = trust_domain, certificate.fingerprint
+        key, now = (trust_domain, certificate.fingerprint), self.clock()
         known = self._remembered.get(key)
-        if known is None or known.authorities is not authorities:
+        # What has expired may be another certificate of the chain, and this connection's chain another one.
+        if known is None or known.authorities is not authorities or now > known.ends:
             known = _recognize(certificate, trust_domain, authorities)
             self._remembered[key] = known
-            while len(self._remembered) > _MOST_REMEMBERED:
+            while len(self._remembered) > self.most:
                 self._remembered.popitem(last=False)
-        if self.clock() > known.ends:
+        if now > known.ends:
             raise Unauthenticated(
                 "CERTIFICATE_EXPIRED",
                 f"The certificate of this connection, or one of those that vouch for it, expired at "

@@ -117,6 +117,27 @@ class TrustDomainSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProxySettings:
+    """A proxy that says whose certificate it was shown, in `x-forwarded-client-cert`.
+
+    Attributes:
+        spiffe_id: of the certificate with which it calls the listener of its trust domain; or
+        socket: the absolute path of a Unix socket on which kubevend listens, and which only the proxy can reach. Its
+            folder is made where there is none.
+        socket_mode: the socket's permissions: `0600`, or `0660` for a proxy of another user in the same group.
+        by: the URI of the certificate that it shows to its clients, by which its own words in the header are known
+            (`By=`). Left out, it is `spiffe_id`; empty, that certificate has none.
+        trust_domains: those whose workloads it may name.
+    """
+
+    spiffe_id: str = ""
+    socket: str = ""
+    socket_mode: str = "0600"
+    by: str | None = None
+    trust_domains: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Callers:
     """Who may call at all.
 
@@ -128,6 +149,7 @@ class Callers:
         clusters: by the name that becomes part of the callers' names.
         issuers: OIDC issuers, by the name that becomes part of the callers' names.
         trust_domains: by their names.
+        proxies: by the names that policies and the audit log have for them.
     """
 
     admin_token_file: str = ""
@@ -136,6 +158,7 @@ class Callers:
     clusters: dict[str, CallerClusterSettings] = field(default_factory=dict)
     issuers: dict[str, OidcIssuerSettings] = field(default_factory=dict)
     trust_domains: dict[str, TrustDomainSettings] = field(default_factory=dict)
+    proxies: dict[str, ProxySettings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubevend_server.authentication.spiffe import trust_domain_fault
-from kubevend_server.settings.sections import Listener, TrustDomainSettings
+from kubevend_server.settings.sections import Listener, Settings, TrustDomainSettings
 
 
 def addresses_of(trust_domains: dict[str, TrustDomainSettings]) -> Iterator[tuple[str, str]]:
@@ -14,10 +14,11 @@ def addresses_of(trust_domains: dict[str, TrustDomainSettings]) -> Iterator[tupl
         yield f'callers.trust_domains."{name}".address', found.address or "empty"
 
 
-def trust_domain_faults(trust_domains: dict[str, TrustDomainSettings], listener: Listener) -> Iterator[str]:
+def trust_domain_faults(settings: Settings) -> Iterator[str]:
     """What is wrong with them, each fault as a sentence."""
-    taken = {listener.address: "listener"}
-    for name, found in trust_domains.items():
+    listener = settings.listener
+    taken = {settings.metrics.address: "metrics", listener.address: "listener"}
+    for name, found in settings.callers.trust_domains.items():
         section = f'callers.trust_domains."{name}"'
         fault = trust_domain_fault(name)
         if fault:

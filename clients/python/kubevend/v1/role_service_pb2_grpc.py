@@ -39,7 +39,9 @@ class RoleServiceStub:
     TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT); a certificate that is no workload's or that
     nobody vouches for any longer (CERTIFICATE_TWO_URIS, CERTIFICATE_NOT_SPIFFE, CERTIFICATE_TRUST_DOMAIN,
     CERTIFICATE_AUTHORITY, CERTIFICATE_MALFORMED, CERTIFICATE_EXPIRED, CERTIFICATE_NOT_TRUSTED); a certificate and a token
-    (TWO_IDENTITIES).
+    (TWO_IDENTITIES); `x-forwarded-client-cert` from nobody who may forward it (FORWARDED_NOT_BELIEVED), or from a proxy,
+    but it does not say which workload calls (FORWARDED_MISSING, FORWARDED_MALFORMED, FORWARDED_AMBIGUOUS,
+    FORWARDED_URIS, FORWARDED_DNS_NAMES, FORWARDED_NOT_SPIFFE, FORWARDED_TRUST_DOMAIN, PROXY_CHAIN).
     - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
@@ -96,7 +98,9 @@ class RoleServiceServicer:
     TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT); a certificate that is no workload's or that
     nobody vouches for any longer (CERTIFICATE_TWO_URIS, CERTIFICATE_NOT_SPIFFE, CERTIFICATE_TRUST_DOMAIN,
     CERTIFICATE_AUTHORITY, CERTIFICATE_MALFORMED, CERTIFICATE_EXPIRED, CERTIFICATE_NOT_TRUSTED); a certificate and a token
-    (TWO_IDENTITIES).
+    (TWO_IDENTITIES); `x-forwarded-client-cert` from nobody who may forward it (FORWARDED_NOT_BELIEVED), or from a proxy,
+    but it does not say which workload calls (FORWARDED_MISSING, FORWARDED_MALFORMED, FORWARDED_AMBIGUOUS,
+    FORWARDED_URIS, FORWARDED_DNS_NAMES, FORWARDED_NOT_SPIFFE, FORWARDED_TRUST_DOMAIN, PROXY_CHAIN).
     - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
@@ -207,7 +211,9 @@ class RoleService:
     TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT); a certificate that is no workload's or that
     nobody vouches for any longer (CERTIFICATE_TWO_URIS, CERTIFICATE_NOT_SPIFFE, CERTIFICATE_TRUST_DOMAIN,
     CERTIFICATE_AUTHORITY, CERTIFICATE_MALFORMED, CERTIFICATE_EXPIRED, CERTIFICATE_NOT_TRUSTED); a certificate and a token
-    (TWO_IDENTITIES).
+    (TWO_IDENTITIES); `x-forwarded-client-cert` from nobody who may forward it (FORWARDED_NOT_BELIEVED), or from a proxy,
+    but it does not say which workload calls (FORWARDED_MISSING, FORWARDED_MALFORMED, FORWARDED_AMBIGUOUS,
+    FORWARDED_URIS, FORWARDED_DNS_NAMES, FORWARDED_NOT_SPIFFE, FORWARDED_TRUST_DOMAIN, PROXY_CHAIN).
     - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
