@@ -25,8 +25,13 @@ from multidict import CIMultiDict
 from kubevend.v1 import role_service_pb2
 from kubevend_server.audit.chain import NO_HASH, Head, close_line
 from kubevend_server.audit.verify import verify
-from kubevend_server.authentication.claims import read_claims
+from kubevend_server.authentication.claims import read_claims, read_payload
+from kubevend_server.authentication.discovery import PublishedKeys
+from kubevend_server.authentication.fetching import Fetcher
 from kubevend_server.authentication.forwarded import Proxy, read_element
+from kubevend_server.authentication.issuer_keys import IssuerKeys
+from kubevend_server.authentication.json_web_keys import ALGORITHMS, read_keys
+from kubevend_server.authentication.oidc import OidcIssuer
 from kubevend_server.callers import Caller, oidc_subject, service_account, workload
 from kubevend_server.cluster.connection import Answer
 from kubevend_server.cluster.credentials import Presented
@@ -173,10 +178,43 @@ def bearer_tokens(data: bytes) -> None:
     middle = base64.urlsafe_b64encode(data).rstrip(b"=").decode()
     for token in (text, f"eyJhbGciOiJSUzI1NiJ9.{middle}.c2ln"):
         with suppress(Unauthenticated):
-            read_claims(token, clock)
+            read_claims(read_payload(token), clock)
         Presented(token).owner()
         Presented(token).expiry()
         Presented(token).audiences()
+
+
+def issuers_keys(data: bytes) -> None:
+    """What an issuer publishes in place of its keys is read, or refused; what is read are public keys."""
+    with suppress(ValueError):
+        for key in read_keys(data, ALGORITHMS):
+            assert key.algorithms <= ALGORITHMS
+            assert not hasattr(key.public, "sign")
+
+
+_ISSUER = OidcIssuer(
+    name="ci",
+    url="https://ci.example",
+    audiences=("kubevend",),
+    algorithms=ALGORITHMS,
+    claims=("repository", "ref"),
+    groups_claim="teams",
+    clock_skew=30,
+    keys=IssuerKeys("ci", PublishedKeys("", "", ALGORITHMS, Fetcher().fetch).read, 300, 3600, lambda: 0.0),
+    clock=clock,
+)
+
+
+def issuers_claims(data: bytes) -> None:
+    """Whatever an issuer has signed makes a caller with a name of that issuer, or is refused."""
+    try:
+        claims = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    with suppress(Unauthenticated):
+        caller = _ISSUER.recognize(claims) if isinstance(claims, dict) else None
+        assert caller is None or (caller.name.isascii() and caller.name.startswith("oidc://ci/"))
+        assert caller is None or all(group.startswith("ci:") for group in caller.groups)
 
 
 def forwarded(data: bytes) -> None:
@@ -323,6 +361,8 @@ TARGETS: dict[str, Check] = {
         name_templates,
         generated_rules,
         bearer_tokens,
+        issuers_keys,
+        issuers_claims,
         forwarded,
         policies,
         policy_context,

@@ -226,6 +226,7 @@ class World:
         bearer_tokens = BearerTokens(
             admin_digest=hashlib.sha256(ADMIN_TOKEN.encode()).digest(),
             service_accounts=ServiceAccounts(caller_clusters, "kubevend", remember=10),
+            issuers=(),
             clock=clock,
         )
         authenticator = Authenticator(bearer_tokens, Workloads({}, clock), Proxies([]))
