@@ -21,7 +21,11 @@ from kubevend_server.audit.log import AuditLog
 from kubevend_server.authentication.admin import read_admin_digest
 from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.bearer import BearerTokens
+from kubevend_server.authentication.discovery import PublishedKeys
+from kubevend_server.authentication.fetching import Fetcher
 from kubevend_server.authentication.forwarded import Proxies, Proxy
+from kubevend_server.authentication.issuer_keys import IssuerKeys
+from kubevend_server.authentication.oidc import OidcIssuer
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
 from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.authorization import Authorizer
@@ -46,7 +50,7 @@ from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
 from kubevend_server.listeners import BEARER, Listener
 from kubevend_server.making import Maker
-from kubevend_server.metrics import LeaseCollector, Metrics, PolicyCollector, count_all
+from kubevend_server.metrics import IssuerCollector, LeaseCollector, Metrics, PolicyCollector, count_all
 from kubevend_server.namespaces import Namespaces
 from kubevend_server.paging import PageTokens
 from kubevend_server.permissions import AT_ONCE
@@ -63,7 +67,7 @@ from kubevend_server.services.configs import ConfigService
 from kubevend_server.services.issue import IssueService
 from kubevend_server.services.leases import LeaseService
 from kubevend_server.services.roles import RoleService
-from kubevend_server.settings import CallerClusterSettings, ProxySettings, Settings
+from kubevend_server.settings import CallerClusterSettings, OidcIssuerSettings, ProxySettings, Settings
 from kubevend_server.sockets import UnixSocket
 from kubevend_server.store import replicas as replica_store
 from kubevend_server.store import roles as role_store
@@ -108,18 +112,20 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     policies, policy_version = load_folder(policy_folder)
     policy_source = PolicySource(policies, clock())
     _log.info("policies_loaded", folder=str(policy_folder), **described(policies))
-    authorizer = Authorizer(policy_source, clock)
+    authorizer = Authorizer(policy_source, catalog, clock)
     limits = make_limits(settings)
 
-    # The clusters: those that issue, and those whose ServiceAccounts may call.
+    # The clusters: those that issue, and those whose ServiceAccounts may call; and the issuers whose subjects may.
     own = OwnCluster(Path(settings.kubernetes.service_account_folder))
     transport = make_transport(settings)
     rules = ConfigRules(own.host, settings.kubernetes.credential_folders)
     clusters = Clusters(own, rules, transport)
     caller_clusters = connect_caller_clusters(settings, own, transport)
+    issuers = make_issuers(settings, clock)
     bearer_tokens = BearerTokens(
         admin_digest=read_admin_digest(Path(admin_file)) if (admin_file := settings.callers.admin_token_file) else b"",
         service_accounts=ServiceAccounts(caller_clusters, settings.callers.audience, settings.callers.remember_seconds),
+        issuers=issuers,
         clock=clock,
     )
     bundles = {
@@ -181,6 +187,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     reload = PolicyReload(policy_folder, policy_source, policy_version, clock, health.tell_policies)
 
     # Open the doors, and wait.
+    registry.register(IssuerCollector([issuer.keys for issuer in issuers]))
     registry.register(LeaseCollector(lambda: database.read_now(lambda connection: count_all(connection, clock()))))
     registry.register(PolicyCollector(policy_source))
     metrics_server = _serve_metrics(settings.metrics.address, registry)
@@ -189,6 +196,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     keepers = (tls_files, rotation, refresh, reload, remover, expiry, reconciler, presence, namespaces)
     namespaces.begin()
     keeping = [asyncio.create_task(keeper.run()) for keeper in keepers]
+    keeping += [asyncio.create_task(issuer.keys.run()) for issuer in issuers]
     await _wait_for_stop(journal)
 
     _log.info("draining", seconds=settings.drain_seconds)
@@ -252,7 +260,10 @@ def make_limits(settings: Settings) -> Limits:
     return Limits(
         default_ttl=timedelta(seconds=settings.issuance.default_ttl_seconds),
         max_ttl=timedelta(seconds=settings.issuance.max_ttl_seconds),
-        reserved_audiences=frozenset({settings.callers.audience}),
+        # Who is issued a token for one of these could call as whom it is of.
+        reserved_audiences=frozenset(
+            {settings.callers.audience, *(a for issuer in settings.callers.issuers.values() for a in issuer.audiences)}
+        ),
     )
 
 
@@ -273,6 +284,28 @@ def connect_caller_clusters(settings: Settings, own: OwnCluster, transport: Tran
         CallerCluster(name, _caller_connection(name, found, own, transport), found.issuers)
         for name, found in settings.callers.clusters.items()
     ]
+
+
+def make_issuers(settings: Settings, clock: Clock) -> list[OidcIssuer]:
+    """The OIDC issuers whose subjects may call."""
+    return [_make_issuer(name, found, clock) for name, found in settings.callers.issuers.items()]
+
+
+def _make_issuer(name: str, found: OidcIssuerSettings, clock: Clock) -> OidcIssuer:
+    algorithms = frozenset(found.algorithms)
+    fetcher = Fetcher(WatchedFile(Path(found.ca_file)) if found.ca_file else None)
+    published = PublishedKeys(found.issuer, found.jwks_url, algorithms, fetcher.fetch)
+    return OidcIssuer(
+        name=name,
+        url=found.issuer,
+        audiences=found.audiences,
+        algorithms=algorithms,
+        claims=found.claims,
+        groups_claim=found.groups_claim,
+        clock_skew=found.clock_skew_seconds,
+        keys=IssuerKeys(name, published.read, found.refresh_seconds, found.outage_seconds, time.monotonic),
+        clock=clock,
+    )
 
 
 def _caller_connection(name: str, found: CallerClusterSettings, own: OwnCluster, transport: Transport) -> Connection:

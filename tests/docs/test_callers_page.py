@@ -20,7 +20,7 @@ def test_every_command_does_what_it_shows(cluster: DevCluster, machine: Machine)
     """Every command of the page works, and prints what the page shows."""
     del cluster
     machine.install("envoy", f'exec {shlex.quote(envoy_binary())} "$@"')
-    for name in ("KUBEVEND_ADDRESS", "KUBEVEND_WORKLOADS_ADDRESS", "PROXY_ADDRESS"):
+    for name in ("KUBEVEND_ADDRESS", "KUBEVEND_WORKLOADS_ADDRESS", "PROXY_ADDRESS", "CI_ADDRESS"):
         machine.environment[name] = free_address()
 
     for block, printed in run_blocks([*BEFORE, *BLOCKS], machine.home, machine.environment)[len(BEFORE) :]:
@@ -30,5 +30,5 @@ def test_every_command_does_what_it_shows(cluster: DevCluster, machine: Machine)
 def test_nothing_is_left_out() -> None:
     """Every block of the page is run, and so many that none got lost."""
     assert [block.line for block in BLOCKS if not block.runs] == []
-    assert len(BLOCKS) == 13
+    assert len(BLOCKS) == 21
     assert len(BEFORE) > 10

@@ -219,13 +219,14 @@ class World:
         self.audit = audit_log(self.audit_file, AUDIT_KEY, self.database.read_now(read_head), clock)
         self.journal = Journal(self.database, self.audit)
         self.policies = PolicySource(Policies(AccessPolicy(policies)), NOW)
-        authorizer = Authorizer(self.policies, clock)
+        authorizer = Authorizer(self.policies, self.catalog, clock)
         self.connection = connection or FakeConnection(token_reply())
         self.registry = CollectorRegistry()
         self.recorder = Recorder(self.journal, Metrics(self.registry))
         bearer_tokens = BearerTokens(
             admin_digest=hashlib.sha256(ADMIN_TOKEN.encode()).digest(),
             service_accounts=ServiceAccounts(caller_clusters, "kubevend", remember=10),
+            issuers=(),
             clock=clock,
         )
         authenticator = Authenticator(bearer_tokens, Workloads({}, clock), Proxies([]))

@@ -20,7 +20,6 @@ from kubevend_server.policy import entities
 from kubevend_server.policy.candidates import Candidates, facts_of
 from kubevend_server.policy.entities import Circumstances, Resource, Server
 from kubevend_server.policy.parsing import COMPILED_SCHEMA, Parsed, PolicyError, actions, parse
-from kubevend_server.roles import Role
 
 __all__ = ["AccessPolicy", "Circumstances", "Decision", "PolicyError", "Resource", "Server", "actions"]
 
@@ -138,11 +137,7 @@ def question(
         "resource": {"type": type(resource).__name__, "id": resource.name},
         "context": entities.context(caller, resource, circumstances),
     }
-    known = [entities.principal(caller), entities.entity(resource)]
-    proposed = circumstances.proposed
-    if isinstance(proposed, Role):
-        known.append(entities.role_entity(proposed, entities.proposed_id(proposed)))
-    return request, known
+    return request, entities.known(caller, resource, circumstances)
 
 
 def _names_a_lease(policies: Any) -> bool:

@@ -29,7 +29,7 @@ from kubevend_server.store.configs import ConfigStore, config_not_found
 
 _CREDENTIALS = ("in_cluster", "token_file", "service_account_jwt", "client_certificate", "client_certificate_files")
 _SEALED = ("service_account_jwt", "client_certificate")
-_FIELDS = frozenset({"kubernetes_host", "kubernetes_ca_cert", *_CREDENTIALS})
+_FIELDS = frozenset({"kubernetes_host", "kubernetes_ca_cert", "labels", *_CREDENTIALS})
 
 
 Write = TypeVar("Write", pb.CreateConfigRequest, pb.UpdateConfigRequest)
@@ -270,6 +270,7 @@ def _to_proto(config: Config) -> pb.Config:
         name=config.name,
         kubernetes_host=config.kubernetes_host,
         kubernetes_ca_cert=config.kubernetes_ca_cert,
+        labels=dict(config.labels),
         etag=config.etag,
     )
     credential = config.credential
@@ -307,6 +308,7 @@ def from_proto(proto: pb.Config) -> Config:
             certificate_file=proto.client_certificate_files.certificate_file,
             private_key_file=proto.client_certificate_files.private_key_file,
         ),
+        labels=tuple(sorted(proto.labels.items())),
     )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from itertools import chain
 
 from kubevend_server.config_rules import ANY_HOST, is_https
 from kubevend_server.policy.limits import MINIMUM_TTL
+from kubevend_server.settings.issuers import issuer_faults
 from kubevend_server.settings.proxies import proxy_faults
 from kubevend_server.settings.sections import CallerClusterSettings, Settings
 from kubevend_server.settings.trust_domains import addresses_of, trust_domain_faults
@@ -49,9 +51,11 @@ def check(settings: Settings) -> None:
                 f"{_LONGEST_TTL} seconds."
             )
     _check_clusters(settings.callers.clusters)
-    for fault in trust_domain_faults(settings):
-        raise SettingsError(fault)
-    for fault in proxy_faults(settings.callers.proxies, settings.callers.trust_domains):
+    for fault in chain(
+        trust_domain_faults(settings),
+        proxy_faults(settings.callers.proxies, settings.callers.trust_domains),
+        issuer_faults(settings.callers),
+    ):
         raise SettingsError(fault)
     _check_folders(settings.kubernetes.credential_folders)
     if not settings.callers.audience:

@@ -69,6 +69,37 @@ class CallerClusterSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OidcIssuerSettings:
+    """An OIDC issuer whose subjects may call: a CI system, or any other.
+
+    Attributes:
+        issuer: its https URL, exactly as its tokens have it in `iss`.
+        audiences: of which one must be in a token's `aud`. No role can have tokens for them issued.
+        algorithms: with which its tokens may be signed: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512,
+            EdDSA.
+        ca_file: the CA that vouches for its servers, PEM; empty for the system's.
+        jwks_url: an https URL, where its keys are; empty to ask `{issuer}/.well-known/openid-configuration`.
+        claims: those that policies see, as tags of the caller: text, whole numbers, true and false.
+        groups_claim: the claim that lists the caller's groups, which policies see as `{name}:{group}`; empty for none.
+        clock_skew_seconds: by which its clock may be off; 300 at the most.
+        refresh_seconds: after which its keys are fetched again; 10 to 86400. A key that it withdraws counts so long.
+        outage_seconds: for how long its keys count after they were fetched, where it cannot be reached; not less than
+            `refresh_seconds`.
+    """
+
+    issuer: str
+    audiences: tuple[str, ...] = (AUDIENCE,)
+    algorithms: tuple[str, ...] = ("RS256",)
+    ca_file: str = ""
+    jwks_url: str = ""
+    claims: tuple[str, ...] = ()
+    groups_claim: str = ""
+    clock_skew_seconds: float = 30.0
+    refresh_seconds: float = 300.0
+    outage_seconds: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrustDomainSettings:
     """A SPIFFE trust domain whose workloads may call, by their certificates, at a listener of their own.
 
@@ -113,8 +144,10 @@ class Callers:
     Attributes:
         admin_token_file: the bootstrap admin's token; made on the first start. Empty for no such admin.
         audience: which ServiceAccount tokens must have.
-        remember_seconds: for how long a cluster's answer about a token is used again.
+        remember_seconds: for how long a cluster's answer about a token, a refusal too, is used again: so long a token
+            that was revoked still counts. 10,000 answers are remembered, and as many refusals apart from them.
         clusters: by the name that becomes part of the callers' names.
+        issuers: OIDC issuers, by the name that becomes part of the callers' names.
         trust_domains: by their names.
         proxies: by the names that policies and the audit log have for them.
     """
@@ -123,6 +156,7 @@ class Callers:
     audience: str = AUDIENCE
     remember_seconds: float = 10.0
     clusters: dict[str, CallerClusterSettings] = field(default_factory=dict)
+    issuers: dict[str, OidcIssuerSettings] = field(default_factory=dict)
     trust_domains: dict[str, TrustDomainSettings] = field(default_factory=dict)
     proxies: dict[str, ProxySettings] = field(default_factory=dict)
 

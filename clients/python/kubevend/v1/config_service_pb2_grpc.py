@@ -48,6 +48,8 @@ class ConfigServiceStub:
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
     written (NOT_RECORDED); nothing was handed out or changed.
+    - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
+    TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
     - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
@@ -112,6 +114,8 @@ class ConfigServiceServicer:
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
     written (NOT_RECORDED); nothing was handed out or changed.
+    - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
+    TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
     - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
@@ -246,6 +250,8 @@ class ConfigService:
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
     written (NOT_RECORDED); nothing was handed out or changed.
+    - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
+    TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
     - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 

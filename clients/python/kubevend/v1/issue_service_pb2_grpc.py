@@ -40,6 +40,8 @@ class IssueServiceStub:
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
     written (NOT_RECORDED); nothing was handed out or changed.
+    - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
+    TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
     - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
@@ -71,6 +73,8 @@ class IssueServiceServicer:
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
     written (NOT_RECORDED); nothing was handed out or changed.
+    - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
+    TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
     - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
@@ -149,6 +153,8 @@ class IssueService:
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
     written (NOT_RECORDED); nothing was handed out or changed.
+    - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
+    TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
     - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 

@@ -46,6 +46,8 @@ class RoleServiceStub:
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
     written (NOT_RECORDED); nothing was handed out or changed.
+    - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
+    TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
     - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
@@ -103,6 +105,8 @@ class RoleServiceServicer:
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
     written (NOT_RECORDED); nothing was handed out or changed.
+    - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
+    TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
     - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
@@ -214,6 +218,8 @@ class RoleService:
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
     written (NOT_RECORDED); nothing was handed out or changed.
+    - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
+    TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
     - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
