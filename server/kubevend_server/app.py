@@ -112,7 +112,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     policies, policy_version = load_folder(policy_folder)
     policy_source = PolicySource(policies, clock())
     _log.info("policies_loaded", folder=str(policy_folder), **described(policies))
-    authorizer = Authorizer(policy_source, clock)
+    authorizer = Authorizer(policy_source, catalog, clock)
     limits = make_limits(settings)
 
     # The clusters: those that issue, and those whose ServiceAccounts may call; and the issuers whose subjects may.

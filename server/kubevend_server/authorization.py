@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from kubevend_server.calls import Call
+from kubevend_server.catalog import Catalog
 from kubevend_server.clock import Clock
 from kubevend_server.configs import Config
 from kubevend_server.errors import KubevendError, PermissionDenied
+from kubevend_server.leases import Lease
 from kubevend_server.policy.access import Circumstances, Decision, Resource
+from kubevend_server.policy.entities import Labels
 from kubevend_server.policy.terms import Terms
 from kubevend_server.policy_folder import PolicySource
 from kubevend_server.roles import Role
@@ -15,8 +18,9 @@ from kubevend_server.roles import Role
 class Authorizer:
     """Asks the access policies that are in force on behalf of calls."""
 
-    def __init__(self, source: PolicySource, clock: Clock) -> None:
+    def __init__(self, source: PolicySource, catalog: Catalog, clock: Clock) -> None:
         self._source = source
+        self._catalog = catalog
         self._clock = clock
 
     def require(
@@ -71,8 +75,23 @@ class Authorizer:
         terms: Terms | None = None,
         proposed: Role | Config | None = None,
     ) -> Decision:
-        circumstances = Circumstances(self._clock(), call.source_ip, terms, proposed)
+        circumstances = Circumstances(
+            self._clock(),
+            call.source_ip,
+            terms,
+            proposed,
+            self._role_labels(resource),
+            self._config_labels(resource, proposed),
+        )
         return self._source.current.authorize(call.who, action, resource, circumstances)
+
+    def _role_labels(self, resource: Resource) -> Labels:
+        role = self._catalog.role(resource.role) if isinstance(resource, Lease) else None
+        return role.labels if role is not None else ()
+
+    def _config_labels(self, *roles: Resource | None) -> tuple[tuple[str, Labels], ...]:
+        named = sorted({role.config for role in roles if isinstance(role, Role)})
+        return tuple((name, config.labels) for name in named if (config := self._catalog.config(name)) is not None)
 
 
 def _why(decision: Decision) -> str:

@@ -7,7 +7,7 @@ import re
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 UNREADABLE = (
     ValueError,
@@ -90,6 +90,20 @@ def pair_fault(certificate: str, private_key: str) -> str:
     if isinstance(certified, rsa.RSAPublicKey) and certified.key_size > _MOST_BITS:
         return f"the certificate is for an RSA key of {certified.key_size} bits: make one of {_MOST_BITS} at the most"
     return _key_fault(private_key, certified)
+
+
+def identity_fault(certificate: str, private_key: str) -> str:
+    """What is wrong with a pair that a listener is to show; empty where nothing is."""
+    fault = pair_fault(certificate, private_key)
+    if fault:
+        return fault
+    key = x509.load_pem_x509_certificates(certificate.encode())[0].public_key()
+    # gRPC has BoringSSL, which knows no others; it would go on with the old pair, and say so to nobody but stderr.
+    if isinstance(key, rsa.RSAPublicKey | ed25519.Ed25519PublicKey):
+        return ""
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1 | ec.SECP521R1):
+        return ""
+    return "gRPC knows no such key: make one of ECDSA (P-256, P-384, P-521), RSA or Ed25519"
 
 
 def _key_fault(private_key: str, certified: object) -> str:

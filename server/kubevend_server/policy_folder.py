@@ -40,7 +40,7 @@ def read_folder(folder: Path) -> PolicyFiles:
 def folder_version(folder: Path) -> Version:
     """Which version of the policy files is in a folder, told without reading them."""
     try:
-        return tuple(_version(path) for path in _paths(folder))
+        return tuple(_version(path) for path in paths(folder))
     except OSError as error:
         return f"{error.filename or folder}: {error.strerror}"
 
@@ -179,14 +179,19 @@ def described(policies: Policies) -> dict[str, object]:
 def _read(folder: Path) -> tuple[PolicyFiles, Version]:
     for _ in range(_MOST_READS):
         before = folder_version(folder)
-        texts = {path.name: _text(path) for path in _paths(folder)}
+        texts = {path.name: _text(path) for path in paths(folder)}
         if folder_version(folder) == before:
             groups = texts.pop(GROUPS_FILE, None)
             return PolicyFiles(texts, groups), before
     raise OSError(errno.EAGAIN, "its files change while they are read", str(folder))
 
 
-def _paths(folder: Path) -> list[Path]:
+def paths(folder: Path) -> list[Path]:
+    """The files of a folder that count, sorted by their names.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+    """
     counted = (path for path in folder.iterdir() if path.suffix == ".cedar" or path.name == GROUPS_FILE)
     return sorted(path for path in counted if not path.name.startswith("."))
 

@@ -16,7 +16,7 @@ import grpc
 import structlog
 from cryptography import x509
 
-from kubevend_server.certificates import bundle_fault, pair_fault
+from kubevend_server.certificates import bundle_fault, identity_fault
 from kubevend_server.clock import Clock
 from kubevend_server.cluster.files import WatchedFile, why_unreadable
 
@@ -108,7 +108,7 @@ class Identity:
             ValueError: they are no pair that could be shown.
         """
         what = f"certificate_file and private_key_file of {listeners}"
-        self.files = LastGood(what, (certificate, private_key), pair_fault)
+        self.files = LastGood(what, (certificate, private_key), identity_fault)
 
     @property
     def pair(self) -> tuple[bytes, bytes]:

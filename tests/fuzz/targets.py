@@ -47,7 +47,7 @@ from kubevend_server.policy.rbac_rules import parse_rules
 from kubevend_server.policy.terms import Terms, terms
 from kubevend_server.redaction import redact, redact_json
 from kubevend_server.services.convert import duration, moment, written
-from kubevend_server.services.roles import _from_proto
+from kubevend_server.services.roles import from_proto
 from kubevend_server.settings import SettingsError, parse
 from tests.support.malformed import methods
 from tests.unit.builders import NAMING, NOW, asked, clock, limits, role
@@ -126,7 +126,7 @@ def roles(data: bytes) -> None:
     with suppress(DecodeError, InvalidArgument):
         proto.ParseFromString(data)
         check_rules(proto)
-        _from_proto(proto)
+        from_proto(proto)
 
 
 _TOKENS = PageTokens(Keyring({"k1": b"1" * 32}))

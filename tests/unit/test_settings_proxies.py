@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from kubevend_server.settings import ProxySettings
+from kubevend_server.settings import ProxySettings, SettingsError, parse
 from kubevend_server.settings.proxies import proxy_faults
+from tests.unit.test_settings import MINIMAL
 
 EDGE = ProxySettings(spiffe_id="spiffe://example.org/edge", trust_domains=("example.org",))
 LOCAL = ProxySettings(
@@ -33,10 +34,11 @@ def test_proxies_that_can_be() -> None:
         ("edge", {"by": 'spiffe://a";'}, "must be the URI of the certificate"),
         ("edge", {"spiffe_id": "", "socket": "edge.sock"}, "must be an absolute path of 107 bytes"),
         ("edge", {"spiffe_id": "", "socket": "/" + "x" * 107}, "must be an absolute path of 107 bytes"),
-        ("edge", {"spiffe_id": "", "socket": "/s", "socket_mode": "0666"}, "others never may"),
-        ("edge", {"spiffe_id": "", "socket": "/s", "socket_mode": "600"}, "others never may"),
+        ("edge", {"spiffe_id": "", "socket": "/s"}, "needs by"),
+        ("edge", {"spiffe_id": "", "socket": "/s", "by": "", "socket_mode": "0666"}, "others never may"),
+        ("edge", {"spiffe_id": "", "socket": "/s", "by": "", "socket_mode": "600"}, "others never may"),
         ("other", {"spiffe_id": EDGE.spiffe_id}, "so is callers.proxies.edge"),
-        ("other", {"spiffe_id": "", "socket": LOCAL.socket}, "so is callers.proxies.local"),
+        ("other", {"spiffe_id": "", "socket": LOCAL.socket, "by": ""}, "so is callers.proxies.local"),
     ],
 )
 def test_proxies_that_cannot_be(name: str, changes: dict[str, object], words: str) -> None:
@@ -47,3 +49,18 @@ def test_proxies_that_cannot_be(name: str, changes: dict[str, object], words: st
     (fault, *_) = proxy_faults({"edge": EDGE, "local": LOCAL, name: found}, {"example.org"})
 
     assert re.search(words, fault), fault
+
+
+def test_they_are_looked_at() -> None:
+    """Settings with a proxy that cannot be are refused, and those with one that can have it."""
+    text = f"""{MINIMAL}
+[callers.proxies.sidecar]
+socket = "/run/kubevend/sidecar.sock"
+by = ""
+trust_domains = ["example.org"]
+"""
+    sidecar = ProxySettings(socket="/run/kubevend/sidecar.sock", by="", trust_domains=("example.org",))
+
+    assert parse(text).callers.proxies == {"sidecar": sidecar}
+    with pytest.raises(SettingsError, match=r"callers\.proxies\.sidecar needs by"):
+        parse(text.replace('by = ""', ""))

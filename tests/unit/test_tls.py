@@ -4,13 +4,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from kubevend_server.certificates import bundle_fault, pair_fault
+from kubevend_server.certificates import bundle_fault, identity_fault, pair_fault
 from kubevend_server.metrics import Metrics
 from kubevend_server.tls import Handshake, Identity, LastGood, TlsFiles, TrustBundle
 from tests.support.spiffe import Authority, Svid
+from tests.unit.builders import client_certificate
 
 ORG = Authority()
 METRIC = "kubevend_certificate_expiry_timestamp_seconds"
@@ -186,6 +188,22 @@ def test_a_certificate_that_ends_is_told(tmp_path: Path) -> None:
     assert [line["event"] for line in logs] == ["tls_files_renewed", "tls_certificate_expires"]
     assert logs[1]["expires"] == end.isoformat(timespec="seconds")
     assert registry.get_sample_value(METRIC, {"file": file}) == end.timestamp()
+
+
+def test_a_key_that_grpc_does_not_know_is_told(identity: Identity, tmp_path: Path) -> None:
+    """A pair that OpenSSL would take, and BoringSSL would not, counts as none: gRPC itself would go on in silence."""
+    before, files = identity.pair, kept(identity)[0]
+
+    pair = client_certificate(key=ec.generate_private_key(ec.SECP256K1()))
+    (tmp_path / "svid.crt").write_text(pair.certificate)
+    (tmp_path / "svid.key").write_text(pair.private_key)
+    files.look()
+
+    assert identity.pair == before
+    assert identity_fault(pair.certificate, pair.private_key).startswith("gRPC knows no such key")
+    for key in (ec.generate_private_key(ec.SECP521R1()), ed25519.Ed25519PrivateKey.generate()):
+        pair = client_certificate(key=key)
+        assert identity_fault(pair.certificate, pair.private_key) == ""
 
 
 def test_a_chain_that_is_cut_is_no_pair(tmp_path: Path) -> None:

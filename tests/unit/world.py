@@ -219,7 +219,7 @@ class World:
         self.audit = audit_log(self.audit_file, AUDIT_KEY, self.database.read_now(read_head), clock)
         self.journal = Journal(self.database, self.audit)
         self.policies = PolicySource(Policies(AccessPolicy(policies)), NOW)
-        authorizer = Authorizer(self.policies, clock)
+        authorizer = Authorizer(self.policies, self.catalog, clock)
         self.connection = connection or FakeConnection(token_reply())
         self.registry = CollectorRegistry()
         self.recorder = Recorder(self.journal, Metrics(self.registry))

@@ -40,6 +40,11 @@ class Groups:
         found = {*self.exact.get(caller, ()), *(group for prefix, group in self.prefixes if caller.startswith(prefix))}
         return tuple(sorted(found))
 
+    def members(self, group: str) -> tuple[str, ...]:
+        """The entries of a group, sorted."""
+        whole = [name for name, groups in self.exact.items() if group in groups]
+        return tuple(sorted([*whole, *(f"{prefix}*" for prefix, other in self.prefixes if other == group)]))
+
 
 class Membership:
     """Adds to callers the groups that they are in."""

@@ -12,6 +12,7 @@ from typing import Any
 import cedarpy
 
 SCHEMA = resources.files(__package__).joinpath("kubevend.cedarschema").read_text()
+COMPILED_SCHEMA = cedarpy.Schema.from_str(SCHEMA)
 
 
 class PolicyError(ValueError):
@@ -50,7 +51,7 @@ def parse(files: Mapping[str, str]) -> Parsed:
                 raise PolicyError(f"{_of(name)}two policies have the @id {identity!r}{also}")
             by_id[identity], origins[identity] = policy, name
     # Each text parses by itself, so together they are what they are alone.
-    result = cedarpy.validate_policies("\n".join(files.values()), SCHEMA, release_gil=True)
+    result = cedarpy.validate_policies("\n".join(files.values()), COMPILED_SCHEMA, release_gil=True)
     if not result.validation_passed:
         ids = result.id_annotations_by_policy_id
         faults = "; ".join(_fault(ids.get(e.policy_id, e.policy_id), e.error, origins) for e in result.errors)
@@ -63,11 +64,6 @@ def actions() -> frozenset[str]:
     return frozenset(name for names, _ in _declared_actions() for name in names)
 
 
-def groups_of_actions() -> Mapping[str, tuple[str, ...]]:
-    """The groups of actions that each action is in."""
-    return {name: groups for names, groups in _declared_actions() for name in names}
-
-
 def _declared_actions() -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     declared = re.finditer(r"^action ([\w, ]+?)(?: in \[([\w, ]+)\])?\s*(?=appliesTo|;)", SCHEMA, re.MULTILINE)
     for found in declared:
@@ -76,6 +72,12 @@ def _declared_actions() -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
 
 def _names(listed: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in listed.split(",") if name.strip())
+
+
+GROUPS_OF_ACTIONS: Mapping[str, tuple[str, ...]] = {
+    name: groups for names, groups in _declared_actions() for name in names
+}
+"""The groups of actions that each action is in."""
 
 
 def _named(file: str, text: str) -> Iterator[tuple[str, Any]]:

@@ -57,6 +57,11 @@ def _who_faults(section: str, proxy: ProxySettings, trust_domains: Collection[st
 def _socket_faults(section: str, proxy: ProxySettings) -> Iterator[str]:
     if not proxy.socket.startswith("/") or len(proxy.socket.encode()) > LONGEST_PATH:
         yield f"{section}.socket is {proxy.socket!r}: it must be an absolute path of {LONGEST_PATH} bytes at the most."
+    if proxy.by is None:
+        yield (
+            f"{section} needs by, the URI of the certificate that the proxy shows to its clients: its own words in the "
+            'header begin with it. Where that certificate has none, it is "".'
+        )
     if proxy.socket_mode not in _MODES:
         yield (
             f'{section}.socket_mode is {proxy.socket_mode!r}: it must be "0600", or "0660" where the proxy is another '
