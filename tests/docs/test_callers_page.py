@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
+import yaml
+
 from devcluster import DevCluster
+from kubevend_server.settings import parse
 from tests.docs.conftest import Machine, free_address
 from tests.docs.replies import assert_shown
 from tests.e2e.quickstart_process import ROOT
 from tests.support.envoy import envoy_binary
 from tests.support.shell_blocks import read_blocks, run_blocks
+from tests.unit.test_settings import MINIMAL
 
 OPERATORS = read_blocks((ROOT / "docs" / "operators.md").read_text())
 BEFORE = [block for block in OPERATORS if block.section == "Outside of the cluster" and block.runs]
@@ -25,6 +30,16 @@ def test_every_command_does_what_it_shows(cluster: DevCluster, machine: Machine)
 
     for block, printed in run_blocks([*BEFORE, *BLOCKS], machine.home, machine.environment)[len(BEFORE) :]:
         assert_shown(block, printed)
+
+
+def test_settings_of_issuers_are_taken() -> None:
+    """The settings that the page shows for CI systems are settings, and what goes with them is YAML."""
+    page = (ROOT / "docs" / "callers.md").read_text().partition("## From CI (OIDC)")[2]
+    shown = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    workflows = [yaml.safe_load(text) for text in re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)]
+
+    assert set(parse(MINIMAL + "".join(shown)).callers.issuers) == {"github", "gitlab"}
+    assert [next(iter(workflow)) for workflow in workflows] == ["permissions", "deploy"]
 
 
 def test_nothing_is_left_out() -> None:

@@ -15,6 +15,7 @@ from kubevend_server.authentication.json_web_keys import VerificationKey, read_k
 from kubevend_server.cluster.text import shown
 
 _LONGEST_ISSUER = 200
+_LONGEST_URL = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class PublishedKeys:
         try:
             return read_keys(await self.fetch(url), self.algorithms)
         except ValueError as error:
-            raise FetchError(f"{url}: {error}") from error
+            raise FetchError(f"{shown(url, _LONGEST_URL)}: {error}") from error
 
     async def _discover(self) -> str:
         url = self.issuer.removesuffix("/") + "/.well-known/openid-configuration"

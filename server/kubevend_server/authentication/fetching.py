@@ -85,13 +85,14 @@ _HEADERS = {
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
+    url = shown(str(response.url), _LONGEST_FAULT)
     if HTTPStatus.MULTIPLE_CHOICES <= response.status < HTTPStatus.BAD_REQUEST:
-        raise FetchError(f"{response.url} redirects, which is not followed: write the address that it leads to")
+        raise FetchError(f"{url} redirects, which is not followed: write the address that it leads to")
     if response.status != HTTPStatus.OK:
-        raise FetchError(f"{response.url} answers {response.status}")
+        raise FetchError(f"{url} answers {response.status}")
     body = bytearray()
     async for chunk in response.content.iter_chunked(1 << 16):
         body += chunk
         if len(body) > _LONGEST_DOCUMENT:
-            raise FetchError(f"{response.url} answers with more than {_LONGEST_DOCUMENT >> 10} KiB")
+            raise FetchError(f"{url} answers with more than {_LONGEST_DOCUMENT >> 10} KiB")
     return bytes(body)
