@@ -12,7 +12,7 @@ BUF := tools/buf/node_modules/.bin/buf
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-integration test-e2e lint types proto proto-check proto-lint lock bench bench-leases bench-policies clean
+.PHONY: help run test test-unit test-integration test-e2e lint types proto proto-check proto-lint lock fuzz bench bench-leases bench-policies clean
 
 help: ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 20
@@ -61,6 +61,11 @@ proto-lint: ## buf lint (needs Node; CI forbids the skip)
 	  $(BUF) lint && $(BUF) format --diff --exit-code --path protos/kubevend; \
 	elif [ -n "$$CI" ]; then echo "CI needs Node for buf"; exit 1; \
 	else echo "skipped buf lint: Node is not installed"; fi
+
+SECONDS ?= 600
+fuzz: .venv/.installed ## every parser for 10 minutes each, or SECONDS=30; one alone with TARGET=settings
+	@for target in $(or $(TARGET),$$($(BIN)/python -c 'from tests.fuzz.targets import TARGETS; print(*TARGETS)')); do \
+	  $(BIN)/python -m tests.fuzz $$target $(SECONDS) || exit 1; done
 
 bench: .venv/.installed ## kubevend against TokenRequest direct and OpenBao; writes bench.json
 	$(BIN)/python -m tests.bench

@@ -38,13 +38,17 @@ class Health(HealthServicer):
         await self.set(POLICIES, response.SERVING if in_force else response.NOT_SERVING)
 
 
-async def add_health(server: aio.Server, services: Sequence[str]) -> Health:
-    """Serve health, SERVING for the server as a whole, for each service, and for the policies."""
+async def make_health(services: Sequence[str]) -> Health:
+    """Health that is SERVING for the server as a whole, for each service, and for the policies."""
     health = Health()
     for name in (*services, POLICIES):
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     return health
+
+
+def add_health(server: aio.Server, health: Health) -> None:
+    """Serve health."""
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
 
 
 def _described() -> DescriptorPool:

@@ -222,7 +222,9 @@ def _peer_certificate(context: aio.ServicerContext[bytes, bytes]) -> PeerCertifi
     proven = context.auth_context()
     pem = b"".join(proven.get("x509_pem_cert", ()))
     uris = tuple(uri.decode("latin-1") for uri in proven.get("peer_uri", ()))
-    return PeerCertificate(uris, hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest())
+    fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest()
+    # On the server's side BoringSSL leaves the certificate itself out of the chain.
+    return PeerCertificate(uris, fingerprint, pem + b"".join(proven.get("x509_pem_cert_chain", ())))
 
 
 def _uuid(text: str) -> str:

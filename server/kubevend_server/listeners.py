@@ -38,10 +38,12 @@ class PeerCertificate:
     Attributes:
         uris: its URI SANs, all of them, as they are.
         fingerprint: the SHA-256 of its DER form, in lower-case hexadecimal.
+        chain: it, and what else the client has sent to show who vouches for it, PEM.
     """
 
     uris: tuple[str, ...]
     fingerprint: str
+    chain: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

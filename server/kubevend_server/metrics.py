@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from kubevend_server.authentication.issuer_keys import IssuerKeys
 from kubevend_server.calls import Call
 from kubevend_server.errors import KubevendError
 from kubevend_server.policy_folder import PolicySource
@@ -37,6 +38,17 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+
+        self._certificates = Gauge(
+            "kubevend_certificate_expiry_timestamp_seconds",
+            "When a certificate that listeners show expires, in seconds since the epoch, by its file.",
+            ["file"],
+            registry=registry,
+        )
+
+    def certificate(self, file: str, expires: datetime) -> None:
+        """Tell when the certificate in a file expires."""
+        self._certificates.labels(file).set(expires.timestamp())
 
     def count(self, call: Call, error: KubevendError | None, *, cancelled: bool) -> None:
         """Count a call that has ended."""
@@ -97,6 +109,25 @@ class LeaseCollector(Collector):
             "Objects in clusters whose deletion has failed and is tried again.",
             value=objects.failing,
         )
+
+
+class IssuerCollector(Collector):
+    """How old the keys of OIDC issuers are."""
+
+    def __init__(self, keys: Sequence[IssuerKeys]) -> None:
+        """Take the issuers' keys; looked at in the metrics server's thread."""
+        self._keys = keys
+
+    def collect(self) -> Iterator[Metric]:
+        """Look at them."""
+        ages = GaugeMetricFamily(
+            "kubevend_issuer_keys_age_seconds",
+            "Seconds since an OIDC issuer's keys were last fetched; +Inf where they never were.",
+            labels=["issuer"],
+        )
+        for keys in self._keys:
+            ages.add_metric([keys.issuer], keys.age)
+        yield ages
 
 
 class PolicyCollector(Collector):

@@ -382,6 +382,12 @@ def test_a_fragment_between_lines_that_join_is_a_crash(log: list[bytes], place: 
     assert verify(log, AUDIT_KEY, _head(log[-1])) == Report(lines=5, torn=1)
 
 
+@pytest.mark.parametrize("fragment", [b'{"sequence":"\xc3', b"[" * 100_000])
+def test_a_fragment_need_not_be_text(log: list[bytes], fragment: bytes) -> None:
+    """A crash that cuts a letter in two, or any other bytes, is a fragment too, and stops no verification."""
+    assert verify([*log[:2], fragment + b"\n", *log[2:]], AUDIT_KEY, _head(log[-1])) == Report(lines=5, torn=1)
+
+
 @pytest.mark.parametrize("place", range(4))
 def test_a_line_that_was_torn_later_is_a_fault(log: list[bytes], place: int) -> None:
     """A fragment in place of a line is a fault, since the next line does not join on."""

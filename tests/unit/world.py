@@ -23,7 +23,10 @@ from prometheus_client import CollectorRegistry
 from kubevend_server.anchors import SharedAnchors
 from kubevend_server.audit.log import AuditLog
 from kubevend_server.authentication.authenticator import Authenticator
+from kubevend_server.authentication.bearer import BearerTokens
+from kubevend_server.authentication.forwarded import Proxies
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
+from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
@@ -220,11 +223,13 @@ class World:
         self.connection = connection or FakeConnection(token_reply())
         self.registry = CollectorRegistry()
         self.recorder = Recorder(self.journal, Metrics(self.registry))
-        authenticator = Authenticator(
+        bearer_tokens = BearerTokens(
             admin_digest=hashlib.sha256(ADMIN_TOKEN.encode()).digest(),
             service_accounts=ServiceAccounts(caller_clusters, "kubevend", remember=10),
+            issuers=(),
             clock=clock,
         )
+        authenticator = Authenticator(bearer_tokens, Workloads({}, clock), Proxies([]))
         self.interceptors = chain(authenticator, self.policies, self.recorder)
         tokens = PageTokens(self.keyring)
         rules = ConfigRules(own_host, credential_folders or {})

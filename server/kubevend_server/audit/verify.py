@@ -82,7 +82,8 @@ def _tell(report: Report, fragments: list[tuple[int, bytes]], *, joins: bool) ->
 def _is_whole(line: bytes) -> bool:
     try:
         msgspec.json.decode(line)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # A crash may cut a letter of several bytes in two.
         return False
     return True
 

@@ -1,15 +1,18 @@
-"""Which of what a call shows says who makes it: exactly one thing, and never a guess."""
+"""Which of what a call shows says who makes it: exactly one thing, and never a guess.
+
+The listener says what that is: the certificate where one is demanded, a token where none is asked for. A proxy of the
+settings speaks for others, so its own certificate is no caller's: the caller is whom it forwards, or whose token comes
+with the call. What shows a second identity is refused: whoever sends two may count on the one that does not count.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from dataclasses import dataclass
 
-from kubevend_server.authentication.claims import read_claims
-from kubevend_server.authentication.service_accounts import ServiceAccounts
-from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller
-from kubevend_server.clock import Clock
+from kubevend_server.authentication.bearer import BearerTokens, bearer_token
+from kubevend_server.authentication.forwarded import HEADER, Proxies, Proxy
+from kubevend_server.authentication.workloads import Workloads
+from kubevend_server.callers import Caller
 from kubevend_server.errors import Unauthenticated
 from kubevend_server.listeners import Shown
 
@@ -19,14 +22,14 @@ class Authenticator:
     """Tells who calls.
 
     Attributes:
-        admin_digest: the SHA-256 of the bootstrap admin's token; empty for no such admin.
-        service_accounts: knows the tokens of Kubernetes.
-        clock: tells expired tokens.
+        bearer_tokens: tells whose a bearer token is.
+        workloads: tells whose a certificate is.
+        proxies: tells who is a proxy, and whose certificate it forwards.
     """
 
-    admin_digest: bytes
-    service_accounts: ServiceAccounts
-    clock: Clock
+    bearer_tokens: BearerTokens
+    workloads: Workloads
+    proxies: Proxies
 
     async def authenticate(self, shown: Shown) -> Caller:
         """Tell who calls.
@@ -35,22 +38,50 @@ class Authenticator:
             Unauthenticated: nobody, or a credential that is not accepted; the message says what is wrong.
             Unavailable: whoever knows cannot be asked.
         """
-        token = _bearer(shown)
-        digest = hashlib.sha256(token.encode()).digest()
-        if hmac.compare_digest(digest, self.admin_digest):
-            return BOOTSTRAP_ADMIN
-        known = self.service_accounts.remembered(digest)
-        if known is not None:
-            return known
-        return await self.service_accounts.authenticate(token, digest, read_claims(token, self.clock))
+        peer = None
+        if shown.certificate is not None:
+            peer = self.workloads.recognize(shown.certificate, shown.listener.trust_domain)
+        proxy = self.proxies.find(shown.listener, peer.name if peer else "")
+        if proxy is not None:
+            return await self._through(proxy, shown)
+        if HEADER in shown.metadata:
+            raise _not_believed(peer)
+        if peer is not None:
+            return _alone(shown, peer)
+        return await self.bearer_tokens.authenticate(bearer_token(shown))
+
+    async def _through(self, proxy: Proxy, shown: Shown) -> Caller:
+        """The caller behind a proxy. A token is as good there as anywhere: the proxy has to vouch for nothing."""
+        forwarded = shown.metadata.get(HEADER)
+        if forwarded is not None:
+            return _alone(shown, self.proxies.caller(proxy, forwarded))
+        if "authorization" not in shown.metadata:
+            raise Unauthenticated(
+                "FORWARDED_MISSING",
+                f"The proxy {proxy.name!r} does not say who calls: there is neither {HEADER} nor a token. Call it with "
+                "a client certificate, and have it demand one and write the header (Envoy: "
+                "`require_client_certificate: true`, `forward_client_cert_details: SANITIZE_SET`).",
+                metadata={"proxy": proxy.name},
+            )
+        return await self.bearer_tokens.authenticate(bearer_token(shown))
 
 
-def _bearer(shown: Shown) -> str:
-    scheme, _, token = shown.first("authorization").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
+def _alone(shown: Shown, caller: Caller) -> Caller:
+    """The caller that a certificate shows, if nothing else shows one."""
+    if "authorization" in shown.metadata:
+        by_way_of = f", which the proxy {caller.proxy!r} forwards" if caller.proxy else ""
         raise Unauthenticated(
-            "CREDENTIAL_MISSING",
-            "The call shows no credential: send the metadata `authorization: Bearer TOKEN`, with a ServiceAccount "
-            "token or the bootstrap admin's.",
+            "TWO_IDENTITIES",
+            f"The call shows two identities: the certificate of {caller.name}{by_way_of}, and a token in "
+            "`authorization`. The certificate is the caller: leave the token out, or call the listener for tokens.",
         )
-    return token.strip()
+    return caller
+
+
+def _not_believed(peer: Caller | None) -> Unauthenticated:
+    who = f"{peer.name} is" if peer else "who sends it is"
+    return Unauthenticated(
+        "FORWARDED_NOT_BELIEVED",
+        f"The call has {HEADER}, but {who} no proxy of kubevend's settings, so it may not say who calls. Leave the "
+        "header out, or, if it is a proxy, add it to callers.proxies of the settings.",
+    )

@@ -12,9 +12,12 @@ from kubevend_server.settings.sections import (
     LeaseSettings,
     Listener,
     MetricsSettings,
+    OidcIssuerSettings,
     Policy,
+    ProxySettings,
     Settings,
     Store,
+    TrustDomainSettings,
 )
 
 __all__ = [
@@ -27,10 +30,13 @@ __all__ = [
     "LeaseSettings",
     "Listener",
     "MetricsSettings",
+    "OidcIssuerSettings",
     "Policy",
+    "ProxySettings",
     "Settings",
     "SettingsError",
     "Store",
+    "TrustDomainSettings",
     "load",
     "parse",
 ]
