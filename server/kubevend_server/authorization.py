@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kubevend_server.calls import Call
 from kubevend_server.catalog import Catalog
 from kubevend_server.clock import Clock
@@ -9,7 +11,6 @@ from kubevend_server.configs import Config
 from kubevend_server.errors import KubevendError, PermissionDenied
 from kubevend_server.leases import Lease
 from kubevend_server.policy.access import Circumstances, Decision, Resource
-from kubevend_server.policy.entities import Labels
 from kubevend_server.policy.terms import Terms
 from kubevend_server.policy_folder import PolicySource
 from kubevend_server.roles import Role
@@ -75,23 +76,22 @@ class Authorizer:
         terms: Terms | None = None,
         proposed: Role | Config | None = None,
     ) -> Decision:
-        circumstances = Circumstances(
-            self._clock(),
-            call.source_ip,
-            terms,
-            proposed,
-            self._role_labels(resource),
-            self._config_labels(resource, proposed),
+        circumstances = with_labels(
+            Circumstances(self._clock(), call.source_ip, terms, proposed), resource, self._catalog
         )
         return self._source.current.authorize(call.who, action, resource, circumstances)
 
-    def _role_labels(self, resource: Resource) -> Labels:
-        role = self._catalog.role(resource.role) if isinstance(resource, Lease) else None
-        return role.labels if role is not None else ()
 
-    def _config_labels(self, *roles: Resource | None) -> tuple[tuple[str, Labels], ...]:
-        named = sorted({role.config for role in roles if isinstance(role, Role)})
-        return tuple((name, config.labels) for name in named if (config := self._catalog.config(name)) is not None)
+def with_labels(circumstances: Circumstances, resource: Resource, catalog: Catalog) -> Circumstances:
+    """Circumstances with the labels of what a resource names: a lease its role, a role its config."""
+    role = catalog.role(resource.role) if isinstance(resource, Lease) else None
+    named = sorted({each.config for each in (resource, circumstances.proposed) if isinstance(each, Role)})
+    configs = (catalog.config(name) for name in named)
+    return replace(
+        circumstances,
+        role_labels=role.labels if role is not None else (),
+        config_labels=tuple((config.name, config.labels) for config in configs if config is not None),
+    )
 
 
 def _why(decision: Decision) -> str:

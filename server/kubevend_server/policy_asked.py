@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kubevend_server import callers, inspection, settings
 from kubevend_server.app import make_limits
+from kubevend_server.authorization import with_labels
 from kubevend_server.catalog import Catalog
 from kubevend_server.clock import Clock
 from kubevend_server.configs import Config
@@ -119,6 +120,7 @@ def ask(folder: Path | None, settings_file: Path | None, options: Options, clock
         _asked(options),
         source_ip=options.source,
         namespaces=LabeledNamespaces(known if options.namespace else {}),
+        catalog=server.catalog or Catalog([], [_role(server, options)[0]] if isinstance(resource, Lease) else []),
     )
     inspected = inspect(server.folder)
     return Explained(inspected, asking, answer(inspected.explainer(), asking, server.limits), assumed)
@@ -135,7 +137,8 @@ def ask_who(folder: Path | None, settings_file: Path | None, options: Options, c
     inspected = inspect(server.folder)
     now = moment(options.time) if options.time else clock()
     offered = _any_terms(resource) if isinstance(resource, Role) and options.action == "IssueToken" else None
-    circumstances = Circumstances(now, options.source, offered)
+    catalog = server.catalog or Catalog([], [])
+    circumstances = with_labels(Circumstances(now, options.source, offered), resource, catalog)
     found = inspected.explainer().who(options.action, resource, circumstances)
     return Possible(inspected, options.action, resource, tuple(found))
 

@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 
 from kubevend.v1 import config_service_pb2, role_service_pb2
 from kubevend_server import callers
+from kubevend_server.catalog import Catalog
 from kubevend_server.errors import KubevendError
 from kubevend_server.field_rules import check_rules
 from kubevend_server.leases import Lease
@@ -137,7 +138,8 @@ def read(file: Path) -> tuple[Path, list[Case]]:
     try:
         loaded = yaml.load(file.read_bytes(), _Loader)  # noqa: S506 - a SafeLoader, but for keys that are there twice
         entries = _convert(loaded)
-        cases = [_case(entries, place, entry) for place, entry in enumerate(entries.cases)]
+        catalog = _catalog(entries)
+        cases = [_case(entries, catalog, place, entry) for place, entry in enumerate(entries.cases)]
     except CasesError as error:
         raise CasesError(f"{file}: {error}") from error
     except yaml.YAMLError as error:
@@ -211,9 +213,16 @@ def _strange_keys_within(value: Any, hint: Any, path: str) -> Iterator[str]:
             yield from _strange_keys(entry, inner, f"{path}[{place}].")
 
 
-def _case(file: CasesFile, place: int, entry: CaseEntry) -> Case:
+def _catalog(file: CasesFile) -> Catalog:
     try:
-        return Case(entry.name, _asking(file, entry), entry.expect, _deciding(entry), entry.reason)
+        return Catalog((_config(file, name) for name in file.configs), (_role(file, name) for name in file.roles))
+    except (ValueError, KubevendError) as error:
+        raise CasesError(str(error)) from error
+
+
+def _case(file: CasesFile, catalog: Catalog, place: int, entry: CaseEntry) -> Case:
+    try:
+        return Case(entry.name, _asking(file, catalog, entry), entry.expect, _deciding(entry), entry.reason)
     except (ValueError, KubevendError) as error:
         raise CasesError(f"cases[{place}] ({entry.name}): {error}") from error
 
@@ -228,7 +237,7 @@ def _deciding(entry: CaseEntry) -> tuple[str, ...] | None:
     return None if entry.by is None else tuple(sorted(entry.by))
 
 
-def _asking(file: CasesFile, entry: CaseEntry) -> Asking:
+def _asking(file: CasesFile, catalog: Catalog, entry: CaseEntry) -> Asking:
     return Asking(
         caller=_caller(file, entry.caller),
         action=entry.action,
@@ -238,6 +247,7 @@ def _asking(file: CasesFile, entry: CaseEntry) -> Asking:
         proposed=_proposed(file, entry),
         source_ip=entry.source,
         namespaces=LabeledNamespaces(file.namespaces),
+        catalog=catalog,
     )
 
 

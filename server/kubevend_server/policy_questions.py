@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from kubevend_server.authorization import with_labels
 from kubevend_server.callers import Caller
+from kubevend_server.catalog import Catalog
 from kubevend_server.configs import Config
 from kubevend_server.errors import KubevendError
 from kubevend_server.leases import Lease
@@ -49,6 +51,7 @@ class Asking:
         asked: for IssueToken, the request.
         proposed: for what creates or updates, the role or the config as it would be.
         namespaces: for a role that allows them by their labels.
+        catalog: the roles and configs whose labels count for leases, and for roles.
     """
 
     caller: Caller
@@ -59,6 +62,7 @@ class Asking:
     proposed: Role | Config | None = None
     source_ip: str = ""
     namespaces: LabeledNamespaces = field(default_factory=lambda: LabeledNamespaces({}))
+    catalog: Catalog = field(default_factory=lambda: Catalog([], []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ def answer(explainer: Explainer, asking: Asking, limits: Limits) -> Answer:
             offered = terms(asking.resource, asking.asked, limits, naming, asking.namespaces)
         except KubevendError as refusal:
             return Answer(None, _visible(explainer, asking), refusal)
-    circumstances = Circumstances(asking.time, asking.source_ip, offered, asking.proposed)
+    circumstances = _circumstances(asking, offered, asking.proposed)
     explanation = explainer.explain(asking.caller, asking.action, asking.resource, circumstances)
     return Answer(explanation, _visible(explainer, asking), terms=offered)
 
@@ -101,8 +105,13 @@ def _visible(explainer: Explainer, asking: Asking) -> bool:
     if isinstance(asking.resource, Server):
         return True
     get = f"Get{type(asking.resource).__name__}"
-    circumstances = Circumstances(asking.time, asking.source_ip)
-    return explainer.decide(asking.caller, get, asking.resource, circumstances).allowed
+    return explainer.decide(asking.caller, get, asking.resource, _circumstances(asking)).allowed
+
+
+def _circumstances(
+    asking: Asking, offered: Terms | None = None, proposed: Role | Config | None = None
+) -> Circumstances:
+    return with_labels(Circumstances(asking.time, asking.source_ip, offered, proposed), asking.resource, asking.catalog)
 
 
 def resource_type(action: str) -> type[Server | Config | Role | Lease]:

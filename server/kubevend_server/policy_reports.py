@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from kubevend_server.cluster.text import shown
 from kubevend_server.policy import wording
 from kubevend_server.policy.access import Server
 from kubevend_server.policy.checking import Finding, Policy
@@ -17,6 +18,7 @@ from kubevend_server.policy_inspection import Inspected, place
 from kubevend_server.policy_questions import Answer, Asking
 from kubevend_server.policy_testing import Tested, Tried
 
+_LONGEST_LINE = 4000
 _COLORS = {"error": "red", "warning": "yellow"}
 
 
@@ -24,7 +26,7 @@ def show_finding(finding: Finding) -> None:
     """Print what was found about a policy, on one line."""
     about = f"{finding.policy}: " if finding.policy else ""
     severity = click.style(finding.severity, fg=_COLORS[finding.severity])
-    click.echo(f"{place(finding)}: {severity}: {about}{finding.message}")
+    click.echo(f"{_plain(place(finding))}: {severity}: {_plain(f'{about}{finding.message}')}")
 
 
 def show_checked(found: Inspected) -> None:
@@ -40,11 +42,11 @@ def show_answer(asked: Explained) -> None:
     """Print whether a caller may do something, and why."""
     allowed = asked.answer.allowed
     verdict = click.style("ALLOWED" if allowed else "DENIED", fg="green" if allowed else "red", bold=True)
-    click.echo(f"{verdict}  {_sentence(asked.asking, may='may' if allowed else 'may not')}")
+    _say(f"{verdict}  ", _sentence(asked.asking, may="may" if allowed else "may not"))
     for line in _why(asked.answer):
-        click.echo(f"  {line}")
+        _say("  ", line)
     for line in asked.assumed:
-        click.echo(f"  assumed: {line}")
+        _say("  assumed: ", line)
 
 
 def show_who(possible: Possible) -> None:
@@ -69,10 +71,10 @@ def show_tested(tested: Tested) -> None:
         click.echo(f"{file} {marks}")
     for one in tested.failed:
         click.echo()
-        click.secho(f"FAILED {one.file}: {one.case.name}", fg="red")
-        click.echo(f"  {_sentence(one.case.asking, may='asks to')}")
+        _say(click.style("FAILED ", fg="red"), f"{one.file}: {one.case.name}")
+        _say("  ", _sentence(one.case.asking, may="asks to"))
         for line in (*one.faults, *_why(one.answer)):
-            click.echo(f"  {line}")
+            _say("  ", line)
     click.echo()
     failed, passed = len(tested.failed), len(tested.tried) - len(tested.failed)
     click.echo(f"{failed} failed, {passed} passed" if failed else f"{passed} passed")
@@ -130,12 +132,12 @@ def _near(near: Near) -> Iterator[str]:
 
 
 def _show_policy(policy: Policy, possible: Possible) -> None:
-    click.echo(f"  {_named(policy)}")
+    _say("  ", _named(policy))
     for text in _words(policy):
-        click.echo(f"    {text}")
+        _say("    ", text)
     for kind, name in dict.fromkeys(wording.entities(policy.parsed)):
         if kind == "Group" and ":" not in name and possible.inspected.in_force is not None:
-            click.echo(f"    {name}: {', '.join(possible.inspected.in_force.groups.members(name)) or 'nobody'}")
+            _say("    ", f"{name}: {', '.join(possible.inspected.in_force.groups.members(name)) or 'nobody'}")
 
 
 def _words(policy: Policy) -> list[str]:
@@ -144,7 +146,16 @@ def _words(policy: Policy) -> list[str]:
 
 
 def _named(policy: Policy) -> str:
-    return f"{click.style(policy.id, bold=True)} ({policy.file}:{policy.line})"
+    return f"{policy.id} ({policy.file}:{policy.line})"
+
+
+def _say(before: str, text: str) -> None:
+    """Print a line; what a terminal would obey in its text (labels of roles may hold anything) is only named."""
+    click.echo(f"{before}{_plain(text)}")
+
+
+def _plain(text: str) -> str:
+    return shown(text, _LONGEST_LINE)
 
 
 def _count(number: int, one: str, many: str = "") -> str:

@@ -7,6 +7,7 @@ Where a parser has a property, the target asserts it.
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,12 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
 import msgspec
+from cryptography import x509
 from google.protobuf import message_factory
 from google.protobuf.message import DecodeError
 from multidict import CIMultiDict
@@ -32,7 +35,9 @@ from kubevend_server.authentication.forwarded import Proxy, read_element
 from kubevend_server.authentication.issuer_keys import IssuerKeys
 from kubevend_server.authentication.json_web_keys import ALGORITHMS, read_keys
 from kubevend_server.authentication.oidc import OidcIssuer
+from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.callers import Caller, oidc_subject, service_account, workload
+from kubevend_server.certificates import bundle_fault, identity_fault
 from kubevend_server.cluster.connection import Answer
 from kubevend_server.cluster.credentials import Presented
 from kubevend_server.cluster.failures import Attempt, from_status
@@ -40,6 +45,7 @@ from kubevend_server.cluster.tokens import _read
 from kubevend_server.encryption import KeyFileError, Keyring, parse_keys
 from kubevend_server.errors import InvalidArgument, KubevendError, Unauthenticated, to_status
 from kubevend_server.field_rules import check_no_credential, check_rules
+from kubevend_server.listeners import PeerCertificate
 from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import AccessPolicy, Circumstances, Decision, PolicyError
 from kubevend_server.policy.name_template import PREFIX, RANDOM_LENGTH, render, template_fault
@@ -226,6 +232,28 @@ def forwarded(data: bytes) -> None:
             assert header == text or found == (_CART, "0" * 64), header
 
 
+def certificates(data: bytes) -> None:
+    """A certificate in DER is told or refused whatever is in it, and counts only as an authority has signed it."""
+    text = _certificate(data)
+    assert bundle_fault(text) or x509.load_pem_x509_certificates(text.encode())
+    assert identity_fault(text, "no key")
+    for chain in (text, text + _certificate(_signed("between")), _certificate(_signed("leaf")) + text):
+        peer = PeerCertificate((_CART,), "0" * 64, chain.encode())
+        bundle = SimpleNamespace(authorities=(x509.load_der_x509_certificate(_signed("root")),))
+        with suppress(Unauthenticated):
+            Workloads({"example.org": bundle}, clock).recognize(peer, "example.org")
+            assert data in (_signed("leaf"), _signed("between"), _signed("direct")), data.hex()
+
+
+def _certificate(der: bytes) -> str:
+    return f"-----BEGIN CERTIFICATE-----\n{base64.encodebytes(der).decode()}-----END CERTIFICATE-----\n"
+
+
+@functools.cache
+def _signed(name: str) -> bytes:
+    return (CORPUS / "certificates" / name).read_bytes()
+
+
 def policies(data: bytes) -> None:
     """Policies are read, or refused with words."""
     with suppress(PolicyError):
@@ -364,6 +392,7 @@ TARGETS: dict[str, Check] = {
         issuers_keys,
         issuers_claims,
         forwarded,
+        certificates,
         policies,
         policy_context,
         redaction,

@@ -8,16 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kubevend_server.callers import Caller
-from kubevend_server.policy.entities import (
-    Circumstances,
-    Resource,
-    context,
-    entity,
-    principal,
-    proposed_id,
-    role_entity,
-)
-from kubevend_server.roles import Role
+from kubevend_server.policy.access import Circumstances, Resource, question
 
 _UNSET = "not set"
 
@@ -32,16 +23,8 @@ class Question:
     @classmethod
     def of(cls, caller: Caller, action: str, resource: Resource, circumstances: Circumstances) -> Question:
         """The question that `AccessPolicy.authorize` puts."""
-        request = {
-            "principal": {"type": caller.kind, "id": caller.name},
-            "action": {"type": "Action", "id": action},
-            "resource": {"type": type(resource).__name__, "id": resource.name},
-            "context": context(caller, resource, circumstances),
-        }
-        entities = [principal(caller), entity(resource)]
-        if isinstance(circumstances.proposed, Role):
-            entities.append(role_entity(circumstances.proposed, proposed_id(circumstances.proposed)))
-        return cls(request, tuple(entities))
+        request, entities = question(caller, action, resource, circumstances)
+        return cls(dict(request), tuple(entities))
 
     @property
     def groups(self) -> str:
@@ -58,6 +41,7 @@ class Question:
         """
         if variable == "context":
             return _written(self.request["context"].get(name, _UNSET))
+        # So `access.question` has them: who, on what, and what it would be.
         found = self.entities[("principal", "resource", "context.proposed").index(variable)]
         return _written(found.get("tags" if kind == "tag" else "attrs", {}).get(name, _UNSET))
 
