@@ -27,7 +27,7 @@ from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.bearer import BearerTokens
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
 from kubevend_server.authorization import Authorizer
-from kubevend_server.calls import Method
+from kubevend_server.calls import Interceptor, Method
 from kubevend_server.catalog import Catalog
 from kubevend_server.checkpoints import Checkpoint, pass_by
 from kubevend_server.checks import Checker
@@ -41,9 +41,10 @@ from kubevend_server.cluster.trust import Endpoint
 from kubevend_server.config_rules import ConfigRules
 from kubevend_server.encryption import Keyring, read_keys, read_one_key
 from kubevend_server.expiry import Expiry
+from kubevend_server.gate import Gate
 from kubevend_server.health import Health, add_health, add_reflection
 from kubevend_server.in_flight import InFlight
-from kubevend_server.interceptors import Interceptor, Recorder, behavior, chain
+from kubevend_server.interceptors import Patience, Recorder, behavior, chain
 from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
 from kubevend_server.making import Maker
@@ -56,6 +57,7 @@ from kubevend_server.policy.limits import Limits
 from kubevend_server.promises import Promises
 from kubevend_server.reconcile import Order, Presence, Reconciler
 from kubevend_server.refresh import CatalogRefresh
+from kubevend_server.refusals import Refusals
 from kubevend_server.removal import Remover
 from kubevend_server.revocation import Revocation
 from kubevend_server.rotation import StoreKeyRotation
@@ -69,10 +71,10 @@ from kubevend_server.store import replicas as replica_store
 from kubevend_server.store import roles as role_store
 from kubevend_server.store.configs import ConfigStore
 from kubevend_server.store.database import Database
+from kubevend_server.transport import make_room, transport_options
+from kubevend_server.turns import Turns
 
 _log = structlog.get_logger()
-
-_MOST_REQUEST_BYTES = 1 << 18
 
 
 async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what this function is for
@@ -132,6 +134,14 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     presence = Presence(journal, order, clock)
     await presence.beat()
 
+    # What keeps out calls that are too many, and lets callers take turns.
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    gate = Gate(settings.limits, metrics, time.monotonic)
+    turns = Turns(settings.limits.issuing_per_cluster, time.monotonic)
+    metrics.waiting.set_function(lambda: turns.waiting)
+    refusals = Refusals(journal, metrics)
+
     # The services, and what every call passes through.
     page_tokens = PageTokens(keyring)
     # Checks have connections of their own, lest they take those of issuances.
@@ -150,6 +160,8 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
         maker,
         remover,
         in_flight,
+        gate,
+        turns,
         limits,
         clock,
         checkpoint,
@@ -161,21 +173,22 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
         IssueService(issuance),
         LeaseService(database, authorizer, page_tokens, revocation, clock),
     ]
-    registry = CollectorRegistry()
-    recorder = Recorder(journal, Metrics(registry), checkpoint)
-    server = aio.server(options=_OPTIONS)
-    _add_services(server, services, chain(authenticator, recorder))
+    recorder = Recorder(journal, metrics, checkpoint)
+    patience = Patience(settings.limits.request_seconds, settings.limits.call_seconds)
+    server = aio.server(options=transport_options(settings.limits))
+    _add_services(server, services, chain(authenticator, recorder, gate, refusals, patience))
     names = [service.name for service in services]
     health = await add_health(server, names)
     add_reflection(server, names)
 
     # Open the doors, and wait.
     registry.register(LeaseCollector(lambda: database.read_now(lambda connection: count_all(connection, clock()))))
+    make_room(settings.limits.connections)
     metrics_server = _serve_metrics(settings.metrics.address, registry)
     port = _listen(server, settings)
     await server.start()
     _log.info("serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback)
-    keepers = (rotation, refresh, remover, expiry, reconciler, presence, namespaces)
+    keepers = (rotation, refresh, remover, expiry, reconciler, presence, namespaces, refusals)
     namespaces.begin()
     keeping = [asyncio.create_task(keeper.run()) for keeper in keepers]
     await _wait_for_stop(journal)
@@ -184,6 +197,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     for task in keeping:
         task.cancel()
     await asyncio.gather(*keeping, return_exceptions=True)
+    await refusals.flush()
     await remover.close()
     await watches.close()
     await presence.leave()
@@ -210,13 +224,6 @@ async def _take_place(settings: Settings, journal: Journal) -> Order:
         retention=timedelta(seconds=settings.leases.retention_seconds),
         most_strays=settings.leases.most_strays,
     )
-
-
-_OPTIONS = (
-    ("grpc.max_receive_message_length", _MOST_REQUEST_BYTES),
-    # Two servers on one port would share out the calls between them without a word.
-    ("grpc.so_reuseport", 0),
-)
 
 
 def _open_audit_log(settings: Settings, key: bytes, database: Database, clock: Clock) -> AuditLog:
@@ -288,7 +295,7 @@ def _add_services(server: aio.Server, services: Sequence[Service], interceptors:
                 raise ValueError(f"The access policy's schema does not know {method.full_name}, so nobody may call it.")
             request: type[Message] = message_factory.GetMessageClass(method.input_type)
             reads = method.name.startswith(("Get", "List"))
-            handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+            handlers[method.name] = grpc.stream_unary_rpc_method_handler(
                 behavior(Method(service.name, method.name, request, reads), found[method.name], interceptors)
             )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, handlers),))

@@ -61,3 +61,8 @@ class Shown:
     def first(self, key: str) -> str:
         """The first value of a key; empty where there is none."""
         return next(iter(self.metadata.get(key, ())), "")
+
+    @property
+    def carries_others(self) -> bool:
+        """Whether a proxy makes the call for others, so that its address says nothing of who they are."""
+        return bool(self.listener.proxy)

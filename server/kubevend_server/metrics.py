@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -36,6 +36,21 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+
+        self._refused = Counter(
+            "kubevend_refused_calls",
+            "Calls that were refused since they went beyond a limit, by the reason of the refusal.",
+            ["limit"],
+            registry=registry,
+        )
+        self.in_flight = Gauge("kubevend_calls_in_flight", "Calls that are under way.", registry=registry)
+        self.waiting = Gauge(
+            "kubevend_issuances_waiting", "Issuances that wait for their turn at a cluster.", registry=registry
+        )
+
+    def refused(self, limit: str) -> None:
+        """Count a call that went beyond a limit."""
+        self._refused.labels(limit).inc()
 
     def count(self, call: Call, error: KubevendError | None, *, cancelled: bool) -> None:
         """Count a call that has ended."""

@@ -123,11 +123,16 @@ def shown(
     return Shown(listener, {key: (value,) for key, value in metadata.items()}, certificate)
 
 
+async def nothing() -> bytes:
+    """What a caller sends who asks for what is asked for by default."""
+    return b""
+
+
 def call(**overrides: Any) -> Call:
     """A call of IssueToken by the bootstrap admin, just begun."""
     made = Call(
         method=ISSUE_TOKEN,
-        payload=b"",
+        receive=nothing,
         shown=shown({"user-agent": "grpcurl/1.9.4"}),
         peer="ipv4:10.0.0.7:51234",
         started=time.monotonic(),

@@ -7,6 +7,7 @@ import re
 
 from kubevend_server.config_rules import ANY_HOST, is_https
 from kubevend_server.policy.limits import MINIMUM_TTL
+from kubevend_server.settings.limits import limit_faults
 from kubevend_server.settings.sections import CallerClusterSettings, Settings
 
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -46,6 +47,8 @@ def check(settings: Settings) -> None:
                 f"issuance.{key} is {seconds}; Kubernetes issues tokens for {MINIMUM_TTL.total_seconds():.0f} to "
                 f"{_LONGEST_TTL} seconds."
             )
+    for fault in limit_faults(settings.limits):
+        raise SettingsError(fault)
     _check_clusters(settings.callers.clusters)
     _check_folders(settings.kubernetes.credential_folders)
     if not settings.callers.audience:
