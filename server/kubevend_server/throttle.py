@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 _MOST_KEYS = 20_000
 _KEPT = 7 / 8
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ class Throttle:
         if not self.rate.per_second:
             return 0.0
         credit = (self.rate.burst - 1) / self.rate.per_second
-        return max(0.0, self._paid_off.get(key, 0.0) - credit - self.monotonic())
+        wait = self._paid_off.get(key, 0.0) - credit - self.monotonic()
+        return wait if wait > _ROUNDING else 0.0
 
     def take(self, key: Hashable) -> None:
         """Take one, whether or not the key may. Nobody ever owes more than twice the burst."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -37,10 +38,20 @@ class RawConnection:
         socket: the socket, TLS where there is a CA.
     """
 
-    def __init__(self, address: str, ca_file: Path | None, window: int = 65535, timeout: float = 30) -> None:
-        """Connect, and open HTTP/2; `window` is how many bytes of a reply the server may send unasked."""
+    def __init__(
+        self, address: str, ca_file: Path | None, window: int = 65535, source: str = "127.0.0.1", timeout: float = 30
+    ) -> None:
+        """Connect, and open HTTP/2.
+
+        Args:
+            address: `host:port` of the server.
+            ca_file: who vouches for it; None for plain text.
+            window: how many bytes of a reply the server may send unasked.
+            source: the address to call from; on Linux all of 127.0.0.0/8 is loopback.
+            timeout: seconds after which nothing more is waited for.
+        """
         host, _, port = address.rpartition(":")
-        plain = socket.create_connection((host, int(port)), timeout)
+        plain = socket.create_connection((host, int(port)), timeout, (source, 0))
         self.socket: socket.socket = plain
         if ca_file is not None:
             context = ssl.create_default_context(cafile=str(ca_file))
@@ -80,6 +91,13 @@ class RawConnection:
                 with contextlib.suppress(BrokenPipeError):  # what the server had said before it closed is still read
                     self.socket.sendall(_frame(kind, _ACK, 0, payload if kind == PING else b""))
             yield Frame(kind, flags, int.from_bytes(head[5:9], "big") & 0x7FFFFFFF, payload)
+
+    def status(self, stream: int) -> int:
+        """The gRPC status with which a stream ends; it must be the first on its connection that does."""
+        block = next(f.payload for f in self.frames() if f.stream == stream and f.kind == HEADERS and f.ends_stream)
+        found = re.search(rb"grpc-status.(\d+)", block, re.DOTALL)
+        assert found is not None
+        return int(found.group(1))
 
     def most_streams(self) -> int:
         """How many streams the server lets be open at once, as its first settings say."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import random
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,18 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubevend_server.turns import Turns, Window
+from tests.unit.builders import Stopwatch
 
 CLUSTER = "configs/default"
-
-
-class Clock:
-    """Seconds that a test moves on."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def settle() -> None:
@@ -61,9 +52,9 @@ class Calls:
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock() -> Stopwatch:
     """The clock."""
-    return Clock()
+    return Stopwatch()
 
 
 @asynccontextmanager
@@ -78,7 +69,7 @@ async def calls(most: int, clock: Callable[[], float]) -> AsyncIterator[Calls]:
     assert all(not counter.served and not counter.lines for counter in made.turns._counters.values())
 
 
-async def test_callers_take_turns(clock: Clock) -> None:
+async def test_callers_take_turns(clock: Stopwatch) -> None:
     """So many are served at once; when one is done, the lines are served in turn, whatever their lengths."""
     async with calls(2, clock) as asked:
         await asked.begin("aaaaabbc")
@@ -89,7 +80,7 @@ async def test_callers_take_turns(clock: Clock) -> None:
         assert asked.served == [*"aa", *"abca"]
 
 
-async def test_a_lone_caller_has_all_turns(clock: Clock) -> None:
+async def test_a_lone_caller_has_all_turns(clock: Stopwatch) -> None:
     """Where nobody else comes, one caller is served as often at once as the setting says, and in order."""
     async with calls(8, clock) as asked:
         await asked.begin("a" * 20)
@@ -98,10 +89,8 @@ async def test_a_lone_caller_has_all_turns(clock: Clock) -> None:
         assert asked.served == ["a"] * 16
 
 
-async def test_a_modest_caller_does_not_wait(clock: Clock) -> None:
-    """While one caller has a line, another who has nothing under way is served at once, as far as there are turns; and as
-    long as such come the other's turns are few.
-    """
+async def test_a_modest_caller_does_not_wait(clock: Stopwatch) -> None:
+    """While one caller has a line, another who has nothing under way is the next; while such come others have few."""
     async with calls(8, clock) as asked:
         await asked.begin("a" * 20)
         await asked.end("a")
@@ -120,7 +109,7 @@ async def test_a_modest_caller_does_not_wait(clock: Clock) -> None:
         assert sum(map(len, asked.ends.values())) == 8
 
 
-async def test_clusters_have_turns_of_their_own(clock: Clock) -> None:
+async def test_clusters_have_turns_of_their_own(clock: Stopwatch) -> None:
     """A cluster that answers nobody keeps nobody from another one."""
     async with calls(2, clock) as asked:
         await asked.begin("aaaa")
@@ -128,7 +117,7 @@ async def test_clusters_have_turns_of_their_own(clock: Clock) -> None:
         assert asked.served == ["a", "a", "a", "b"]
 
 
-async def test_who_gives_up_leaves_the_line(clock: Clock) -> None:
+async def test_who_gives_up_leaves_the_line(clock: Stopwatch) -> None:
     """A call that is cancelled while it waits, or in the moment in which its turn comes, keeps no turn."""
     async with calls(1, clock) as asked:
         await asked.begin("aab")
@@ -150,7 +139,7 @@ def test_nobody_is_forgotten(steps: list[tuple[str, str]]) -> None:
     """Whatever comes, ends and gives up when: never more are served than may be, and in the end all are."""
 
     async def play() -> None:
-        clock = Clock()
+        clock = Stopwatch()
         async with calls(3, clock) as asked:
             for caller, step in steps:
                 if step == "begin":
@@ -171,14 +160,14 @@ def test_nobody_is_forgotten(steps: list[tuple[str, str]]) -> None:
 
 
 def simulated(capacity: int, alone: float, most: int) -> float:
-    """The window after half a minute at a cluster that serves so many at once, each in `alone` seconds, give or take."""
-    luck, window, now, busy = random.Random(1), Window(), 0.0, list[tuple[float, float]]()
+    """The mean window at a cluster that serves so many at once, each in `alone` seconds or a little more."""
+    luck, window, now, busy = itertools.cycle((1, 1.3, 1.1, 1.2, 1.05)), Window(), 0.0, list[tuple[float, float]]()
     window.begin(now)
     sizes = []
     while now < 30:
         while len(busy) < max(1, int(window.size)):
             load = max(1.0, (len(busy) + 1) / capacity)
-            heapq.heappush(busy, (now + alone * load * luck.uniform(1, 1.3), now))
+            heapq.heappush(busy, (now + alone * load * next(luck), now))
         now, began = heapq.heappop(busy)
         window.learn(now - began, most, now)
         sizes.append(window.size)
@@ -186,6 +175,6 @@ def simulated(capacity: int, alone: float, most: int) -> float:
 
 
 def test_the_window_is_as_wide_as_the_cluster() -> None:
-    """It is narrow at a cluster that serves few at once and wide at one that serves many, and never beyond the setting."""
+    """It is narrow where a cluster serves few at once, wide where it serves many, and never beyond the setting."""
     narrow, middle, wide = (simulated(capacity, 0.01, 64) for capacity in (1, 8, 1000))
     assert narrow < 3 < middle < 20 < wide <= 64
