@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0x0, 0x1, 0x3, 0x4, 0x6, 0x7
 _END_STREAM, _END_HEADERS, _ACK = 0x1, 0x4, 0x1
@@ -53,13 +54,26 @@ class RawConnection:
         host, _, port = address.rpartition(":")
         plain = socket.create_connection((host, int(port)), timeout, (source, 0))
         self.socket: socket.socket = plain
-        if ca_file is not None:
-            context = ssl.create_default_context(cafile=str(ca_file))
-            context.set_alpn_protocols(["h2"])
-            self.socket = context.wrap_socket(plain, server_hostname=host)
         self._received = b""
-        settings = _INITIAL_WINDOW_SIZE.to_bytes(2, "big") + window.to_bytes(4, "big")
-        self.socket.sendall(_PREFACE + _frame(SETTINGS, 0, 0, settings))
+        try:
+            if ca_file is not None:
+                context = ssl.create_default_context(cafile=str(ca_file))
+                context.set_alpn_protocols(["h2"])
+                self.socket = context.wrap_socket(plain, server_hostname=host)
+            settings = _INITIAL_WINDOW_SIZE.to_bytes(2, "big") + window.to_bytes(4, "big")
+            self.socket.sendall(_PREFACE + _frame(SETTINGS, 0, 0, settings))
+        except OSError:
+            plain.close()
+            self.socket.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """The connection, which is closed in the end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
 
     def begin(self, stream: int, path: str, metadata: Mapping[str, str]) -> None:
         """Send a request's headers, and nothing more."""
