@@ -6,8 +6,9 @@ Each refusal names the setting that it is for, and says when to try again.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,6 +23,8 @@ from kubevend_server.throttle import Rate, Throttle
 
 _SOON = timedelta(seconds=1)
 """When to try again where that depends on when other calls are done."""
+_MOST_ACCEPTED = 10_000
+"""Credentials, of which digests are remembered, with the one that was accepted longest ago forgotten first."""
 
 
 class Gate:
@@ -41,6 +44,7 @@ class Gate:
         self._failures = Throttle(Rate(limits.source_failures_per_second, limits.source_failures_burst), monotonic)
         self._callers = Throttle(Rate(limits.caller_per_second, limits.caller_burst), monotonic)
         self._roles = Throttle(Rate(limits.role_per_second, limits.role_burst), monotonic)
+        self._accepted: OrderedDict[bytes, None] = OrderedDict()
         self._from: Counter[str] = Counter()
         self._of: Counter[str] = Counter()
         self._in_flight = 0
@@ -53,7 +57,7 @@ class Gate:
         if self._from[source] >= most:
             raise _too_many("in_flight_per_source", most, f"{source} has", source)
         wait = self._failures.wait(source)
-        if wait:
+        if wait and _credential(call) not in self._accepted:
             words = f"Too many calls from {source} have shown no credential that is accepted"
             raise _too_often("SOURCE_FAILURES_LIMIT", "source_failures", self._failures.rate, wait, words, source)
         wait = self._sources.admit(source)
@@ -68,6 +72,7 @@ class Gate:
                 # Who gives up before it is known who they are has cost as much as who is not known.
                 if call.caller is None:
                     self._failures.take(source)
+                    self._accepted.pop(_credential(call), None)
                 raise
 
     async def admit_caller(self, call: Call, proceed: Handler) -> Message:
@@ -77,6 +82,7 @@ class Gate:
         is not they who ask for too much.
         """
         name, limits = call.who.name, self._limits
+        self._accept(call)
         own = self._of[name]
         if own >= limits.in_flight_per_caller:
             raise _too_many("in_flight_per_caller", limits.in_flight_per_caller, f"{name} has", name)
@@ -100,6 +106,14 @@ class Gate:
         if wait:
             words = f"Too many tokens are asked for through {role}"
             raise _too_often("ROLE_LIMIT", "role", self._roles.rate, wait, words, f"{call.who.name} {role}")
+
+    def _accept(self, call: Call) -> None:
+        """Remember a credential that was accepted: others' failures from the same address are not to stop it."""
+        credential = _credential(call)
+        self._accepted[credential] = None
+        self._accepted.move_to_end(credential)
+        if len(self._accepted) > _MOST_ACCEPTED:
+            self._accepted.popitem(last=False)
 
     @contextmanager
     def _under_way(self) -> Iterator[None]:
@@ -134,6 +148,14 @@ def _too_many(name: str, most: int, words: str, subject: str) -> OverLimit:
         metadata={"setting": f"limits.{name}", "most": str(most)},
         retry_after=_SOON,
     )
+
+
+def _credential(call: Call) -> bytes:
+    """What tells a credential from others, and nothing else: the digest of a token or of a certificate."""
+    certificate = call.shown.certificate
+    if certificate is not None:
+        return certificate.fingerprint.encode()
+    return hashlib.sha256(call.shown.first("authorization").encode("utf-8", "replace")).digest()
 
 
 @contextmanager

@@ -217,7 +217,7 @@ class LimitSettings:
     in_flight: int = 1000
     in_flight_per_source: int = 500
     in_flight_per_caller: int = 250
-    issuing_per_cluster: int = 16
+    issuing_per_cluster: int = 32
     request_seconds: float = 10.0
     call_seconds: float = 120.0
     request_bytes: int = 1 << 18
