@@ -12,7 +12,7 @@ BUF := tools/buf/node_modules/.bin/buf
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-integration test-e2e lint types proto proto-check proto-lint lock fuzz bench bench-leases bench-fairness bench-connections clean
+.PHONY: help run test test-unit test-integration test-e2e lint types proto proto-check proto-lint lock fuzz bench bench-leases bench-policies bench-fairness bench-connections clean
 
 help: ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 20
@@ -72,6 +72,9 @@ bench: .venv/.installed ## kubevend against TokenRequest direct and OpenBao; wri
 
 bench-leases: .venv/.installed ## how a store with a million leases fares; writes bench-leases.json
 	$(BIN)/python -m tests.bench.leases
+
+bench-policies: .venv/.installed ## what a decision costs with 10, 100 and 1,000 access policies
+	$(BIN)/python -m tests.bench.policies
 
 bench-fairness: .venv/.installed ## what one caller notices of another's 64 at once; writes bench-fairness.json
 	$(BIN)/python -m tests.bench.fairness

@@ -26,7 +26,8 @@ from devcluster.server import KubevendServer, ServerError
 from devcluster.state import State, StateError, copy_protoset, install_commands
 from devcluster.stopping import Stopped, StopSignals
 from devcluster.target import GivenCluster, OwnCluster, Target, TargetError, given_kubeconfig
-from kubevend_server.policy.access import AccessPolicy, join_files
+from kubevend_server.policy.policies import load
+from kubevend_server.policy_folder import read_folder
 from kubevend_server.settings import IssuanceSettings
 
 _DEFAULT_PORT = 7443
@@ -286,9 +287,8 @@ def check_policies(state: State) -> None:
         FirstRunError: The server would not start with them.
     """
     try:
-        files = {state.shown(path): path.read_text() for path in sorted(state.policies.glob("*.cedar"))}
-        AccessPolicy(join_files(files))
-    except ValueError as error:  # also of a file that is no text
+        load(read_folder(state.policies))
+    except (OSError, ValueError) as error:
         raise FirstRunError(
             f"{error}\nCorrect the policies in {state.shown(state.policies)} and run again. Of those that the first "
             "run wrote, a file that you delete is written anew."

@@ -11,7 +11,8 @@ CLUSTER = "dev"
 
 QUICKSTART = """\
 // Access policies say which caller may do what; what none permits is denied. They are Cedar
-// (https://docs.cedarpolicy.com). kubevend reads them when it starts: after a change, run `make run` again.
+// (https://docs.cedarpolicy.com). kubevend reads them again when they change; docs/policies.md says how to try them out
+// before.
 
 // One ServiceAccount may issue tokens through one role. A caller's name says how it is known:
 // kubernetes://{cluster}/{namespace}/{service account}, where the settings name the cluster (callers.clusters).

@@ -32,6 +32,7 @@ class KubevendServer:
         folder: where everything of it is: `settings.toml`, `ca.crt`, `admin.token`, `audit.jsonl`, `kubevend.log`.
         address: `127.0.0.1:{port}`.
         process: the process.
+        ports: of each listener, by its name: `bearer`, or the trust domain.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class KubevendServer:
         self._environment = {**os.environ, **(environment or {})}
         self._command = command or (sys.executable, "-m", "kubevend_server.cli")
         self.process: subprocess.Popen[str] | None = None
+        self.ports: dict[str, int] = {}
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "policies").mkdir(exist_ok=True)
         (folder / "credentials").mkdir(mode=0o700, exist_ok=True)
@@ -125,6 +127,9 @@ class KubevendServer:
         for line in stderr:
             log.write(line)
             said.append(line)
+            if '"event": "listening"' in line:
+                found = json.loads(line)
+                self.ports[found["listener"]] = found["port"]
             if '"event": "serving"' in line:
                 port = json.loads(line)["port"]
                 self.address = f"{self.address.rpartition(':')[0]}:{port}"
@@ -197,7 +202,7 @@ def to_toml(sections: Mapping[str, Mapping[str, Any]]) -> str:
                 lines += [f"{json.dumps(name)} = {json.dumps(value)}" for name, value in plain.items()]
             for name, table in tables.items():
                 if name not in plain:
-                    lines.append(f"[{section}.{key}.{name}]")
+                    lines.append(f"[{section}.{key}.{json.dumps(name)}]")
                     lines += [f"{field} = {json.dumps(value)}" for field, value in table.items()]
     return "\n".join(lines) + "\n"
 

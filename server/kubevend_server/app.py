@@ -6,18 +6,14 @@ import asyncio
 import secrets
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from http.server import HTTPServer
 from pathlib import Path
 from threading import Thread
 
-import grpc
 import structlog
-from google.protobuf import descriptor_pool, message_factory
-from google.protobuf.message import Message
-from grpc import aio
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, start_http_server
 
 from kubevend_server.anchors import SharedAnchors
@@ -25,9 +21,14 @@ from kubevend_server.audit.log import AuditLog
 from kubevend_server.authentication.admin import read_admin_digest
 from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.bearer import BearerTokens
+from kubevend_server.authentication.discovery import PublishedKeys
+from kubevend_server.authentication.fetching import Fetcher
+from kubevend_server.authentication.forwarded import Proxies, Proxy
+from kubevend_server.authentication.issuer_keys import IssuerKeys
+from kubevend_server.authentication.oidc import OidcIssuer
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
+from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.authorization import Authorizer
-from kubevend_server.calls import Interceptor, Method
 from kubevend_server.catalog import Catalog
 from kubevend_server.checkpoints import Checkpoint, pass_by
 from kubevend_server.checks import Checker
@@ -39,21 +40,23 @@ from kubevend_server.cluster.files import WatchedFile
 from kubevend_server.cluster.namespaces import NamespaceWatches
 from kubevend_server.cluster.trust import Endpoint
 from kubevend_server.config_rules import ConfigRules
+from kubevend_server.doors import Door, Doors
 from kubevend_server.encryption import Keyring, read_keys, read_one_key
 from kubevend_server.expiry import Expiry
 from kubevend_server.gate import Gate
-from kubevend_server.health import Health, add_health, add_reflection
+from kubevend_server.health import make_health
 from kubevend_server.in_flight import InFlight
-from kubevend_server.interceptors import Patience, Recorder, behavior, chain
+from kubevend_server.interceptors import Patience, Recorder, chain
 from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
+from kubevend_server.listeners import BEARER, Listener
 from kubevend_server.making import Maker
-from kubevend_server.metrics import LeaseCollector, Metrics, count_all
+from kubevend_server.metrics import IssuerCollector, LeaseCollector, Metrics, PolicyCollector, count_all
 from kubevend_server.namespaces import Namespaces
 from kubevend_server.paging import PageTokens
 from kubevend_server.permissions import AT_ONCE
-from kubevend_server.policy.access import AccessPolicy, actions, join_files
 from kubevend_server.policy.limits import Limits
+from kubevend_server.policy_folder import PolicyReload, PolicySource, described, load_folder
 from kubevend_server.promises import Promises
 from kubevend_server.reconcile import Order, Presence, Reconciler
 from kubevend_server.refresh import CatalogRefresh
@@ -66,11 +69,13 @@ from kubevend_server.services.configs import ConfigService
 from kubevend_server.services.issue import IssueService
 from kubevend_server.services.leases import LeaseService
 from kubevend_server.services.roles import RoleService
-from kubevend_server.settings import CallerClusterSettings, Settings
+from kubevend_server.settings import CallerClusterSettings, OidcIssuerSettings, ProxySettings, Settings
+from kubevend_server.sockets import UnixSocket
 from kubevend_server.store import replicas as replica_store
 from kubevend_server.store import roles as role_store
 from kubevend_server.store.configs import ConfigStore
 from kubevend_server.store.database import Database
+from kubevend_server.tls import Handshake, Identity, TlsFiles, TrustBundle
 from kubevend_server.transport import make_room, transport_options
 from kubevend_server.turns import Turns
 
@@ -105,22 +110,32 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     rotation = StoreKeyRotation(key_file, keyring, journal, config_store, catalog)
 
     # Who may do what.
-    policy = AccessPolicy(_read_policies(Path(settings.policy.folder)))
-    authorizer = Authorizer(policy, clock)
+    policy_folder = Path(settings.policy.folder)
+    policies, policy_version = load_folder(policy_folder)
+    policy_source = PolicySource(policies, clock())
+    _log.info("policies_loaded", folder=str(policy_folder), **described(policies))
+    authorizer = Authorizer(policy_source, catalog, clock)
     limits = make_limits(settings)
 
-    # The clusters: those that issue, and those whose ServiceAccounts may call.
+    # The clusters: those that issue, and those whose ServiceAccounts may call; and the issuers whose subjects may.
     own = OwnCluster(Path(settings.kubernetes.service_account_folder))
     transport = make_transport(settings)
     rules = ConfigRules(own.host, settings.kubernetes.credential_folders)
     clusters = Clusters(own, rules, transport)
     caller_clusters = connect_caller_clusters(settings, own, transport)
+    issuers = make_issuers(settings, clock)
     bearer_tokens = BearerTokens(
         admin_digest=read_admin_digest(Path(admin_file)) if (admin_file := settings.callers.admin_token_file) else b"",
         service_accounts=ServiceAccounts(caller_clusters, settings.callers.audience, settings.callers.remember_seconds),
+        issuers=issuers,
         clock=clock,
     )
-    authenticator = Authenticator(bearer_tokens)
+    bundles = {
+        name: TrustBundle(f'callers.trust_domains."{name}"', Path(domain.bundle_file))
+        for name, domain in settings.callers.trust_domains.items()
+    }
+    proxies = Proxies([_proxy(name, proxy) for name, proxy in settings.callers.proxies.items()])
+    authenticator = Authenticator(bearer_tokens, Workloads(bundles, clock), proxies)
 
     refresh = CatalogRefresh(database, config_store, catalog, clusters)
 
@@ -137,7 +152,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     # What keeps out calls that are too many, and lets callers take turns.
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    gate = Gate(settings.limits, metrics, time.monotonic)
+    gate = Gate(settings.limits, metrics, time.monotonic, proxies.carries_others)
     turns = Turns(settings.limits.issuing_per_cluster, time.monotonic)
     metrics.waiting.set_function(lambda: turns.waiting)
     refusals = Refusals(journal, metrics)
@@ -174,26 +189,33 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
         LeaseService(database, authorizer, page_tokens, revocation, clock),
     ]
     recorder = Recorder(journal, metrics, checkpoint)
+    health = await make_health([service.name for service in services])
+    identities = _read_identities(settings)
+    tls_files = TlsFiles(list(dict.fromkeys(identities.values())), list(bundles.values()), metrics.certificate, clock)
     patience = Patience(settings.limits.request_seconds, settings.limits.call_seconds)
-    server = aio.server(options=transport_options(settings.limits))
-    _add_services(server, services, chain(authenticator, recorder, gate, refusals, patience))
-    names = [service.name for service in services]
-    health = await add_health(server, names)
-    add_reflection(server, names)
+    interceptors = chain(authenticator, policy_source, recorder, gate, refusals, patience)
+    options = transport_options(settings.limits)
+    doors = Doors(_make_doors(settings, identities, bundles), services, interceptors, health, options)
+    reload = PolicyReload(policy_folder, policy_source, policy_version, clock, health.tell_policies)
 
     # Open the doors, and wait.
+    registry.register(IssuerCollector([issuer.keys for issuer in issuers]))
     registry.register(LeaseCollector(lambda: database.read_now(lambda connection: count_all(connection, clock()))))
+    registry.register(PolicyCollector(policy_source))
     make_room(settings.limits.connections)
     metrics_server = _serve_metrics(settings.metrics.address, registry)
-    port = _listen(server, settings)
-    await server.start()
+    port, *_ = await doors.open()
     _log.info("serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback)
-    keepers = (rotation, refresh, remover, expiry, reconciler, presence, namespaces, refusals)
+    keepers = (tls_files, rotation, refresh, reload, remover, expiry, reconciler, presence, namespaces, refusals)
     namespaces.begin()
     keeping = [asyncio.create_task(keeper.run()) for keeper in keepers]
+    keeping += [asyncio.create_task(issuer.keys.run()) for issuer in issuers]
     await _wait_for_stop(journal)
 
-    await _stop(server, health, recorder, settings.drain_seconds)
+    _log.info("draining", seconds=settings.drain_seconds)
+    await doors.close(settings.drain_seconds)
+    # What is irrevocable is carried to its end in any case.
+    await recorder.drain()
     for task in keeping:
         task.cancel()
     await asyncio.gather(*keeping, return_exceptions=True)
@@ -240,19 +262,15 @@ def _open_audit_log(settings: Settings, key: bytes, database: Database, clock: C
     return audit
 
 
-def _read_policies(folder: Path) -> str:
-    files = sorted(folder.glob("*.cedar"))
-    if not files:
-        _log.warning("no_policies", folder=str(folder), hint="nobody may do anything, the bootstrap admin included")
-    return join_files({str(file): file.read_text() for file in files})
-
-
 def make_limits(settings: Settings) -> Limits:
     """What holds whatever a role says."""
     return Limits(
         default_ttl=timedelta(seconds=settings.issuance.default_ttl_seconds),
         max_ttl=timedelta(seconds=settings.issuance.max_ttl_seconds),
-        reserved_audiences=frozenset({settings.callers.audience}),
+        # Who is issued a token for one of these could call as whom it is of.
+        reserved_audiences=frozenset(
+            {settings.callers.audience, *(a for issuer in settings.callers.issuers.values() for a in issuer.audiences)}
+        ),
     )
 
 
@@ -275,6 +293,28 @@ def connect_caller_clusters(settings: Settings, own: OwnCluster, transport: Tran
     ]
 
 
+def make_issuers(settings: Settings, clock: Clock) -> list[OidcIssuer]:
+    """The OIDC issuers whose subjects may call."""
+    return [_make_issuer(name, found, clock) for name, found in settings.callers.issuers.items()]
+
+
+def _make_issuer(name: str, found: OidcIssuerSettings, clock: Clock) -> OidcIssuer:
+    algorithms = frozenset(found.algorithms)
+    fetcher = Fetcher(WatchedFile(Path(found.ca_file)) if found.ca_file else None)
+    published = PublishedKeys(found.issuer, found.jwks_url, algorithms, fetcher.fetch)
+    return OidcIssuer(
+        name=name,
+        url=found.issuer,
+        audiences=found.audiences,
+        algorithms=algorithms,
+        claims=found.claims,
+        groups_claim=found.groups_claim,
+        clock_skew=found.clock_skew_seconds,
+        keys=IssuerKeys(name, published.read, found.refresh_seconds, found.outage_seconds, time.monotonic),
+        clock=clock,
+    )
+
+
 def _caller_connection(name: str, found: CallerClusterSettings, own: OwnCluster, transport: Transport) -> Connection:
     label = f"callers.clusters.{name} of the settings"
     if not found.kubernetes_host:
@@ -284,30 +324,39 @@ def _caller_connection(name: str, found: CallerClusterSettings, own: OwnCluster,
     return Connection(endpoint, TokenFile(Path(found.token_file)), transport)
 
 
-def _add_services(server: aio.Server, services: Sequence[Service], interceptors: Sequence[Interceptor]) -> None:
-    known = actions()
-    for service in services:
-        descriptor = descriptor_pool.Default().FindServiceByName(service.name)
-        found = service.handlers()
-        handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
-        for method in descriptor.methods:
-            if method.name not in known:
-                raise ValueError(f"The access policy's schema does not know {method.full_name}, so nobody may call it.")
-            request: type[Message] = message_factory.GetMessageClass(method.input_type)
-            reads = method.name.startswith(("Get", "List"))
-            handlers[method.name] = grpc.stream_unary_rpc_method_handler(
-                behavior(Method(service.name, method.name, request, reads), found[method.name], interceptors)
-            )
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, handlers),))
+def _proxy(name: str, found: ProxySettings) -> Proxy:
+    by = found.spiffe_id if found.by is None else found.by
+    return Proxy(name, frozenset(found.trust_domains), found.spiffe_id, by)
 
 
-def _listen(server: aio.Server, settings: Settings) -> int:
+def _read_identities(settings: Settings) -> dict[str, Identity]:
+    """What the listeners show: the trust domains' by their names; that of callers with tokens has none."""
+    listener, trust_domains = settings.listener, settings.callers.trust_domains
+    found: dict[str, Identity] = {}
+    if not listener.insecure_loopback or not all(domain.certificate_file for domain in trust_domains.values()):
+        found[""] = Identity("listener", Path(listener.certificate_file), Path(listener.private_key_file))
+    for name, domain in trust_domains.items():
+        files = Path(domain.certificate_file), Path(domain.private_key_file)
+        section = f'callers.trust_domains."{name}"'
+        found[name] = Identity(section, *files) if domain.certificate_file else found[""]
+    return found
+
+
+def _make_doors(
+    settings: Settings, identities: Mapping[str, Identity], bundles: Mapping[str, TrustBundle]
+) -> list[Door]:
+    """Where calls come in: the first door is that of callers with tokens."""
     listener = settings.listener
-    if listener.insecure_loopback:
-        return server.add_insecure_port(listener.address)
-    key = Path(listener.private_key_file).read_bytes()
-    certificate = Path(listener.certificate_file).read_bytes()
-    return server.add_secure_port(listener.address, grpc.ssl_server_credentials([(key, certificate)]))
+    plain = listener.insecure_loopback
+    doors = [Door(BEARER, listener.address, None if plain else Handshake(identities[""]).credentials())]
+    for name, domain in settings.callers.trust_domains.items():
+        credentials = Handshake(identities[name], bundles[name]).credentials()
+        doors.append(Door(Listener(name, trust_domain=name), domain.address, credentials))
+    for name, proxy in settings.callers.proxies.items():
+        if proxy.socket:
+            unix_socket = UnixSocket(Path(proxy.socket), int(proxy.socket_mode, 8))
+            doors.append(Door(Listener(name, proxy=name), unix_socket))
+    return doors
 
 
 def _serve_metrics(address: str, registry: CollectorRegistry) -> tuple[HTTPServer, Thread] | None:
@@ -334,11 +383,3 @@ async def _wait_for_stop(journal: Journal) -> None:
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reopen)
     await stop.wait()
-
-
-async def _stop(server: aio.Server, health: Health, recorder: Recorder, drain_seconds: float) -> None:
-    """Say NOT_SERVING, let what runs end, then stop. What is irrevocable is carried to its end in any case."""
-    _log.info("draining", seconds=drain_seconds)
-    await health.enter_graceful_shutdown()
-    await server.stop(drain_seconds)
-    await recorder.drain()

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kubevend_server.calls import Call
+from kubevend_server.catalog import Catalog
 from kubevend_server.clock import Clock
 from kubevend_server.configs import Config
 from kubevend_server.errors import KubevendError, PermissionDenied
-from kubevend_server.policy.access import AccessPolicy, Circumstances, Decision, Resource
+from kubevend_server.leases import Lease
+from kubevend_server.policy.access import Circumstances, Decision, Resource
 from kubevend_server.policy.terms import Terms
+from kubevend_server.policy_folder import PolicySource
 from kubevend_server.roles import Role
 
 
 class Authorizer:
-    """Asks the access policy on behalf of calls."""
+    """Asks the access policies that are in force on behalf of calls."""
 
-    def __init__(self, policy: AccessPolicy, clock: Clock) -> None:
-        self._policy = policy
+    def __init__(self, source: PolicySource, catalog: Catalog, clock: Clock) -> None:
+        self._source = source
+        self._catalog = catalog
         self._clock = clock
 
     def require(
@@ -70,8 +76,22 @@ class Authorizer:
         terms: Terms | None = None,
         proposed: Role | Config | None = None,
     ) -> Decision:
-        circumstances = Circumstances(self._clock(), call.source_ip, terms, proposed)
-        return self._policy.authorize(call.who, action, resource, circumstances)
+        circumstances = with_labels(
+            Circumstances(self._clock(), call.source_ip, terms, proposed), resource, self._catalog
+        )
+        return self._source.current.authorize(call.who, action, resource, circumstances)
+
+
+def with_labels(circumstances: Circumstances, resource: Resource, catalog: Catalog) -> Circumstances:
+    """Circumstances with the labels of what a resource names: a lease its role, a role its config."""
+    role = catalog.role(resource.role) if isinstance(resource, Lease) else None
+    named = sorted({each.config for each in (resource, circumstances.proposed) if isinstance(each, Role)})
+    configs = (catalog.config(name) for name in named)
+    return replace(
+        circumstances,
+        role_labels=role.labels if role is not None else (),
+        config_labels=tuple((config.name, config.labels) for config in configs if config is not None),
+    )
 
 
 def _why(decision: Decision) -> str:

@@ -15,9 +15,10 @@ ServiceAccounts never look alike.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 Kind = Literal["Admin", "ServiceAccount", "Workload", "OidcSubject"]
 """The kind of caller, which is its Cedar entity type too."""
@@ -53,6 +54,11 @@ class Caller:
     proxy: str = ""
 
 
+# As Istio and SPIRE's Kubernetes registrar write it; both parts are names that Kubernetes takes.
+_KUBERNETES_PATH = re.compile(
+    r"ns/(?P<namespace>[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)/sa/(?P<service_account>[a-z0-9]([-.a-z0-9]*[a-z0-9])?)"
+)
+
 BOOTSTRAP_ADMIN = Caller(name="admin://local/bootstrap", kind="Admin", mechanism="bootstrap_token")
 
 
@@ -82,17 +88,22 @@ def service_account(
 def workload(spiffe_id: str, credential_id: str = "", *, proxy: str = "") -> Caller:
     """The caller that is a workload.
 
+    Where its path has the form /ns/{namespace}/sa/{service_account}, as meshes give it to pods, policies can ask for
+    the two.
+
     Args:
         spiffe_id: its SPIFFE ID, already checked.
         credential_id: the SHA-256 of its certificate, in hexadecimal.
         proxy: what the settings call the proxy that vouches for it; empty where it showed the certificate itself.
     """
     trust_domain, _, path = spiffe_id.removeprefix("spiffe://").partition("/")
+    of_kubernetes = _KUBERNETES_PATH.fullmatch(path)
+    names = of_kubernetes.groupdict().items() if of_kubernetes else ()
     return Caller(
         name=spiffe_id,
         kind="Workload",
         mechanism="forwarded_client_cert" if proxy else "mtls",
-        attributes=(("trust_domain", trust_domain), ("path", f"/{path}")),
+        attributes=(("trust_domain", trust_domain), ("path", f"/{path}"), *names),
         credential_id=credential_id,
         proxy=proxy,
     )
@@ -123,3 +134,53 @@ def oidc_subject(
         groups=groups,
         credential_id=credential_id,
     )
+
+
+def named(
+    name: str,
+    *,
+    claims: tuple[tuple[str, str], ...] = (),
+    groups: tuple[str, ...] = (),
+    pod: str = "",
+    node: str = "",
+    proxy: str = "",
+) -> Caller:
+    """The caller of a name, as it would be once recognized.
+
+    Args:
+        name: as the grammar above has it.
+        claims: for a subject of an issuer, those that policies may see.
+        groups: for such a subject, those of its token, as `{issuer}:{group}`.
+        pod: for a ServiceAccount, to which its token is bound.
+        node: that pod's.
+        proxy: for a workload, what the settings call the proxy that vouches for it.
+
+    Raises:
+        ValueError: no caller has such a name, or one of that kind has not what is given besides.
+    """
+    scheme, _, rest = name.partition("://")
+    authority, _, path = rest.partition("/")
+    given = {"claims": claims, "groups": groups, "pod": pod, "node": node, "proxy": proxy}
+    _check_belongs(name, scheme, [what for what, value in given.items() if value])
+    if name == BOOTSTRAP_ADMIN.name:
+        return BOOTSTRAP_ADMIN
+    if scheme == "spiffe" and authority and path:
+        return workload(name, proxy=proxy)
+    if scheme == "kubernetes" and authority and re.fullmatch("[^/]+/[^/]+", path):
+        return service_account(authority, *path.split("/"), pod=pod, node=node)
+    if scheme == "oidc" and authority and path and quote(unquote(path), safe="") == path:
+        return oidc_subject(authority, unquote(path), claims, groups)
+    raise ValueError(
+        f"{name!r} is no caller's name; those are admin://local/bootstrap, kubernetes://CLUSTER/NAMESPACE/NAME, "
+        "spiffe://TRUST-DOMAIN/PATH and oidc://ISSUER/SUBJECT, the subject percent-encoded."
+    )
+
+
+_BESIDES = {"spiffe": ("proxy",), "kubernetes": ("pod", "node"), "oidc": ("claims", "groups")}
+
+
+def _check_belongs(name: str, scheme: str, given: list[str]) -> None:
+    for what in given:
+        if what not in _BESIDES.get(scheme, ()):
+            whose = next(scheme for scheme, those in _BESIDES.items() if what in those)
+            raise ValueError(f"{name!r} has no {what}: only callers named {whose}://… have.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kubevend_server import __version__
+from kubevend_server.policy_commands import policy
 from kubevend_server.redaction import redact
 
 if TYPE_CHECKING:
@@ -144,6 +145,9 @@ def verify(settings_file: Path, files: Sequence[Path]) -> None:
         click.echo(f"FAULT {fault}")
     click.echo("The audit log is not what was written." if report.faults else "The audit log is sound.")
     sys.exit(1 if report.faults else 0)
+
+
+main.add_command(policy)
 
 
 def _lines(files: Sequence[Path]) -> Iterator[bytes]:

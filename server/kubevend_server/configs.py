@@ -58,6 +58,7 @@ class Config:
         kubernetes_host: an https URL without a path; empty for the pod's own API server.
         kubernetes_ca_cert: PEM; empty for the pod's own CA file, or the system's.
         credential: with what kubevend calls.
+        labels: pairs for policies to decide by.
         etag: another one for each version.
     """
 
@@ -65,6 +66,7 @@ class Config:
     kubernetes_host: str = ""
     kubernetes_ca_cert: str = ""
     credential: Credential = field(default_factory=Credential)
+    labels: tuple[tuple[str, str], ...] = ()
     etag: str = ""
     create_time: datetime | None = None
     update_time: datetime | None = None

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from kubevend_server.calls import Call, Handler
 from kubevend_server.errors import OverLimit, Unauthenticated
+from kubevend_server.listeners import Shown
 from kubevend_server.metrics import Metrics
 from kubevend_server.settings.sections import LimitSettings
 from kubevend_server.throttle import Rate, Throttle
@@ -30,15 +31,23 @@ _MOST_ACCEPTED = 10_000
 class Gate:
     """Counts calls under way, and how often whose calls come. To be used on the event loop's thread only."""
 
-    def __init__(self, limits: LimitSettings, metrics: Metrics, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        limits: LimitSettings,
+        metrics: Metrics,
+        monotonic: Callable[[], float],
+        carries_others: Callable[[Shown], bool],
+    ) -> None:
         """Take what is let in.
 
         Args:
             limits: how much.
             metrics: is told how much is under way.
             monotonic: seconds that never go back.
+            carries_others: whether a proxy makes a call for others, so that its address says nothing of who they are.
         """
         self._limits = limits
+        self._carries_others = carries_others
         self._metrics = metrics
         self._sources = Throttle(Rate(limits.source_per_second, limits.source_burst), monotonic)
         self._failures = Throttle(Rate(limits.source_failures_per_second, limits.source_failures_burst), monotonic)
@@ -51,7 +60,7 @@ class Gate:
 
     async def admit_source(self, call: Call, proceed: Handler) -> Message:
         """Let calls in so often from each source, and so many at once, before anything is done for them."""
-        if call.shown.carries_others:
+        if self._carries_others(call.shown):
             return await proceed(call)
         source, most = call.source, self._limits.in_flight_per_source
         if self._from[source] >= most:

@@ -14,6 +14,9 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
+POLICIES = "kubevend.policies"
+"""The name under which health tells whether what is in the policy folder is in force."""
+
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 _REFLECTION_V1ALPHA = "grpc.reflection.v1alpha.ServerReflection"
 
@@ -29,14 +32,23 @@ class Health(HealthServicer):
         statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._server_status.items()}
         return health_pb2.HealthListResponse(statuses=statuses)
 
+    async def tell_policies(self, in_force: bool) -> None:
+        """Tell whether what is in the policy folder is in force. The server as a whole goes on SERVING either way."""
+        response = health_pb2.HealthCheckResponse
+        await self.set(POLICIES, response.SERVING if in_force else response.NOT_SERVING)
 
-async def add_health(server: aio.Server, services: Sequence[str]) -> Health:
-    """Serve health, SERVING for the server as a whole and for each service."""
+
+async def make_health(services: Sequence[str]) -> Health:
+    """Health that is SERVING for the server as a whole, for each service, and for the policies."""
     health = Health()
-    for name in services:
+    for name in (*services, POLICIES):
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     return health
+
+
+def add_health(server: aio.Server, health: Health) -> None:
+    """Serve health."""
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
 
 
 def _described() -> DescriptorPool:

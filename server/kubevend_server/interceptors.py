@@ -30,6 +30,7 @@ from kubevend_server.gate import Gate
 from kubevend_server.journal import Entry, Journal
 from kubevend_server.listeners import BEARER, Listener, PeerCertificate, Shown
 from kubevend_server.metrics import Metrics
+from kubevend_server.policy_folder import PolicySource
 from kubevend_server.refusals import Refusals
 
 Behavior = Callable[[AsyncIterator[bytes], "aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
@@ -39,7 +40,12 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-
 
 
 def chain(
-    authenticator: Authenticator, recorder: Recorder, gate: Gate, refusals: Refusals, patience: Patience
+    authenticator: Authenticator,
+    policies: PolicySource,
+    recorder: Recorder,
+    gate: Gate,
+    refusals: Refusals,
+    patience: Patience,
 ) -> Sequence[Interceptor]:
     """The interceptors, the outermost first. Error mapping, outside them all, is in `behavior`."""
     return [
@@ -49,7 +55,7 @@ def chain(
         gate.admit_source,
         patience.receive,
         recorder.record,
-        Authentication(authenticator).authenticate,
+        Authentication(authenticator, policies).authenticate,
         gate.admit_caller,
         parse_request,
     ]
@@ -239,12 +245,13 @@ class Patience:
 class Authentication:
     """Lets only callers in that are known."""
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, policies: PolicySource) -> None:
         self._authenticator = authenticator
+        self._policies = policies
 
     async def authenticate(self, call: Call, proceed: Handler) -> Message:
-        """Tell who calls."""
-        call.caller = await self._authenticator.authenticate(call.shown)
+        """Tell who calls, and in which groups it is."""
+        call.caller = self._policies.current.enroll(await self._authenticator.authenticate(call.shown))
         return await proceed(call)
 
 
@@ -289,7 +296,9 @@ def _peer_certificate(context: aio.ServicerContext[bytes, bytes]) -> PeerCertifi
     proven = context.auth_context()
     pem = b"".join(proven.get("x509_pem_cert", ()))
     uris = tuple(uri.decode("latin-1") for uri in proven.get("peer_uri", ()))
-    return PeerCertificate(uris, hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest())
+    fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest()
+    # On the server's side BoringSSL leaves the certificate itself out of the chain.
+    return PeerCertificate(uris, fingerprint, pem + b"".join(proven.get("x509_pem_cert_chain", ())))
 
 
 def _uuid(text: str) -> str:

@@ -38,10 +38,12 @@ class PeerCertificate:
     Attributes:
         uris: its URI SANs, all of them, as they are.
         fingerprint: the SHA-256 of its DER form, in lower-case hexadecimal.
+        chain: it, and what else the client has sent to show who vouches for it, PEM.
     """
 
     uris: tuple[str, ...]
     fingerprint: str
+    chain: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,3 @@ class Shown:
     def first(self, key: str) -> str:
         """The first value of a key; empty where there is none."""
         return next(iter(self.metadata.get(key, ())), "")
-
-    @property
-    def carries_others(self) -> bool:
-        """Whether a proxy makes the call for others, so that its address says nothing of who they are."""
-        return bool(self.listener.proxy)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from kubevend_server.authentication.issuer_keys import IssuerKeys
 from kubevend_server.calls import Call
 from kubevend_server.errors import KubevendError
+from kubevend_server.policy_folder import PolicySource
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store import objects as object_store
 from kubevend_server.store.leases import LeaseCounts
@@ -36,7 +38,12 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-
+        self._certificates = Gauge(
+            "kubevend_certificate_expiry_timestamp_seconds",
+            "When a certificate that listeners show expires, in seconds since the epoch, by its file.",
+            ["file"],
+            registry=registry,
+        )
         self._refused = Counter(
             "kubevend_refused_calls",
             "Calls that were refused since they went beyond a limit, by the reason of the refusal.",
@@ -51,6 +58,10 @@ class Metrics:
     def refused(self, limit: str) -> None:
         """Count a call that went beyond a limit."""
         self._refused.labels(limit).inc()
+
+    def certificate(self, file: str, expires: datetime) -> None:
+        """Tell when the certificate in a file expires."""
+        self._certificates.labels(file).set(expires.timestamp())
 
     def count(self, call: Call, error: KubevendError | None, *, cancelled: bool) -> None:
         """Count a call that has ended."""
@@ -110,6 +121,53 @@ class LeaseCollector(Collector):
             "kubevend_failing_deletions",
             "Objects in clusters whose deletion has failed and is tried again.",
             value=objects.failing,
+        )
+
+
+class IssuerCollector(Collector):
+    """How old the keys of OIDC issuers are."""
+
+    def __init__(self, keys: Sequence[IssuerKeys]) -> None:
+        """Take the issuers' keys; looked at in the metrics server's thread."""
+        self._keys = keys
+
+    def collect(self) -> Iterator[Metric]:
+        """Look at them."""
+        ages = GaugeMetricFamily(
+            "kubevend_issuer_keys_age_seconds",
+            "Seconds since an OIDC issuer's keys were last fetched; +Inf where they never were.",
+            labels=["issuer"],
+        )
+        for keys in self._keys:
+            ages.add_metric([keys.issuer], keys.age)
+        yield ages
+
+
+class PolicyCollector(Collector):
+    """What the metrics tell of the policies."""
+
+    def __init__(self, source: PolicySource) -> None:
+        """Take whose."""
+        self._source = source
+
+    def collect(self) -> Iterator[Metric]:
+        """Tell."""
+        source = self._source
+        yield GaugeMetricFamily("kubevend_policies", "Access policies in force.", value=len(source.current))
+        yield GaugeMetricFamily(
+            "kubevend_policy_loaded_timestamp_seconds",
+            "Since when the access policies are in force, in seconds since the epoch.",
+            value=source.loaded_time.timestamp(),
+        )
+        yield GaugeMetricFamily(
+            "kubevend_policy_stale",
+            "1 while what is in the policy folder cannot be used, and older policies are in force; else 0.",
+            value=float(bool(source.fault)),
+        )
+        yield CounterMetricFamily(
+            "kubevend_policy_reload_failures",
+            "Versions of the policy folder that could not be used.",
+            value=source.failures,
         )
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from devcluster import DevCluster
 from devcluster.binaries import devcluster_binary, grpcurl
+from tests.support.evidence import EVIDENCE
 
 
 @dataclass
@@ -38,7 +39,7 @@ def cluster() -> Iterator[DevCluster]:
 
 
 @pytest.fixture
-def machine(cluster: DevCluster, tmp_path: Path) -> Machine:
+def machine(cluster: DevCluster, tmp_path: Path) -> Iterator[Machine]:
     """A machine with kubectl as the cluster's admin, grpcurl and kubevend-server."""
     found = Machine(tmp_path)
     (tmp_path / "bin").mkdir()
@@ -49,7 +50,10 @@ def machine(cluster: DevCluster, tmp_path: Path) -> Machine:
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
     own = {"HOME": str(tmp_path), "PATH": path, "KUBECONFIG": str(cluster.kubeconfig)}
     found.environment = {**clean, **own}
-    return found
+    yield found
+    EVIDENCE.homes[tmp_path] = None
+    for file in tmp_path.rglob("*.token"):
+        EVIDENCE.note_token(file.read_text().strip())
 
 
 def free_address() -> str:

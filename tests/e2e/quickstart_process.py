@@ -14,6 +14,7 @@ from typing import Self
 import psutil
 
 from devcluster.report import READY
+from tests.support.evidence import EVIDENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,6 +63,9 @@ class Quickstart:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+        EVIDENCE.homes[self.dev] = None
+        for file in self.dev.rglob("*.token"):
+            EVIDENCE.note_token(file.read_text().strip())
 
     @property
     def output(self) -> str:

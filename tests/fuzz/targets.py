@@ -7,6 +7,7 @@ Where a parser has a property, the target asserts it.
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,12 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
 import msgspec
+from cryptography import x509
 from google.protobuf import message_factory
 from google.protobuf.message import DecodeError
 from multidict import CIMultiDict
@@ -25,8 +28,16 @@ from multidict import CIMultiDict
 from kubevend.v1 import role_service_pb2
 from kubevend_server.audit.chain import NO_HASH, Head, close_line
 from kubevend_server.audit.verify import verify
-from kubevend_server.authentication.claims import read_claims
+from kubevend_server.authentication.claims import read_claims, read_payload
+from kubevend_server.authentication.discovery import PublishedKeys
+from kubevend_server.authentication.fetching import Fetcher
+from kubevend_server.authentication.forwarded import Proxy, read_element
+from kubevend_server.authentication.issuer_keys import IssuerKeys
+from kubevend_server.authentication.json_web_keys import ALGORITHMS, read_keys
+from kubevend_server.authentication.oidc import OidcIssuer
+from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.callers import Caller, oidc_subject, service_account, workload
+from kubevend_server.certificates import bundle_fault, identity_fault
 from kubevend_server.cluster.connection import Answer
 from kubevend_server.cluster.credentials import Presented
 from kubevend_server.cluster.failures import Attempt, from_status
@@ -34,6 +45,7 @@ from kubevend_server.cluster.tokens import _read
 from kubevend_server.encryption import KeyFileError, Keyring, parse_keys
 from kubevend_server.errors import InvalidArgument, KubevendError, Unauthenticated, to_status
 from kubevend_server.field_rules import check_no_credential, check_rules
+from kubevend_server.listeners import PeerCertificate
 from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import AccessPolicy, Circumstances, Decision, PolicyError
 from kubevend_server.policy.name_template import PREFIX, RANDOM_LENGTH, render, template_fault
@@ -41,7 +53,7 @@ from kubevend_server.policy.rbac_rules import parse_rules
 from kubevend_server.policy.terms import Terms, terms
 from kubevend_server.redaction import redact, redact_json
 from kubevend_server.services.convert import duration, moment, written
-from kubevend_server.services.roles import _from_proto
+from kubevend_server.services.roles import from_proto
 from kubevend_server.settings import SettingsError, parse
 from tests.support.malformed import methods
 from tests.unit.builders import NAMING, NOW, asked, clock, limits, role
@@ -49,6 +61,11 @@ from tests.unit.builders import NAMING, NOW, asked, clock, limits, role
 Check = Callable[[bytes], None]
 
 CORPUS = Path(__file__).parent / "corpus"
+
+
+_EDGE = Proxy("edge", frozenset({"example.org"}), by="spiffe://example.org/edge")
+_CART = "spiffe://example.org/ns/shop/sa/cart"
+_ELEMENT = f"By={_EDGE.by};Hash={'0' * 64};URI={_CART}"
 
 
 class Pieces:
@@ -115,7 +132,7 @@ def roles(data: bytes) -> None:
     with suppress(DecodeError, InvalidArgument):
         proto.ParseFromString(data)
         check_rules(proto)
-        _from_proto(proto)
+        from_proto(proto)
 
 
 _TOKENS = PageTokens(Keyring({"k1": b"1" * 32}))
@@ -167,10 +184,74 @@ def bearer_tokens(data: bytes) -> None:
     middle = base64.urlsafe_b64encode(data).rstrip(b"=").decode()
     for token in (text, f"eyJhbGciOiJSUzI1NiJ9.{middle}.c2ln"):
         with suppress(Unauthenticated):
-            read_claims(token, clock)
+            read_claims(read_payload(token), clock)
         Presented(token).owner()
         Presented(token).expiry()
         Presented(token).audiences()
+
+
+def issuers_keys(data: bytes) -> None:
+    """What an issuer publishes in place of its keys is read, or refused; what is read are public keys."""
+    with suppress(ValueError):
+        for key in read_keys(data, ALGORITHMS):
+            assert key.algorithms <= ALGORITHMS
+            assert not hasattr(key.public, "sign")
+
+
+_ISSUER = OidcIssuer(
+    name="ci",
+    url="https://ci.example",
+    audiences=("kubevend",),
+    algorithms=ALGORITHMS,
+    claims=("repository", "ref"),
+    groups_claim="teams",
+    clock_skew=30,
+    keys=IssuerKeys("ci", PublishedKeys("", "", ALGORITHMS, Fetcher().fetch).read, 300, 3600, lambda: 0.0),
+    clock=clock,
+)
+
+
+def issuers_claims(data: bytes) -> None:
+    """Whatever an issuer has signed makes a caller with a name of that issuer, or is refused."""
+    try:
+        claims = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    with suppress(Unauthenticated):
+        caller = _ISSUER.recognize(claims) if isinstance(claims, dict) else None
+        assert caller is None or (caller.name.isascii() and caller.name.startswith("oidc://ci/"))
+        assert caller is None or all(group.startswith("ci:") for group in caller.groups)
+
+
+def forwarded(data: bytes) -> None:
+    """Before the element of a proxy anything can stand, and after it nothing: the proxy's own, or a refusal."""
+    text = data.decode("latin-1")
+    for header in (text, f"{text},{_ELEMENT}", f"{_ELEMENT};{text}"):
+        with suppress(Unauthenticated):
+            found = read_element(_EDGE, header.split("\n"))
+            assert header == text or found == (_CART, "0" * 64), header
+
+
+def certificates(data: bytes) -> None:
+    """A certificate in DER is told or refused whatever is in it, and counts only as an authority has signed it."""
+    text = _certificate(data)
+    assert bundle_fault(text) or x509.load_pem_x509_certificates(text.encode())
+    assert identity_fault(text, "no key")
+    for chain in (text, text + _certificate(_signed("between")), _certificate(_signed("leaf")) + text):
+        peer = PeerCertificate((_CART,), "0" * 64, chain.encode())
+        bundle = SimpleNamespace(authorities=(x509.load_der_x509_certificate(_signed("root")),))
+        with suppress(Unauthenticated):
+            Workloads({"example.org": bundle}, clock).recognize(peer, "example.org")
+            assert data in (_signed("leaf"), _signed("between"), _signed("direct")), data.hex()
+
+
+def _certificate(der: bytes) -> str:
+    return f"-----BEGIN CERTIFICATE-----\n{base64.encodebytes(der).decode()}-----END CERTIFICATE-----\n"
+
+
+@functools.cache
+def _signed(name: str) -> bytes:
+    return (CORPUS / "certificates" / name).read_bytes()
 
 
 def policies(data: bytes) -> None:
@@ -308,6 +389,10 @@ TARGETS: dict[str, Check] = {
         name_templates,
         generated_rules,
         bearer_tokens,
+        issuers_keys,
+        issuers_claims,
+        forwarded,
+        certificates,
         policies,
         policy_context,
         redaction,

@@ -11,7 +11,16 @@ from tests.fuzz.targets import CORPUS, TARGETS
 
 IN_CI = bool(os.environ.get("CI"))
 # The others read what operators write, or what a cluster says.
-OF_CALLERS = {"forwarded", "requests", "page_tokens", "name_templates", "settings", "policy_context", "bearer_tokens"}
+OF_CALLERS = {
+    "bearer_tokens",
+    "certificates",
+    "forwarded",
+    "name_templates",
+    "page_tokens",
+    "policy_context",
+    "requests",
+    "settings",
+}
 
 
 def test_every_target_has_a_corpus() -> None:

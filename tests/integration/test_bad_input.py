@@ -27,9 +27,10 @@ from hypothesis import strategies as st
 from devcluster import DevCluster
 from devcluster.server import BOOTSTRAP_POLICY, KubevendServer
 from kubevend.v1 import audit_event_pb2, config_service_pb2, issue_service_pb2, lease_service_pb2, role_service_pb2
-from tests.integration.conftest import Vending, assert_no_token_written, config_of
+from tests.integration.conftest import Vending, config_of
 from tests.support.client import KUBERNETES_AUDIENCE, Client
 from tests.support.clusters import make_namespace
+from tests.support.evidence import EVIDENCE
 from tests.support.malformed import Malformed, described, explore, made, methods
 
 REQUESTS = 1000
@@ -195,7 +196,10 @@ def house(cluster: DevCluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "token_file": str(folder / "reviewer"),
     }
     # What is made up fails oftener than one address may.
-    overrides = {"callers": {"clusters": {"dev": reviewer}}, "limits": {"source_failures_per_second": 0.0}}
+    overrides: dict[str, dict[str, Any]] = {
+        "callers": {"clusters": {"dev": reviewer}},
+        "limits": {"source_failures_per_second": 0.0},
+    }
     server = KubevendServer(folder / "kubevend", overrides=overrides, policies=POLICY)
     server.start()
     vending = Vending(server, Client(server.address, server.folder / "ca.crt", server.admin_token))
@@ -207,7 +211,10 @@ def house(cluster: DevCluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield House(vending, cluster, namespace, jwt, channel)
     vending.admin.close()
     server.stop()
-    assert_no_token_written(vending)
+    EVIDENCE.note_token(jwt)
+    EVIDENCE.note_token(server.admin_token)
+    EVIDENCE.folders[server.folder] = None
+    assert list(EVIDENCE.leaks_in(server.folder)) == []
 
 
 @pytest.fixture

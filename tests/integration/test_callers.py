@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from devcluster import DevCluster
@@ -15,9 +17,10 @@ from devcluster.server import BOOTSTRAP_POLICY
 from kubevend.v1 import config_service_pb2, issue_service_pb2, lease_service_pb2, role_service_pb2
 from kubevend.v1.role_service_pb2 import Role
 from tests.integration.conftest import Start, Vending
-from tests.support.client import Client, Refusal
+from tests.support.client import Client, Refusal, take_apart
 from tests.support.clusters import make_namespace
 from tests.support.identities import expired_token
+from tests.support.waiting import until
 
 ISSUE = "kubevend.v1.IssueService/IssueToken"
 
@@ -49,13 +52,82 @@ permit (principal is ServiceAccount, action == Action::"UseConfig", resource == 
 """
 
 
-@pytest.fixture
-def open_house(start: Start, cluster: DevCluster, namespace: str) -> Vending:
-    """A kubevend that the cluster's ServiceAccounts may call, with a role for the test's namespace and another."""
-    token_file = cluster.ca_file.parent / f"reviewer-{namespace}"
+POD_POLICY = """
+@id("runner-pods")
+permit (principal is ServiceAccount, action in [Action::"IssueToken", Action::"GetRole"], resource == Role::"roles/ci")
+when { principal has pod && principal.pod like "runner-*" && principal has node && principal.node == "node-a" };
+"""
+
+
+def make_pod(cluster: DevCluster, namespace: str, name: str, service_account: str = "demo") -> None:
+    """Make a pod on node-a, which no kubelet will ever run."""
+    cluster.apply(
+        f"""
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: {namespace}}}
+spec: {{serviceAccountName: {service_account}, nodeName: node-a, containers: [{{name: main, image: none}}]}}
+"""
+    )
+
+
+def pod_token(cluster: DevCluster, namespace: str, pod: str, service_account: str = "demo") -> str:
+    """A token as the kubelet projects it into a pod."""
+    bound = ("--bound-object-kind=Pod", f"--bound-object-name={pod}", "--audience=kubevend")
+    return cluster.kubectl("create", "token", service_account, f"--namespace={namespace}", *bound).strip()
+
+
+def caller_cluster(cluster: DevCluster, folder: Path) -> dict[str, Any]:
+    """The settings of a cluster whose ServiceAccounts may call."""
+    token_file = folder / "reviewer"
     token_file.write_text(cluster.token("kubevend", "kubevend"))
-    reviewer = {"kubernetes_host": cluster.server, "ca_file": str(cluster.ca_file), "token_file": str(token_file)}
-    vending = start({"callers": {"clusters": {"dev": reviewer}}}, policies=BOOTSTRAP_POLICY + TEAM_POLICY)
+    return {"kubernetes_host": cluster.server, "ca_file": str(cluster.ca_file), "token_file": str(token_file)}
+
+
+def test_a_pod_is_known_by_its_name(start: Start, cluster: DevCluster, namespace: str, tmp_path: Path) -> None:
+    """Policies know the pod that a token is bound to; its next token is the same caller's; and a token whose pod or
+    ServiceAccount is gone is refused.
+    """
+    clusters = {"dev": caller_cluster(cluster, tmp_path)}
+    vending = start({"callers": {"clusters": clusters, "remember_seconds": 0}}, policies=BOOTSTRAP_POLICY + POD_POLICY)
+    vending.add_config(cluster)
+    vending.admin.create_role(allowed_namespaces=[namespace])
+    cluster.kubectl("create", "serviceaccount", "gone", f"--namespace={namespace}")
+    for pod, account in (("runner-1", "demo"), ("builder-1", "demo"), ("runner-2", "gone")):
+        make_pod(cluster, namespace, pod, account)
+    first, of_no_pod = pod_token(cluster, namespace, "runner-1"), cluster.token(namespace, "demo", audience="kubevend")
+    runner, next_runner = vending.client(first), vending.client(pod_token(cluster, namespace, "runner-1"))
+    gone = vending.client(pod_token(cluster, namespace, "runner-2", "gone"))
+
+    for client in (runner, next_runner, gone):
+        client.issue()
+    for other in (pod_token(cluster, namespace, "builder-1"), of_no_pod):
+        assert vending.client(other).issue_refused().reason == "ROLE_NOT_FOUND"
+    cluster.kubectl("delete", "pod", "runner-1", f"--namespace={namespace}", "--force", "--grace-period=0")
+    cluster.kubectl("delete", "serviceaccount", "gone", f"--namespace={namespace}")
+    # The API server itself remembers whom it has just recognized, for 10 s.
+    for client in (runner, next_runner, gone):
+        until(partial(refused_now, client), "the token to be refused")
+
+    callers = [e["caller"]["name"] for e in vending.events(method=ISSUE, outcome="OUTCOME_SUCCEEDED")]
+    own = f"kubernetes://dev/{namespace}"
+    assert callers == [f"{own}/demo", f"{own}/demo", f"{own}/gone"]
+
+
+def refused_now(client: Client) -> bool:
+    """Whether a call is refused now because its token is."""
+    try:
+        client.call(client.roles.GetRole, role_service_pb2.GetRoleRequest(name="roles/ci"))
+    except grpc.RpcError as error:
+        return take_apart(error).reason == "TOKEN_REJECTED"
+    return False
+
+
+@pytest.fixture
+def open_house(start: Start, cluster: DevCluster, namespace: str, tmp_path: Path) -> Vending:
+    """A kubevend that the cluster's ServiceAccounts may call, with a role for the test's namespace and another."""
+    clusters = {"dev": caller_cluster(cluster, tmp_path)}
+    vending = start({"callers": {"clusters": clusters}}, policies=BOOTSTRAP_POLICY + TEAM_POLICY)
     vending.add_config(cluster)
     vending.admin.create_role("ci", allowed_namespaces=[namespace], labels={"team": namespace})
     vending.admin.create_role("others", allowed_namespaces=["kube-system"], labels={"team": "others"})
@@ -232,6 +304,13 @@ def test_nobody_comes_in_without_a_credential(open_house: Vending, bearer: str, 
     )
 
 
+def test_of_two_tokens_none_counts(open_house: Vending) -> None:
+    """A call that sends two tokens is refused, though both are the admin's."""
+    client = open_house.client(open_house.server.admin_token)
+    client.metadata *= 2
+    assert client.issue_refused().reason == "TWO_IDENTITIES"
+
+
 def test_foreign_tokens_are_refused(
     open_house: Vending, cluster: DevCluster, capped_cluster: DevCluster, namespace: str
 ) -> None:
@@ -311,9 +390,7 @@ def test_a_token_that_nobody_can_review(
     words: str,
 ) -> None:
     """A cluster that cannot be asked is not the caller's fault; a token that is of none of the clusters is."""
-    (tmp_path / "reviewer").write_text(cluster.token("kubevend", "kubevend"))
-    found = {"kubernetes_host": cluster.server, "ca_file": str(cluster.ca_file)}
-    clusters = {"dev": {**found, "token_file": str(tmp_path / "reviewer"), **reviewing}}
+    clusters = {"dev": {**caller_cluster(cluster, tmp_path), **reviewing}}
     vending = start({"callers": {"clusters": clusters}})
 
     refusal = vending.client(cluster.token(namespace, "demo", audience="kubevend")).issue_refused()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import stat
 import subprocess
 import urllib.request
@@ -16,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from devcluster import DevCluster, grpcurl
 from devcluster.server import KubevendServer, ServerError
 from kubevend.v1 import audit_event_pb2, role_service_pb2
-from tests.integration.conftest import Start, Vending
+from tests.integration.conftest import Start, Vending, metrics_port
 from tests.support.client import Client
 from tests.support.waiting import until
 
@@ -86,7 +85,8 @@ def test_health_is_open_to_anyone(start: Start) -> None:
 
     serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
     assert checked.status == serving
-    assert {name: each.status for name, each in listed.statuses.items()} == dict.fromkeys(SERVICES, serving)
+    everything = {*SERVICES, "kubevend.policies"}
+    assert {name: each.status for name, each in listed.statuses.items()} == dict.fromkeys(everything, serving)
     assert (before.status, after.status) == (serving, not_serving)
     assert vending.server.stop() == 0
 
@@ -182,12 +182,3 @@ def test_every_line_is_an_audit_event(vending: Vending) -> None:
 
     assert [event.sequence for event in events] == list(range(1, len(lines) + 1))
     assert len(lines) == 7
-
-
-def metrics_port(vending: Vending) -> int:
-    """The port of the metrics, from the process log."""
-    for line in vending.server.log_file.read_text().splitlines():
-        event = json.loads(line)
-        if event.get("event") == "metrics":
-            return int(event["port"])
-    return 0

@@ -22,6 +22,8 @@ from kubevend.v1 import (
     role_service_pb2,
     role_service_pb2_grpc,
 )
+from tests.support.evidence import Witness
+from tests.support.spiffe import Svid
 
 Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
@@ -44,12 +46,17 @@ class Refusal:
 class Client:
     """A caller with one bearer token. `tokens` has every token that it was ever given."""
 
-    def __init__(self, address: str, ca_file: Path | None, bearer: str = "") -> None:
-        """Prepare a channel: TLS, or plain text where there is no CA."""
+    def __init__(self, address: str, ca_file: Path | None, bearer: str = "", svid: Svid | None = None) -> None:
+        """Prepare a channel: TLS, by a certificate where there is one, or plain text where there is no CA."""
         if ca_file is None:
             self.channel = grpc.insecure_channel(address)
         else:
-            self.channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(ca_file.read_bytes()))
+            shown = (svid.private_key.encode(), svid.certificate.encode()) if svid else (None, None)
+            credentials = grpc.ssl_channel_credentials(ca_file.read_bytes(), *shown)
+            # Else two clients of one process, alike in what they show, would share a connection.
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            self.channel = grpc.secure_channel(address, credentials, options)
+        self.channel = grpc.intercept_channel(self.channel, Witness())
         self.metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {bearer}"),) if bearer else ()
         self.tokens: list[str] = []
         self.configs = config_service_pb2_grpc.ConfigServiceStub(self.channel)

@@ -90,9 +90,9 @@ class RawConnection:
         """Send bytes of a message, which need not be all."""
         self.socket.sendall(_frame(DATA, _END_STREAM if end else 0, stream, piece))
 
-    def ping(self) -> None:
-        """Send a ping."""
-        self.socket.sendall(_frame(PING, 0, 0, bytes(8)))
+    def ping(self, count: int) -> None:
+        """Send pings."""
+        self.socket.sendall(_frame(PING, 0, 0, bytes(8)) * count)
 
     def frames(self) -> Iterator[Frame]:
         """What the server sends, until it closes the connection. Its settings and pings are acknowledged."""
@@ -102,7 +102,7 @@ class RawConnection:
             if payload is None:
                 return
             if kind in (SETTINGS, PING) and not flags & _ACK:
-                with contextlib.suppress(BrokenPipeError):  # what the server had said before it closed is still read
+                with contextlib.suppress(OSError):  # what the server had said before it closed is still read
                     self.socket.sendall(_frame(kind, _ACK, 0, payload if kind == PING else b""))
             yield Frame(kind, flags, int.from_bytes(head[5:9], "big") & 0x7FFFFFFF, payload)
 

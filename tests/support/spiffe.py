@@ -53,8 +53,15 @@ class Svid:
 class Authority:
     """An authority of a trust domain: its root, or one below another authority, whose root alone is then trusted."""
 
-    def __init__(self, trust_domain: str = "example.org", above: Authority | None = None) -> None:
-        """Make a key, and a certificate for it by the authority above, or by itself."""
+    def __init__(
+        self,
+        trust_domain: str = "example.org",
+        above: Authority | None = None,
+        life: timedelta = timedelta(days=365),
+        *,
+        signs: bool = True,
+    ) -> None:
+        """Make a key, and a certificate for it by the authority above, or by itself; it may say that it signs none."""
         self.trust_domain = trust_domain
         self._above = above
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -64,9 +71,9 @@ class Authority:
         )
         issuer = above or self
         self._certificate = (
-            _builder(self._name, issuer._name, self._key.public_key(), timedelta(days=365))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(_usage(signs=True), critical=True)
+            _builder(self._name, issuer._name, self._key.public_key(), life)
+            .add_extension(x509.BasicConstraints(ca=signs, path_length=None), critical=True)
+            .add_extension(_usage(signs=signs), critical=True)
             .add_extension(
                 x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"spiffe://{trust_domain}")]),
                 critical=False,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -14,14 +15,22 @@ from hypothesis import strategies as st
 from kubevend_server.authentication.admin import read_admin_digest
 from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.bearer import BearerTokens
+from kubevend_server.authentication.forwarded import HEADER, Proxies, Proxy
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
-from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller, service_account
+from kubevend_server.authentication.workloads import Workloads
+from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller, service_account, workload
 from kubevend_server.cluster.reviews import Reviewed, review_token
 from kubevend_server.errors import KubevendError, Unauthenticated, Unavailable
+from kubevend_server.listeners import BEARER, Listener, Shown
 from tests.unit.builders import ADMIN_TOKEN, NOW, bearer, shown
 from tests.unit.world import FakeConnection
 
 RUNNER = service_account("prod", "ci", "runner")
+EDGE = Proxy("edge", frozenset({"example.org"}), by="spiffe://example.org/edge")
+AT_SOCKET = Listener("edge", proxy="edge")
+CART = "spiffe://example.org/ns/shop/sa/cart"
+FORWARDED = {HEADER: f"By=spiffe://example.org/edge;Hash={'0' * 64};URI={CART}"}
+TOKEN = {"authorization": f"Bearer {ADMIN_TOKEN}"}
 
 
 def review(**status: Any) -> dict[str, Any]:
@@ -57,16 +66,21 @@ class Time:
 
 
 def authenticator(
-    *clusters: CallerCluster, time: Time | None = None, remember: float = 10, audience: str = "kubevend"
+    *clusters: CallerCluster,
+    time: Time | None = None,
+    remember: float = 10,
+    audience: str = "kubevend",
+    most: int = 10_000,
 ) -> Authenticator:
     """An authenticator that knows the admin and some clusters."""
     time = time or Time()
     bearer_tokens = BearerTokens(
         admin_digest=hashlib.sha256(ADMIN_TOKEN.encode()).digest(),
-        service_accounts=ServiceAccounts(clusters, audience, remember, time.monotonic),
+        service_accounts=ServiceAccounts(clusters, audience, remember, time.monotonic, most),
+        issuers=(),
         clock=time.clock,
     )
-    return Authenticator(bearer_tokens)
+    return Authenticator(bearer_tokens, Workloads({}, time.clock), Proxies([EDGE]))
 
 
 def prod(*answers: Mapping[str, Any] | bytes | KubevendError, issuers: tuple[str, ...] = ()) -> CallerCluster:
@@ -111,6 +125,15 @@ async def test_without_a_bearer_token_nobody_calls(metadata: dict[str, str]) -> 
     with pytest.raises(Unauthenticated) as refusal:
         await authenticator().authenticate(shown(metadata))
     assert refusal.value.reason == "CREDENTIAL_MISSING"
+
+
+async def test_of_two_tokens_none_counts() -> None:
+    """A call with two tokens is refused, though one of them is the admin's, or both."""
+    good = f"Bearer {ADMIN_TOKEN}"
+    for values in ((good, good), (good, ""), ("", good), (f"Bearer {bearer()}", good)):
+        with pytest.raises(Unauthenticated) as refusal:
+            await authenticator(prod()).authenticate(Shown(BEARER, {"authorization": values}))
+        assert refusal.value.reason == "TWO_IDENTITIES"
 
 
 @pytest.mark.parametrize(
@@ -305,10 +328,54 @@ async def test_a_remembered_refusal_is_raised_as_a_new_one() -> None:
 
 async def test_a_review_tells_whose_a_token_is() -> None:
     """A TokenReview's answer is read whole, and what it leaves out is empty."""
+    pod = {"authentication.kubernetes.io/pod-name": ["runner-7"], "authentication.kubernetes.io/node-name": ["n1"]}
+    bound = review()
+    bound["status"]["user"]["extra"].update(pod)
+    assert await review_token(FakeConnection(bound), "t", "kubevend") == Reviewed(
+        True, "system:serviceaccount:ci:runner", "caller-jti", "runner-7", "n1", ""
+    )
     assert await review_token(FakeConnection(review()), "t", "kubevend") == Reviewed(
-        True, "system:serviceaccount:ci:runner", "caller-jti", ""
+        True, "system:serviceaccount:ci:runner", "caller-jti"
     )
     assert await review_token(FakeConnection({"status": {}}), "t", "kubevend") == Reviewed(False)
+
+
+async def test_the_pod_of_a_token_is_known() -> None:
+    """Policies know the pod that a token is bound to, and its node."""
+    answer = review()
+    extra = answer["status"]["user"]["extra"]
+    extra.update({"authentication.kubernetes.io/pod-name": ["p"], "authentication.kubernetes.io/node-name": ["n"]})
+    caller = await authenticator(prod(answer)).authenticate(shown({"authorization": f"Bearer {bearer()}"}))
+    assert caller == service_account("prod", "ci", "runner", pod="p", node="n")
+    assert dict(caller.attributes)["pod"] == "p"
+
+
+@pytest.mark.parametrize("answer", [review(), INVALID, Unavailable("KUBERNETES_UNREACHABLE", "Off.")])
+async def test_one_token_is_reviewed_once_at_a_time(answer: Any) -> None:
+    """Calls that show one token at the same time wait for one review, though the first of them gives up."""
+    cluster = prod(answer)
+    of = authenticator(cluster)
+    token = shown({"authorization": f"Bearer {bearer()}"})
+    calls = [asyncio.create_task(of.authenticate(token)) for _ in range(20)]
+    await asyncio.sleep(0)
+    calls[0].cancel()
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert len(_asked(cluster)) == 1
+    assert isinstance(ends[0], asyncio.CancelledError)
+    assert len({repr(end) for end in ends[1:]}) == 1
+    assert ends[1] is not ends[2] or ends[1] == RUNNER
+
+
+async def test_refusals_drive_out_no_caller() -> None:
+    """However many tokens are refused, a caller that is known is not asked for again."""
+    cluster = prod(review(), INVALID)
+    of = authenticator(cluster, most=2)
+    await of.authenticate(shown({"authorization": f"Bearer {bearer()}"}))
+    for number in range(5):
+        await _refusal(of, bearer(jti=str(number)))
+    await of.authenticate(shown({"authorization": f"Bearer {bearer()}"}))
+    assert len(_asked(cluster)) == 6
 
 
 def test_the_admins_token_is_made_at_the_first_start(tmp_path: Path) -> None:
@@ -337,4 +404,34 @@ def test_an_authenticator_shows_no_tokens() -> None:
     """What is remembered of tokens stays out of the representation."""
     shown = repr(authenticator(prod()))
     assert ADMIN_TOKEN not in shown
-    assert "_remembered" not in shown
+    assert "_accepted" not in shown
+
+
+@pytest.mark.parametrize(
+    ("metadata", "caller"),
+    [(FORWARDED, workload(CART, "0" * 64, proxy="edge")), (TOKEN, BOOTSTRAP_ADMIN)],
+)
+async def test_a_proxy_speaks_for_others(metadata: dict[str, str], caller: Caller) -> None:
+    """Behind a proxy the caller is whose certificate it forwards, or whose token comes with the call."""
+    assert await authenticator().authenticate(shown(metadata, AT_SOCKET)) == caller
+
+
+@pytest.mark.parametrize(
+    ("metadata", "listener", "reason"),
+    [
+        ({}, AT_SOCKET, "FORWARDED_MISSING"),
+        ({**FORWARDED, **TOKEN}, AT_SOCKET, "TWO_IDENTITIES"),
+        ({**FORWARDED, "authorization": ""}, AT_SOCKET, "TWO_IDENTITIES"),
+        ({HEADER: "", **TOKEN}, AT_SOCKET, "FORWARDED_MALFORMED"),
+        ({"authorization": "Basic x"}, AT_SOCKET, "CREDENTIAL_MISSING"),
+        (FORWARDED, BEARER, "FORWARDED_NOT_BELIEVED"),
+        ({**FORWARDED, **TOKEN}, BEARER, "FORWARDED_NOT_BELIEVED"),
+        ({HEADER: "", **TOKEN}, BEARER, "FORWARDED_NOT_BELIEVED"),
+    ],
+)
+async def test_nobody_else_speaks_for_others(metadata: dict[str, str], listener: Listener, reason: str) -> None:
+    """The header counts from proxies alone, and by itself; a proxy that says nothing is no caller."""
+    with pytest.raises(Unauthenticated) as refusal:
+        await authenticator().authenticate(shown(metadata, listener))
+
+    assert refusal.value.reason == reason

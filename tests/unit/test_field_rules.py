@@ -198,6 +198,23 @@ ISSUE_RULES = [
 ]
 
 
+def _labels(request: Callable[[dict[str, str]], Message], field: str) -> list[Rule]:
+    """Labels for policies."""
+    told = "must have a key of 1 to 63 characters, such as team"
+    return [
+        Rule(
+            lambda count: request({str(number): "" for number in range(count)}),
+            field,
+            "must be at most 64 labels",
+            [0, 64],
+            [65],
+        ),
+        Rule(lambda key: request({key: "x"}), f"{field}[]", told, ["a", "ä b", "k" * 63], [""]),
+        Rule(lambda key: request({key: "x"}), f"{field}[{'k' * 64}]", told, ["k"], ["k" * 64]),
+        _longest(lambda value: request({"team": value}), f"{field}[team]", 253),
+    ]
+
+
 def _made_roles() -> list[Rule]:
     """What a role must keep that makes credentials, that selects namespaces, or whose leases can be ended."""
     field, kinds = "role.allowed_namespace_selector", [-1, 3]
@@ -327,28 +344,7 @@ ROLE_RULES = [
     ),
     _lifetime(lambda ttl: _role(ttl=ttl), "role.ttl"),
     _lifetime(lambda ttl: _role(max_ttl=ttl), "role.max_ttl"),
-    Rule(
-        lambda count: _role(labels={str(number): "" for number in range(count)}),
-        "role.labels",
-        "must be at most 64 labels",
-        [0, 64],
-        [65],
-    ),
-    Rule(
-        lambda key: _role(labels={key: "x"}),
-        "role.labels[]",
-        "must have a key of 1 to 63 characters, such as team",
-        ["a", "ä b", "k" * 63],
-        [""],
-    ),
-    Rule(
-        lambda key: _role(labels={key: "x"}),
-        f"role.labels[{'k' * 64}]",
-        "must have a key of 1 to 63 characters, such as team",
-        ["k"],
-        ["k" * 64],
-    ),
-    _longest(lambda value: _role(labels={"team": value}), "role.labels[team]", 253),
+    *_labels(lambda labels: _role(labels=labels), "role.labels"),
     _longest(lambda etag: _role(etag=etag), "role.etag", 64),
     *_made_roles(),
     _named(lambda name: rs.DeleteRoleRequest(name=name), "name", A_ROLE, "roles", empty="is empty: "),
@@ -418,6 +414,7 @@ def _in_config(request: Callable[[cs.Config], Message]) -> list[Rule]:
         _longest(lambda pem: request(cs.Config(kubernetes_ca_cert=pem)), "config.kubernetes_ca_cert", 65536),
         _longest(lambda token: request(cs.Config(service_account_jwt=token)), "config.service_account_jwt", 16384),
         _longest(lambda etag: request(cs.Config(etag=etag)), "config.etag", 64),
+        *_labels(lambda labels: request(cs.Config(labels=labels)), "config.labels"),
         _file(lambda path: request(cs.Config(token_file=path)), "config.token_file"),
         _file(lambda path: request(_files(certificate_file=path)), "config.client_certificate_files.certificate_file"),
         _file(lambda path: request(_files(private_key_file=path)), "config.client_certificate_files.private_key_file"),

@@ -17,13 +17,14 @@ from kubevend.v1 import config_service_pb2 as cs
 from kubevend.v1 import issue_service_pb2 as iss
 from kubevend.v1 import role_service_pb2 as rs
 from kubevend_server.audit.log import AuditLog
+from kubevend_server.authentication.forwarded import Proxies, Proxy
 from kubevend_server.callers import service_account
 from kubevend_server.calls import Call
 from kubevend_server.errors import KubevendError, OverLimit
 from kubevend_server.gate import Gate
 from kubevend_server.interceptors import Patience
 from kubevend_server.journal import Journal
-from kubevend_server.listeners import Listener
+from kubevend_server.listeners import Listener, PeerCertificate
 from kubevend_server.metrics import Metrics
 from kubevend_server.refusals import Refusals
 from kubevend_server.settings import LimitSettings
@@ -194,9 +195,17 @@ async def test_a_roles_limit_does_not_tell_that_it_exists(tmp_path: Path) -> Non
         assert [await refused(world, ISSUE) for _ in range(3)] == [("ROLE_NOT_FOUND", None)] * 3
 
 
+PROXIES = Proxies(
+    [
+        Proxy("mesh", frozenset({"example.org"})),
+        Proxy("edge", frozenset({"example.org"}), "spiffe://example.org/envoy"),
+    ]
+)
+
+
 def gate(**limits: Any) -> Gate:
     """A gate of its own."""
-    return Gate(LimitSettings(**limits), Metrics(CollectorRegistry()), Stopwatch())
+    return Gate(LimitSettings(**limits), Metrics(CollectorRegistry()), Stopwatch(), PROXIES.carries_others)
 
 
 def by(name: str, **overrides: Any) -> Call:
@@ -262,14 +271,18 @@ async def test_the_server_has_so_many_under_way() -> None:
 
 
 async def test_a_source_has_so_many_under_way() -> None:
-    """What is more is refused, but for calls through a proxy's socket, which says nothing of whose they are."""
+    """What is more is refused, but for calls by a proxy's socket or its certificate: they may be anybody's."""
     tried = gate(in_flight_per_source=1, source_per_second=1, source_burst=2)
     finish = await begin(tried.admit_source, by("a"))
     assert await over(tried.admit_source, by("b")) == "limits.in_flight_per_source"
     assert await over(tried.admit_source, by("b", peer=OTHER)) == ""
-    through = shown({}, Listener("mesh", proxy="mesh"))
-    proxied = [by("a", shown=through, peer="unix:") for _ in range(9)]
+    by_socket = shown({}, Listener("mesh", proxy="mesh"))
+    envoy = PeerCertificate(("spiffe://example.org/envoy",), "f1")
+    by_certificate = shown({}, Listener("example.org", trust_domain="example.org"), envoy)
+    proxied = [by("a", shown=through) for through in (by_socket, by_certificate) for _ in range(9)]
     await (await begin(tried.admit_source, *proxied))()
+    two = PeerCertificate((*envoy.uris, "spiffe://example.org/other"), "f2")
+    assert await over(tried.admit_source, by("a", shown=shown({}, by_certificate.listener, two))) != ""
     await finish()
     assert await over(tried.admit_source, by("b")) == ""
 

@@ -141,6 +141,8 @@ async def test_a_review_is_cleaned() -> None:
         {"username": EVIL},
         {"username": "u", "extra": {"authentication.kubernetes.io/credential-id": ["JTI=" + "j" * 129]}},
         {"username": "u", "extra": {"authentication.kubernetes.io/credential-id": ["JTI=" + EVIL]}},
+        {"username": "u", "extra": {"authentication.kubernetes.io/pod-name": [EVIL]}},
+        {"username": "u", "extra": {"authentication.kubernetes.io/node-name": ["n" * 254]}},
     ],
 )
 async def test_an_odd_reviewed_name_is_nobodys(user: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any
@@ -348,6 +349,55 @@ def test_a_policy_sees_a_config_as_it_is(condition: str, current: Config, allowe
     decision = policy.authorize(RUNNER, "UpdateConfig", current, asked_for)
     assert decision == (Decision(True, ("own",)) if allowed else DENIED)
     assert policy.authorize(RUNNER, "CreateConfig", current, Circumstances(NOW, proposed=current)) == DENIED
+
+
+@pytest.mark.parametrize("kind", ["Config", "Role"])
+def test_a_team_cannot_label_itself_into_rights(kind: str) -> None:
+    """A change is held to the labels that are there, and to those that there would be: a team neither takes what is
+    another's, nor gives what it has another label than its own.
+    """
+    makes: Callable[..., Config | Role] = config if kind == "Config" else role
+    both = '{0}.hasTag("team") && {0}.getTag("team") == "a"'
+    policy = AccessPolicy(
+        f'@id("own") permit(principal, action == Action::"Update{kind}", resource) when '
+        f"{{ {both.format('resource')} && {both.format('context.proposed')} }};"
+    )
+    teams = ("a", "b", "")
+    made = {team: makes(labels=(("team", team),) if team else ()) for team in teams}
+    allowed = {
+        (old, new)
+        for old in teams
+        for new in teams
+        if policy.authorize(RUNNER, f"Update{kind}", made[old], Circumstances(NOW, proposed=made[new])).allowed
+    }
+    assert allowed == {("a", "a")}
+
+
+def test_a_policy_sees_what_a_role_puts_on_objects() -> None:
+    """Labels and annotations that a role would put on what is made for its leases can be held to something."""
+    policy = AccessPolicy(
+        '@id("x") permit(principal, action == Action::"CreateRole", resource) when '
+        '{ context.proposed.extra_labels == ["a=b", "c=d"] && context.proposed.extra_annotations.contains("e/f=g h") };'
+    )
+    proposed = role(extra_labels=(("a", "b"), ("c", "d")), extra_annotations=(("e/f", "g h"),))
+    assert policy.authorize(RUNNER, "CreateRole", proposed, Circumstances(NOW, proposed=proposed)).allowed
+    assert not policy.authorize(RUNNER, "CreateRole", role(), Circumstances(NOW, proposed=role())).allowed
+
+
+@pytest.mark.parametrize("action", ["GetLease", "RevokeLease"])
+def test_a_lease_has_the_labels_of_its_role(action: str) -> None:
+    """A team sees and ends the leases of its roles, as these are labelled now, and what is remembered does not outlive
+    another label.
+    """
+    policy = AccessPolicy(
+        f'@id("mine") permit(principal, action == Action::"{action}", resource) when '
+        '{ resource.hasTag("team") && resource.getTag("team") == "payments" };'
+    )
+    labels = ((("team", "payments"),), (("team", "web"),), (), (("team", "payments"),))
+    answers = [
+        policy.authorize(RUNNER, action, lease(), Circumstances(NOW, role_labels=each)).allowed for each in labels
+    ]
+    assert answers == [True, False, False, True]
 
 
 def test_a_policy_can_keep_leases_to_their_callers() -> None:

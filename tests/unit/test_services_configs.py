@@ -14,8 +14,10 @@ from google.rpc import code_pb2, error_details_pb2
 from kubevend.v1 import config_service_pb2 as cs
 from kubevend.v1 import role_service_pb2 as rs
 from kubevend_server.configs import Credential
+from kubevend_server.policy.access import AccessPolicy
+from kubevend_server.policy.policies import Policies
 from kubevend_server.store import leases
-from tests.unit.builders import ADMIN_TOKEN, PERMIT_ALL, SECRET, ca_certificate, client_certificate, lease
+from tests.unit.builders import ADMIN_TOKEN, NOW, PERMIT_ALL, SECRET, ca_certificate, client_certificate, lease
 from tests.unit.fake_cluster import HOST, OWN, ApiClusters, FakeApi, status
 from tests.unit.world import Refused, World
 
@@ -264,6 +266,68 @@ async def test_the_pods_own_credential_is_given_again_for_another_ca(tmp_path: P
 
 
 # What may be changed, and what may be seen.
+
+
+async def test_labels_are_kept_and_changed_alone(world: World) -> None:
+    """A config's labels come back as they were given, after a start too, and a mask that names them changes them and
+    nothing else.
+    """
+    await world.call(_create(labels={"team": "payments", "ä": ""}, service_account_jwt=SECRET))
+    (before,) = world.catalog.configs()
+    assert before.labels == (("team", "payments"), ("ä", ""))
+    assert world.database.read_now(world.config_store.all) == [before]
+    await world.call(_update("labels", labels={"team": "web"}, kubernetes_host=OTHER))
+    reply = await world.call(cs.GetConfigRequest(name="configs/default"))
+    assert (dict(reply.config.labels), reply.config.kubernetes_host) == ({"team": "web"}, HOST)
+    (after,) = world.database.read_now(world.config_store.all)
+    assert (after.labels, after.credential) == ((("team", "web"),), before.credential)
+
+
+async def test_the_labels_of_a_config_hold_for_its_roles(tmp_path: Path) -> None:
+    """A policy can ask for the labels of the config that a role has, and of the one that it would have."""
+    forbid = (
+        '@id("prod") forbid(principal, action in [Action::"GetRole", Action::"DeleteRole", Action::"IssueToken"], '
+        'resource) when { resource.config.hasTag("tier") && resource.config.getTag("tier") == "prod" };'
+        '@id("new") forbid(principal, action in [Action::"CreateRole", Action::"UpdateRole"], resource) when '
+        '{ context.proposed.config.hasTag("tier") && context.proposed.config.getTag("tier") == "prod" };'
+    )
+    world = World(tmp_path, policies=PERMIT_ALL + forbid)
+    for config_id, labels in (("default", {"tier": "dev"}), ("prod", {"tier": "prod"})):
+        await world.call(_create(config_id, labels=labels, service_account_jwt=SECRET))
+    await world.call(_role())
+    await world.call(rs.GetRoleRequest(name="roles/ci"))
+    moved = rs.UpdateRoleRequest(
+        role=rs.Role(name="roles/ci", config="configs/prod"), update_mask=FieldMask(paths=["config"])
+    )
+    for request in (_role("other", config="configs/prod"), moved):
+        with pytest.raises(Refused, match="forbidden by the access policies new"):
+            await world.call(request)
+    await world.call(_update("labels", labels={"tier": "prod"}))
+    with pytest.raises(Refused, match="roles/ci does not exist"):
+        await world.call(rs.GetRoleRequest(name="roles/ci"))
+    world.close()
+
+
+async def test_a_team_is_held_to_its_own_configs(tmp_path: Path) -> None:
+    """By labels as they are and as they would be a team changes its own config, and neither takes nor gives one."""
+    own = '{0}.hasTag("team") && {0}.getTag("team") == "a"'
+    policies = (
+        '@id("own") permit(principal, action == Action::"UpdateConfig", resource) when '
+        f"{{ {own.format('resource')} && {own.format('context.proposed')} }};"
+        '@id("see") permit(principal, action in Action::"view", resource);'
+        '@id("make") permit(principal, action == Action::"CreateConfig", resource) when '
+        '{ context.proposed.hasTag("team") };'
+    )
+    world = World(tmp_path, policies=policies)
+    await world.call(_create(labels={"team": "a"}, service_account_jwt=SECRET))
+    await world.call(_update("labels", labels={"team": "a", "tier": "prod"}))
+    with pytest.raises(Refused, match="may not UpdateConfig on configs/default: no access policy permits it"):
+        await world.call(_update("labels", labels={"team": "b"}))
+    world.policies.take(Policies(AccessPolicy(policies.replace('== "a"', '== "b"'))), NOW)
+    with pytest.raises(Refused, match="may not UpdateConfig"):
+        await world.call(_update("labels", labels={"team": "b"}))
+    world.close()
+
 
 LISTS = '@id("lists") permit(principal, action == Action::"ListConfigs", resource);'
 

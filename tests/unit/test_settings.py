@@ -16,6 +16,7 @@ from kubevend_server.settings import (
     Settings,
     SettingsError,
     Store,
+    TrustDomainSettings,
     load,
     parse,
 )
@@ -96,6 +97,65 @@ def test_clusters_are_nested_tables() -> None:
         ),
         "own-1": CallerClusterSettings(issuers=("https://own",)),
     }
+
+
+DOMAIN = """
+[callers.trust_domains."example.org"]
+address = "0.0.0.0:7444"
+bundle_file = "/bundles/example.org.pem"
+"""
+
+
+def test_trust_domains_are_nested_tables() -> None:
+    """Each trust domain whose workloads may call is a table under its name, which stands in quotes for its dots."""
+    more = (
+        DOMAIN
+        + """
+    [callers.trust_domains.partner]
+    address = "0.0.0.0:7445"
+    bundle_file = "/bundles/partner.pem"
+    certificate_file = "/partner.crt"
+    private_key_file = "/partner.key"
+    """
+    )
+    assert _parse(more=more).callers.trust_domains == {
+        "example.org": TrustDomainSettings(address="0.0.0.0:7444", bundle_file="/bundles/example.org.pem"),
+        "partner": TrustDomainSettings(
+            address="0.0.0.0:7445",
+            bundle_file="/bundles/partner.pem",
+            certificate_file="/partner.crt",
+            private_key_file="/partner.key",
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"example.org"', '"Example.org"', "its trust domain has other characters"),
+        ('"example.org"', '"example.org/a"', "its trust domain has other characters"),
+        ('"example.org"', '""', "its trust domain is empty"),
+        ('"example.org"', "example.org", "example.org is not a setting; a name with dots in it stands in quotes"),
+        ("0.0.0.0:7444", "0.0.0.0:7443", "is 0.0.0.0:7443, which listener has already"),
+        ("0.0.0.0:7444", "127.0.0.1:9443", "is 127.0.0.1:9443, which metrics has already"),
+        ("0.0.0.0:7444", "7444", "it must be host:port"),
+        ("0.0.0.0:7444", "", "it must be host:port"),
+        ("/bundles/example.org.pem", "", "needs a bundle_file"),
+        ('address = "0.0.0.0:7444"', "", "`address`"),
+        ("bundle_file", 'certificate_file = "/x"\nbundle_file', "give both"),
+        ("bundle_file", "bundle_fiel", "did you mean callers.trust_domains.example.org.bundle_file?"),
+    ],
+)
+def test_trust_domains_that_cannot_be(old: str, new: str, told: str) -> None:
+    """A name that the specification does not allow, an address that is taken, and what is missing stop the start."""
+    assert told in _refusal(more=DOMAIN.replace(old, new, 1))
+
+
+def test_two_trust_domains_have_two_listeners() -> None:
+    """Two trust domains on one address are refused, and one beside plain text needs a certificate of its own."""
+    assert "which callers.trust_domains" in _refusal(more=DOMAIN + DOMAIN.replace("example.org", "partner"))
+    plain = ('certificate_file = "/tls/tls.crt"', 'address = "127.0.0.1:7443"\ninsecure_loopback = true')
+    assert "always speaks TLS" in _refusal(plain, ('private_key_file = "/tls/tls.key"', ""), more=DOMAIN)
 
 
 @pytest.mark.parametrize(

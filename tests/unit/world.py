@@ -24,7 +24,9 @@ from kubevend_server.anchors import SharedAnchors
 from kubevend_server.audit.log import AuditLog
 from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.bearer import BearerTokens
+from kubevend_server.authentication.forwarded import Proxies
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
+from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
@@ -49,6 +51,8 @@ from kubevend_server.metrics import Metrics
 from kubevend_server.namespaces import Namespaces
 from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import AccessPolicy
+from kubevend_server.policy.policies import Policies
+from kubevend_server.policy_folder import PolicySource
 from kubevend_server.promises import Promises
 from kubevend_server.refusals import Refusals
 from kubevend_server.removal import Remover
@@ -63,7 +67,7 @@ from kubevend_server.store import roles as role_store
 from kubevend_server.store.configs import ConfigStore
 from kubevend_server.store.database import Database
 from kubevend_server.turns import Turns
-from tests.unit.builders import ADMIN_TOKEN, AUDIT_KEY, PERMIT_ALL, clock, limits, minted
+from tests.unit.builders import ADMIN_TOKEN, AUDIT_KEY, NOW, PERMIT_ALL, clock, limits, minted
 
 M = TypeVar("M", bound=Message)
 
@@ -226,21 +230,26 @@ class World:
         self.audit_file = folder / "world.jsonl"
         self.audit = audit_log(self.audit_file, AUDIT_KEY, self.database.read_now(read_head), clock)
         self.journal = Journal(self.database, self.audit)
-        authorizer = Authorizer(AccessPolicy(policies), clock)
+        self.policies = PolicySource(Policies(AccessPolicy(policies)), NOW)
+        authorizer = Authorizer(self.policies, self.catalog, clock)
         self.connection = connection or FakeConnection(token_reply())
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
         self.recorder = Recorder(self.journal, metrics)
         limited = limited or LimitSettings()
-        gate, turns = Gate(limited, metrics, monotonic), Turns(limited.issuing_per_cluster, monotonic)
+        proxies = Proxies([])
+        gate = Gate(limited, metrics, monotonic, proxies.carries_others)
+        turns = Turns(limited.issuing_per_cluster, monotonic)
         self.refusals = Refusals(self.journal, metrics)
         patience = Patience(limited.request_seconds, limited.call_seconds)
         bearer_tokens = BearerTokens(
             admin_digest=hashlib.sha256(ADMIN_TOKEN.encode()).digest(),
             service_accounts=ServiceAccounts(caller_clusters, "kubevend", remember=10),
+            issuers=(),
             clock=clock,
         )
-        self.interceptors = chain(Authenticator(bearer_tokens), self.recorder, gate, self.refusals, patience)
+        authenticator = Authenticator(bearer_tokens, Workloads({}, clock), proxies)
+        self.interceptors = chain(authenticator, self.policies, self.recorder, gate, self.refusals, patience)
         tokens = PageTokens(self.keyring)
         rules = ConfigRules(own_host, credential_folders or {})
         clusters = clusters or FakeClusters(self.connection, rules)

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 import structlog
 
 from kubevend_server.authentication.claims import Claims
+from kubevend_server.authentication.flights import Flights
 from kubevend_server.callers import Caller, service_account
 from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.credentials import Presented
 from kubevend_server.cluster.reviews import Reviewed, review_token
+from kubevend_server.cluster.text import shown
 from kubevend_server.errors import KubevendError, Unauthenticated, Unavailable
 
 AUDIENCE = "kubevend"
@@ -22,8 +24,11 @@ AUDIENCE = "kubevend"
 
 _log = structlog.get_logger()
 
+_LONGEST_ISSUER = 200
 _SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
-_MOST_REMEMBERED = 10_000
+
+_Answer = Caller | Unauthenticated | Unavailable
+_Remembered = OrderedDict[bytes, tuple[float, Caller | Unauthenticated]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +55,18 @@ class ServiceAccounts:
         audience: which their tokens must have.
         remember: seconds for which an answer of a cluster, a refusal too, is used again.
         monotonic: ages what is remembered.
+        most: how many answers are remembered, and how many refusals beside them.
     """
 
     clusters: Sequence[CallerCluster]
     audience: str
     remember: float
     monotonic: Callable[[], float] = time.monotonic
-    _remembered: OrderedDict[bytes, tuple[float, Caller | Unauthenticated]] = field(
-        default_factory=OrderedDict, repr=False
-    )
+    most: int = 10_000
+    _accepted: _Remembered = field(default_factory=OrderedDict, repr=False)
+    # Apart from them, so that a flood of tokens which nobody accepts drives out none that somebody did.
+    _refused: _Remembered = field(default_factory=OrderedDict, repr=False)
+    _flights: Flights[bytes, _Answer] = field(default_factory=Flights, repr=False)
 
     def remembered(self, digest: bytes) -> Caller | None:
         """Who showed the token of this SHA-256 a moment ago, if anybody did.
@@ -66,11 +74,11 @@ class ServiceAccounts:
         Raises:
             Unauthenticated: it was refused then.
         """
-        known = self._remembered.get(digest)
+        known = self._accepted.get(digest) or self._refused.get(digest)
         return _settled(known[1]) if known is not None and known[0] > self.monotonic() else None
 
     async def authenticate(self, token: str, digest: bytes, claims: Claims) -> Caller:
-        """Ask the cluster that issues such tokens whose this one is.
+        """Ask the cluster that issues such tokens whose this one is; who shows the same meanwhile waits for the answer.
 
         Args:
             token: the token.
@@ -82,13 +90,19 @@ class ServiceAccounts:
             Unavailable: the cluster that knows cannot be asked.
         """
         self._check(token, claims)
+        return _settled(await self._flights.join(digest, lambda: self._ask(token, digest, claims)))
+
+    async def _ask(self, token: str, digest: bytes, claims: Claims) -> _Answer:
         began = self.monotonic()
         answer = await self._review(token, claims.issuer)
-        self._remembered[digest] = (began + min(self.remember, claims.life), answer)
-        self._remembered.move_to_end(digest)
-        while len(self._remembered) > _MOST_REMEMBERED:
-            self._remembered.popitem(last=False)
-        return _settled(answer)
+        self._accepted.pop(digest, None)
+        self._refused.pop(digest, None)
+        if not isinstance(answer, Unavailable):
+            remembered = self._accepted if isinstance(answer, Caller) else self._refused
+            remembered[digest] = (began + min(self.remember, claims.life), answer)
+            while len(remembered) > self.most:
+                remembered.popitem(last=False)
+        return answer
 
     def _check(self, token: str, claims: Claims) -> None:
         """Refuse what the token itself shows to be of no use, before a cluster is troubled."""
@@ -111,7 +125,7 @@ class ServiceAccounts:
         audience = shlex.quote(f"--audience={self.audience}")
         return f"`kubectl create token {name} --namespace={namespace} {audience}` makes one"
 
-    async def _review(self, token: str, issuer: str) -> Caller | Unauthenticated:
+    async def _review(self, token: str, issuer: str) -> _Answer:
         candidates = [c for c in self.clusters if not c.issuers or issuer in c.issuers]
         reasons = []
         unchecked: Unavailable | None = None
@@ -125,10 +139,12 @@ class ServiceAccounts:
                 return _service_account(cluster.name, reviewed)
             reasons.append(f"{cluster.name}: {reviewed.error or 'not valid'}")
         if unchecked is not None:
-            raise unchecked
+            return unchecked
         if not candidates:
             return Unauthenticated(
-                "TOKEN_FOREIGN", "No cluster whose ServiceAccounts may call here issues such tokens."
+                "TOKEN_FOREIGN",
+                "No cluster whose ServiceAccounts may call here issues such tokens, and no issuer of the settings. The "
+                f"bearer token's iss is {shown(issuer, _LONGEST_ISSUER)!r}; the settings must have exactly that.",
             )
         return Unauthenticated("TOKEN_REJECTED", f"The bearer token was not accepted ({'; '.join(reasons)}).")
 
@@ -148,11 +164,11 @@ def _service_account(cluster: str, reviewed: Reviewed) -> Caller | Unauthenticat
     namespace, _, name = reviewed.username.removeprefix(_SERVICE_ACCOUNT_PREFIX).partition(":")
     if not reviewed.username.startswith(_SERVICE_ACCOUNT_PREFIX) or not name:
         return Unauthenticated("TOKEN_NOT_SERVICE_ACCOUNT", "The bearer token is valid, but not a ServiceAccount's.")
-    return service_account(cluster, namespace, name, reviewed.jti)
+    return service_account(cluster, namespace, name, reviewed.jti, pod=reviewed.pod, node=reviewed.node)
 
 
-def _settled(answer: Caller | Unauthenticated) -> Caller:
-    if isinstance(answer, Unauthenticated):
-        # A new one: an exception that is raised twice gathers tracebacks.
-        raise Unauthenticated(answer.reason, answer.message, metadata=answer.metadata)
-    return answer
+def _settled(answer: _Answer) -> Caller:
+    if isinstance(answer, Caller):
+        return answer
+    # A new one: an exception that is raised twice gathers tracebacks.
+    raise type(answer)(answer.reason, answer.message, metadata=answer.metadata)

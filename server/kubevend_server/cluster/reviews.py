@@ -6,6 +6,7 @@ See https://kubernetes.io/docs/reference/kubernetes-api/authentication-resources
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -15,8 +16,12 @@ from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.failures import unreadable
 from kubevend_server.cluster.text import LONGEST_ID, is_plain, shown
 
+# See https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/#additional-metadata-in-pod-bound-tokens
 _CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
+_POD = "authentication.kubernetes.io/pod-name"
+_NODE = "authentication.kubernetes.io/node-name"
 _LONGEST_USERNAME = 1000
+_LONGEST_NAME = 253
 _LONGEST_ERROR = 500
 
 BASIC_RIGHT = "what the ClusterRoleBinding system:basic-user gives to everybody, where nobody took it away"
@@ -32,12 +37,16 @@ class Reviewed:
         authenticated: whether it is valid for the audience that was asked for.
         username: whose it is, as `system:serviceaccount:{namespace}:{name}`.
         jti: the token's id, or empty.
+        pod: the name of the pod that the token is bound to, or empty.
+        node: the name of that pod's node, or empty.
         error: why it is not valid, in the cluster's words; never holds the token.
     """
 
     authenticated: bool
     username: str = ""
     jti: str = ""
+    pod: str = ""
+    node: str = ""
     error: str = ""
 
 
@@ -62,13 +71,16 @@ async def review_token(connection: Connection, token: str, audience: str) -> Rev
     }
     answer = await connection.post("/apis/authentication.k8s.io/v1/tokenreviews", body, attempt)
     status = decode(answer.body, _TokenReview, attempt).status
-    jti = next(iter(status.user.extra.get(_CREDENTIAL_ID, ())), "").removeprefix("JTI=")
+    username, extra = status.user.username, status.user.extra
+    jti = _first(extra, _CREDENTIAL_ID).removeprefix("JTI=")
+    pod, node = _first(extra, _POD), _first(extra, _NODE)
     # A name or an id that was cut or escaped would be another one.
-    if not is_plain(jti, LONGEST_ID) or not is_plain(status.user.username, _LONGEST_USERNAME):
+    named = ((jti, LONGEST_ID), (username, _LONGEST_USERNAME), (pod, _LONGEST_NAME), (node, _LONGEST_NAME))
+    if not all(is_plain(text, most) for text, most in named):
         raise unreadable(attempt)
     # An authenticator that knows no audiences answers without any; such a token was not meant for us.
     authenticated = status.authenticated and audience in status.audiences
-    return Reviewed(authenticated, status.user.username, jti, shown(status.error, _LONGEST_ERROR))
+    return Reviewed(authenticated, username, jti, pod, node, shown(status.error, _LONGEST_ERROR))
 
 
 async def review_self(connection: Connection) -> str:
@@ -91,6 +103,10 @@ async def review_self(connection: Connection) -> str:
     if not found or not is_plain(found, _LONGEST_USERNAME):
         raise unreadable(attempt)
     return found
+
+
+def _first(extra: Mapping[str, Sequence[str]], key: str) -> str:
+    return next(iter(extra.get(key, ())), "")
 
 
 class _User(msgspec.Struct):

@@ -28,7 +28,7 @@ from kubevend_server.store.configs import ConfigStore, config_not_found
 
 _CREDENTIALS = ("in_cluster", "token_file", "service_account_jwt", "client_certificate", "client_certificate_files")
 _SEALED = ("service_account_jwt", "client_certificate")
-_FIELDS = frozenset({"kubernetes_host", "kubernetes_ca_cert", *_CREDENTIALS})
+_FIELDS = frozenset({"kubernetes_host", "kubernetes_ca_cert", "labels", *_CREDENTIALS})
 
 
 Write = TypeVar("Write", pb.CreateConfigRequest, pb.UpdateConfigRequest)
@@ -95,7 +95,7 @@ class ConfigService:
         call.record.request = _written(request)
         now = self._clock()
         config = replace(
-            _from_proto(request.config),
+            from_proto(request.config),
             name=call.record.resource,
             etag=names.new_etag(),
             create_time=now,
@@ -184,9 +184,9 @@ class ConfigService:
 
     def _merge(self, old: Config, request: pb.UpdateConfigRequest) -> tuple[Config, InvalidArgument | None]:
         """The config as it would be, and the refusal where its credential must be given again for that."""
-        merged = _from_proto(merge(_to_proto(old), request.config, request.update_mask, _FIELDS))
+        merged = from_proto(merge(_to_proto(old), request.config, request.update_mask, _FIELDS))
         if _gives_credential(old, request):
-            return replace(merged, credential=_from_proto(request.config).credential), None
+            return replace(merged, credential=from_proto(request.config).credential), None
         merged = replace(merged, credential=old.credential)
         return merged, _credential_missing(old, request) if _needs_credential(old, merged) else None
 
@@ -215,7 +215,7 @@ def _gives_credential(old: Config, request: pb.UpdateConfigRequest) -> bool:
     if kind is None or (masked and not masked & {kind, "*"}):
         return False
     # A config that was read has an empty string in place of the secret; written back, it means the stored one.
-    given = _from_proto(request.config).credential
+    given = from_proto(request.config).credential
     read_back = (
         given.kind == old.credential.kind
         and given.kind in _SEALED
@@ -269,6 +269,7 @@ def _to_proto(config: Config) -> pb.Config:
         name=config.name,
         kubernetes_host=config.kubernetes_host,
         kubernetes_ca_cert=config.kubernetes_ca_cert,
+        labels=dict(config.labels),
         etag=config.etag,
     )
     credential = config.credential
@@ -289,7 +290,8 @@ def _to_proto(config: Config) -> pb.Config:
     return proto
 
 
-def _from_proto(proto: pb.Config) -> Config:
+def from_proto(proto: pb.Config) -> Config:
+    """The config that a message describes."""
     kind = proto.WhichOneof("credential") or "in_cluster"
     return Config(
         name=proto.name,
@@ -305,6 +307,7 @@ def _from_proto(proto: pb.Config) -> Config:
             certificate_file=proto.client_certificate_files.certificate_file,
             private_key_file=proto.client_certificate_files.private_key_file,
         ),
+        labels=tuple(sorted(proto.labels.items())),
     )
 
 

@@ -120,7 +120,7 @@ class RoleService:
         call.record.request = convert.written(request)
         now = self._clock()
         proposed = replace(
-            _from_proto(request.role),
+            from_proto(request.role),
             name=call.record.resource,
             etag=names.new_etag(),
             create_time=now,
@@ -146,7 +146,7 @@ class RoleService:
         merged = merge(_to_proto(old or Role(request.role.name)), request.role, request.update_mask, _FIELDS)
         merged.name = request.role.name
         proposed = replace(
-            _from_proto(merged),
+            from_proto(merged),
             name=request.role.name,
             etag=names.new_etag(),
             create_time=old.create_time if old else None,
@@ -227,7 +227,8 @@ def _to_proto(role: Role) -> pb.Role:
     return proto
 
 
-def _from_proto(proto: pb.Role) -> Role:
+def from_proto(proto: pb.Role) -> Role:
+    """The role that a message describes."""
     makes_accounts = proto.HasField("kubernetes_role") or proto.HasField("generated_role")
     return Role(
         name=proto.name,

@@ -13,9 +13,12 @@ from kubevend_server.settings.sections import (
     LimitSettings,
     Listener,
     MetricsSettings,
+    OidcIssuerSettings,
     Policy,
+    ProxySettings,
     Settings,
     Store,
+    TrustDomainSettings,
 )
 
 __all__ = [
@@ -29,10 +32,13 @@ __all__ = [
     "LimitSettings",
     "Listener",
     "MetricsSettings",
+    "OidcIssuerSettings",
     "Policy",
+    "ProxySettings",
     "Settings",
     "SettingsError",
     "Store",
+    "TrustDomainSettings",
     "load",
     "parse",
 ]

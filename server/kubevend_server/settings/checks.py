@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from itertools import chain
 
 from kubevend_server.config_rules import ANY_HOST, is_https
 from kubevend_server.policy.limits import MINIMUM_TTL
+from kubevend_server.settings.issuers import issuer_faults
 from kubevend_server.settings.limits import limit_faults
+from kubevend_server.settings.proxies import proxy_faults
 from kubevend_server.settings.sections import CallerClusterSettings, Settings
+from kubevend_server.settings.trust_domains import addresses_of, trust_domain_faults
 
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\s]+):[0-9]{1,5}")
@@ -50,6 +54,12 @@ def check(settings: Settings) -> None:
     for fault in limit_faults(settings.limits):
         raise SettingsError(fault)
     _check_clusters(settings.callers.clusters)
+    for fault in chain(
+        trust_domain_faults(settings),
+        proxy_faults(settings.callers.proxies, settings.callers.trust_domains),
+        issuer_faults(settings.callers),
+    ):
+        raise SettingsError(fault)
     _check_folders(settings.kubernetes.credential_folders)
     if not settings.callers.audience:
         raise SettingsError("callers.audience is empty: a token for any audience would then do.")
@@ -89,6 +99,7 @@ def _check_numbers(settings: Settings) -> None:
     for key, address in (
         ("listener.address", settings.listener.address),
         ("metrics.address", settings.metrics.address),
+        *addresses_of(settings.callers.trust_domains),
     ):
         if address and not _ADDRESS.fullmatch(address):
             raise SettingsError(f"{key} is {address!r}; it must be host:port, as 127.0.0.1:7443.")

@@ -56,6 +56,8 @@ def _check_keys(found: dict[str, Any], expected: Any, path: str) -> None:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {path}{near[0]}?" if near else f"known here: {', '.join(known)}."
+            if isinstance(value, dict) and not near and path.count(".") > 1:
+                hint = 'a name with dots in it stands in quotes, as in [callers.trust_domains."example.org"].'
             raise SettingsError(f"{path}{key} is not a setting; {hint}")
         if is_dataclass(hints[key]) and isinstance(value, dict):
             _check_keys(value, hints[key], f"{path}{key}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from datetime import datetime
 
+import msgspec
 import sqlalchemy as sa
 
 from kubevend_server.audit.log import rfc3339
@@ -141,6 +142,7 @@ class ConfigStore:
             "certificate_file": credential.certificate_file,
             "private_key_file": credential.private_key_file,
             "sealed_secret": self._seal(config),
+            "labels": msgspec.json.encode(dict(config.labels)).decode(),
             "etag": config.etag,
             "create_time": config.create_time,
             "update_time": config.update_time,
@@ -163,6 +165,7 @@ class ConfigStore:
                 certificate_file=row.certificate_file,
                 private_key_file=row.private_key_file,
             ),
+            labels=tuple(sorted(msgspec.json.decode(row.labels, type=dict[str, str]).items())),
             etag=row.etag,
             create_time=row.create_time,
             update_time=row.update_time,

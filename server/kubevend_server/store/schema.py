@@ -47,6 +47,8 @@ configs = sa.Table(
     sa.Column("private_key_file", sa.Text, nullable=False, server_default=""),
     # The token or the private key, sealed under the store's key file, with the row as associated data.
     sa.Column("sealed_secret", sa.LargeBinary, nullable=False),
+    # As a JSON object.
+    sa.Column("labels", sa.Text, nullable=False, server_default="{}"),
     sa.Column("etag", sa.String(64), nullable=False),
     sa.Column("create_time", Moment, nullable=False),
     sa.Column("update_time", Moment, nullable=False),

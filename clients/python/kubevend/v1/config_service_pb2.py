@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from kubevend.v1 import rules_pb2 as kubevend_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n kubevend/v1/config_service.proto\x12\x0bkubevend.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17kubevend/v1/rules.proto\"\x86\x04\n\x06\x43onfig\x12\x1c\n\x04name\x18\x01 \x01(\tB\x0e\xbaH\x0br\x06\x80\x8d\xb1\xaf\x0c\x01\xd8\x01\x01\x12!\n\x0fkubernetes_host\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12%\n\x12kubernetes_ca_cert\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04\x12\x36\n\nin_cluster\x18\x04 \x01(\x0b\x32 .kubevend.v1.InClusterCredentialH\x00\x12!\n\ntoken_file\x18\x05 \x01(\tB\x0b\xbaH\x08r\x06\xb8\x8d\xb1\xaf\x0c\x01H\x00\x12+\n\x13service_account_jwt\x18\x06 \x01(\tB\x0c\x80\x01\x01\xbaH\x06r\x04\x18\x80\x80\x01H\x00\x12<\n\x12\x63lient_certificate\x18\x07 \x01(\x0b\x32\x1e.kubevend.v1.ClientCertificateH\x00\x12G\n\x18\x63lient_certificate_files\x18\x08 \x01(\x0b\x32#.kubevend.v1.ClientCertificateFilesH\x00\x12\x15\n\x04\x65tag\x18\n \x01(\tB\x07\xbaH\x04r\x02\x18@\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0c\n\ncredential\"\x15\n\x13InClusterCredential\"\x94\x01\n\x11\x43lientCertificate\x12\\\n\x0b\x63\x65rtificate\x18\x01 \x01(\tBG\xbaH\x08r\x06\x10\x01\x18\x80\x80\x04\x82\x8d\xb1\xaf\x0c\x36must be a certificate as PEM, at most 65536 characters\x12!\n\x0bprivate_key\x18\x02 \x01(\tB\x0c\x80\x01\x01\xbaH\x06r\x04\x18\x80\x80\x01\"f\n\x16\x43lientCertificateFiles\x12%\n\x10\x63\x65rtificate_file\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\xb8\x8d\xb1\xaf\x0c\x01\x12%\n\x10private_key_file\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\xb8\x8d\xb1\xaf\x0c\x01\"-\n\x10GetConfigRequest\x12\x19\n\x04name\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x80\x8d\xb1\xaf\x0c\x01\"8\n\x11GetConfigResponse\x12#\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x13.kubevend.v1.Config\"R\n\x12ListConfigsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x80\x8d\xb1\xaf\x0c\x01\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"T\n\x13ListConfigsResponse\x12$\n\x07\x63onfigs\x18\x01 \x03(\x0b\x32\x13.kubevend.v1.Config\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa0\x01\n\x13\x43reateConfigRequest\x12\x1e\n\tconfig_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x98\x8d\xb1\xaf\x0c\x01\x12R\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x13.kubevend.v1.ConfigB-\xbaH\x03\xc8\x01\x01\x82\x8d\xb1\xaf\x0c!must be given: the config to make\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\";\n\x14\x43reateConfigResponse\x12#\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x13.kubevend.v1.Config\"\xd5\x01\n\x13UpdateConfigRequest\x12v\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x13.kubevend.v1.ConfigBQ\xbaH\x03\xc8\x01\x01\x82\x8d\xb1\xaf\x0c\x45must be given: the config to change, with its name and its new values\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\";\n\x14UpdateConfigResponse\x12#\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x13.kubevend.v1.Config\"^\n\x13\x44\x65leteConfigRequest\x12\x19\n\x04name\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x80\x8d\xb1\xaf\x0c\x01\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\x16\n\x14\x44\x65leteConfigResponse\"/\n\x12\x43heckConfigRequest\x12\x19\n\x04name\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x80\x8d\xb1\xaf\x0c\x01\"q\n\x13\x43heckConfigResponse\x12\x0e\n\x06passed\x18\x01 \x01(\x08\x12\x10\n\x08identity\x18\x02 \x01(\t\x12\"\n\x06\x63hecks\x18\x03 \x03(\x0b\x32\x12.kubevend.v1.Check\x12\x14\n\x0cmissing_rbac\x18\x04 \x01(\t\"\xdb\x04\n\x05\x43heck\x12%\n\x04item\x18\x01 \x01(\x0e\x32\x17.kubevend.v1.Check.Item\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.kubevend.v1.Check.State\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x11\n\tnamespace\x18\x05 \x01(\t\x12\x17\n\x0fservice_account\x18\x06 \x01(\t\x12\r\n\x05roles\x18\x07 \x03(\t\x12\x32\n\x08metadata\x18\x08 \x03(\x0b\x32 .kubevend.v1.Check.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd6\x01\n\x04Item\x12\x14\n\x10ITEM_UNSPECIFIED\x10\x00\x12\x12\n\x0eITEM_REACHABLE\x10\x01\x12\x10\n\x0cITEM_TRUSTED\x10\x02\x12\x13\n\x0fITEM_KUBERNETES\x10\x03\x12\x0e\n\nITEM_CLOCK\x10\x04\x12\x13\n\x0fITEM_CREDENTIAL\x10\x05\x12\x15\n\x11ITEM_TOKEN_REVIEW\x10\x06\x12\x13\n\x0fITEM_PERMISSION\x10\x07\x12\x18\n\x14ITEM_SERVICE_ACCOUNT\x10\x08\x12\x12\n\x0eITEM_ADMISSION\x10\t\"h\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_PASSED\x10\x01\x12\x11\n\rSTATE_WARNING\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x11\n\rSTATE_SKIPPED\x10\x04\x32\xfe\x03\n\rConfigService\x12J\n\tGetConfig\x12\x1d.kubevend.v1.GetConfigRequest\x1a\x1e.kubevend.v1.GetConfigResponse\x12P\n\x0bListConfigs\x12\x1f.kubevend.v1.ListConfigsRequest\x1a .kubevend.v1.ListConfigsResponse\x12S\n\x0c\x43reateConfig\x12 .kubevend.v1.CreateConfigRequest\x1a!.kubevend.v1.CreateConfigResponse\x12S\n\x0cUpdateConfig\x12 .kubevend.v1.UpdateConfigRequest\x1a!.kubevend.v1.UpdateConfigResponse\x12S\n\x0c\x44\x65leteConfig\x12 .kubevend.v1.DeleteConfigRequest\x1a!.kubevend.v1.DeleteConfigResponse\x12P\n\x0b\x43heckConfig\x12\x1f.kubevend.v1.CheckConfigRequest\x1a .kubevend.v1.CheckConfigResponseB8\n\x0f\x64\x65v.kubevend.v1P\x01Z#kubevend.dev/kubevend/v1;kubevendv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n kubevend/v1/config_service.proto\x12\x0bkubevend.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17kubevend/v1/rules.proto\"\xa0\x05\n\x06\x43onfig\x12\x1c\n\x04name\x18\x01 \x01(\tB\x0e\xbaH\x0br\x06\x80\x8d\xb1\xaf\x0c\x01\xd8\x01\x01\x12!\n\x0fkubernetes_host\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12%\n\x12kubernetes_ca_cert\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x04\x12\x36\n\nin_cluster\x18\x04 \x01(\x0b\x32 .kubevend.v1.InClusterCredentialH\x00\x12!\n\ntoken_file\x18\x05 \x01(\tB\x0b\xbaH\x08r\x06\xb8\x8d\xb1\xaf\x0c\x01H\x00\x12+\n\x13service_account_jwt\x18\x06 \x01(\tB\x0c\x80\x01\x01\xbaH\x06r\x04\x18\x80\x80\x01H\x00\x12<\n\x12\x63lient_certificate\x18\x07 \x01(\x0b\x32\x1e.kubevend.v1.ClientCertificateH\x00\x12G\n\x18\x63lient_certificate_files\x18\x08 \x01(\x0b\x32#.kubevend.v1.ClientCertificateFilesH\x00\x12\x15\n\x04\x65tag\x18\n \x01(\tB\x07\xbaH\x04r\x02\x18@\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12i\n\x06labels\x18\r \x03(\x0b\x32\x1f.kubevend.v1.Config.LabelsEntryB8\xbaH\x16\x9a\x01\x13\x10@\"\x08r\x06\xb0\x8d\xb1\xaf\x0c\x01*\x05r\x03\x18\xfd\x01\x82\x8d\xb1\xaf\x0c\x19must be at most 64 labels\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\ncredential\"\x15\n\x13InClusterCredential\"\x94\x01\n\x11\x43lientCertificate\x12\\\n\x0b\x63\x65rtificate\x18\x01 \x01(\tBG\xbaH\x08r\x06\x10\x01\x18\x80\x80\x04\x82\x8d\xb1\xaf\x0c\x36must be a certificate as PEM, at most 65536 characters\x12!\n\x0bprivate_key\x18\x02 \x01(\tB\x0c\x80\x01\x01\xbaH\x06r\x04\x18\x80\x80\x01\"f\n\x16\x43lientCertificateFiles\x12%\n\x10\x63\x65rtificate_file\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\xb8\x8d\xb1\xaf\x0c\x01\x12%\n\x10private_key_file\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\xb8\x8d\xb1\xaf\x0c\x01\"-\n\x10GetConfigRequest\x12\x19\n\x04name\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x80\x8d\xb1\xaf\x0c\x01\"8\n\x11GetConfigResponse\x12#\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x13.kubevend.v1.Config\"R\n\x12ListConfigsRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x80\x8d\xb1\xaf\x0c\x01\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"T\n\x13ListConfigsResponse\x12$\n\x07\x63onfigs\x18\x01 \x03(\x0b\x32\x13.kubevend.v1.Config\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa0\x01\n\x13\x43reateConfigRequest\x12\x1e\n\tconfig_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x98\x8d\xb1\xaf\x0c\x01\x12R\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x13.kubevend.v1.ConfigB-\xbaH\x03\xc8\x01\x01\x82\x8d\xb1\xaf\x0c!must be given: the config to make\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\";\n\x14\x43reateConfigResponse\x12#\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x13.kubevend.v1.Config\"\xd5\x01\n\x13UpdateConfigRequest\x12v\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x13.kubevend.v1.ConfigBQ\xbaH\x03\xc8\x01\x01\x82\x8d\xb1\xaf\x0c\x45must be given: the config to change, with its name and its new values\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\";\n\x14UpdateConfigResponse\x12#\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x13.kubevend.v1.Config\"^\n\x13\x44\x65leteConfigRequest\x12\x19\n\x04name\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x80\x8d\xb1\xaf\x0c\x01\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\x16\n\x14\x44\x65leteConfigResponse\"/\n\x12\x43heckConfigRequest\x12\x19\n\x04name\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x80\x8d\xb1\xaf\x0c\x01\"q\n\x13\x43heckConfigResponse\x12\x0e\n\x06passed\x18\x01 \x01(\x08\x12\x10\n\x08identity\x18\x02 \x01(\t\x12\"\n\x06\x63hecks\x18\x03 \x03(\x0b\x32\x12.kubevend.v1.Check\x12\x14\n\x0cmissing_rbac\x18\x04 \x01(\t\"\xdb\x04\n\x05\x43heck\x12%\n\x04item\x18\x01 \x01(\x0e\x32\x17.kubevend.v1.Check.Item\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.kubevend.v1.Check.State\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x11\n\tnamespace\x18\x05 \x01(\t\x12\x17\n\x0fservice_account\x18\x06 \x01(\t\x12\r\n\x05roles\x18\x07 \x03(\t\x12\x32\n\x08metadata\x18\x08 \x03(\x0b\x32 .kubevend.v1.Check.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd6\x01\n\x04Item\x12\x14\n\x10ITEM_UNSPECIFIED\x10\x00\x12\x12\n\x0eITEM_REACHABLE\x10\x01\x12\x10\n\x0cITEM_TRUSTED\x10\x02\x12\x13\n\x0fITEM_KUBERNETES\x10\x03\x12\x0e\n\nITEM_CLOCK\x10\x04\x12\x13\n\x0fITEM_CREDENTIAL\x10\x05\x12\x15\n\x11ITEM_TOKEN_REVIEW\x10\x06\x12\x13\n\x0fITEM_PERMISSION\x10\x07\x12\x18\n\x14ITEM_SERVICE_ACCOUNT\x10\x08\x12\x12\n\x0eITEM_ADMISSION\x10\t\"h\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_PASSED\x10\x01\x12\x11\n\rSTATE_WARNING\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x11\n\rSTATE_SKIPPED\x10\x04\x32\xfe\x03\n\rConfigService\x12J\n\tGetConfig\x12\x1d.kubevend.v1.GetConfigRequest\x1a\x1e.kubevend.v1.GetConfigResponse\x12P\n\x0bListConfigs\x12\x1f.kubevend.v1.ListConfigsRequest\x1a .kubevend.v1.ListConfigsResponse\x12S\n\x0c\x43reateConfig\x12 .kubevend.v1.CreateConfigRequest\x1a!.kubevend.v1.CreateConfigResponse\x12S\n\x0cUpdateConfig\x12 .kubevend.v1.UpdateConfigRequest\x1a!.kubevend.v1.UpdateConfigResponse\x12S\n\x0c\x44\x65leteConfig\x12 .kubevend.v1.DeleteConfigRequest\x1a!.kubevend.v1.DeleteConfigResponse\x12P\n\x0b\x43heckConfig\x12\x1f.kubevend.v1.CheckConfigRequest\x1a .kubevend.v1.CheckConfigResponseB8\n\x0f\x64\x65v.kubevend.v1P\x01Z#kubevend.dev/kubevend/v1;kubevendv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kubevend.v1.config_service_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.kubevend.v1P\001Z#kubevend.dev/kubevend/v1;kubevendv1'
+  _globals['_CONFIG_LABELSENTRY']._loaded_options = None
+  _globals['_CONFIG_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_CONFIG'].fields_by_name['name']._loaded_options = None
   _globals['_CONFIG'].fields_by_name['name']._serialized_options = b'\272H\013r\006\200\215\261\257\014\001\330\001\001'
   _globals['_CONFIG'].fields_by_name['kubernetes_host']._loaded_options = None
@@ -48,6 +50,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONFIG'].fields_by_name['service_account_jwt']._serialized_options = b'\200\001\001\272H\006r\004\030\200\200\001'
   _globals['_CONFIG'].fields_by_name['etag']._loaded_options = None
   _globals['_CONFIG'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_CONFIG'].fields_by_name['labels']._loaded_options = None
+  _globals['_CONFIG'].fields_by_name['labels']._serialized_options = b'\272H\026\232\001\023\020@\"\010r\006\260\215\261\257\014\001*\005r\003\030\375\001\202\215\261\257\014\031must be at most 64 labels'
   _globals['_CLIENTCERTIFICATE'].fields_by_name['certificate']._loaded_options = None
   _globals['_CLIENTCERTIFICATE'].fields_by_name['certificate']._serialized_options = b'\272H\010r\006\020\001\030\200\200\004\202\215\261\257\0146must be a certificate as PEM, at most 65536 characters'
   _globals['_CLIENTCERTIFICATE'].fields_by_name['private_key']._loaded_options = None
@@ -77,45 +81,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECK_METADATAENTRY']._loaded_options = None
   _globals['_CHECK_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_CONFIG']._serialized_start=171
-  _globals['_CONFIG']._serialized_end=689
-  _globals['_INCLUSTERCREDENTIAL']._serialized_start=691
-  _globals['_INCLUSTERCREDENTIAL']._serialized_end=712
-  _globals['_CLIENTCERTIFICATE']._serialized_start=715
-  _globals['_CLIENTCERTIFICATE']._serialized_end=863
-  _globals['_CLIENTCERTIFICATEFILES']._serialized_start=865
-  _globals['_CLIENTCERTIFICATEFILES']._serialized_end=967
-  _globals['_GETCONFIGREQUEST']._serialized_start=969
-  _globals['_GETCONFIGREQUEST']._serialized_end=1014
-  _globals['_GETCONFIGRESPONSE']._serialized_start=1016
-  _globals['_GETCONFIGRESPONSE']._serialized_end=1072
-  _globals['_LISTCONFIGSREQUEST']._serialized_start=1074
-  _globals['_LISTCONFIGSREQUEST']._serialized_end=1156
-  _globals['_LISTCONFIGSRESPONSE']._serialized_start=1158
-  _globals['_LISTCONFIGSRESPONSE']._serialized_end=1242
-  _globals['_CREATECONFIGREQUEST']._serialized_start=1245
-  _globals['_CREATECONFIGREQUEST']._serialized_end=1405
-  _globals['_CREATECONFIGRESPONSE']._serialized_start=1407
-  _globals['_CREATECONFIGRESPONSE']._serialized_end=1466
-  _globals['_UPDATECONFIGREQUEST']._serialized_start=1469
-  _globals['_UPDATECONFIGREQUEST']._serialized_end=1682
-  _globals['_UPDATECONFIGRESPONSE']._serialized_start=1684
-  _globals['_UPDATECONFIGRESPONSE']._serialized_end=1743
-  _globals['_DELETECONFIGREQUEST']._serialized_start=1745
-  _globals['_DELETECONFIGREQUEST']._serialized_end=1839
-  _globals['_DELETECONFIGRESPONSE']._serialized_start=1841
-  _globals['_DELETECONFIGRESPONSE']._serialized_end=1863
-  _globals['_CHECKCONFIGREQUEST']._serialized_start=1865
-  _globals['_CHECKCONFIGREQUEST']._serialized_end=1912
-  _globals['_CHECKCONFIGRESPONSE']._serialized_start=1914
-  _globals['_CHECKCONFIGRESPONSE']._serialized_end=2027
-  _globals['_CHECK']._serialized_start=2030
-  _globals['_CHECK']._serialized_end=2633
-  _globals['_CHECK_METADATAENTRY']._serialized_start=2263
-  _globals['_CHECK_METADATAENTRY']._serialized_end=2310
-  _globals['_CHECK_ITEM']._serialized_start=2313
-  _globals['_CHECK_ITEM']._serialized_end=2527
-  _globals['_CHECK_STATE']._serialized_start=2529
-  _globals['_CHECK_STATE']._serialized_end=2633
-  _globals['_CONFIGSERVICE']._serialized_start=2636
-  _globals['_CONFIGSERVICE']._serialized_end=3146
+  _globals['_CONFIG']._serialized_end=843
+  _globals['_CONFIG_LABELSENTRY']._serialized_start=784
+  _globals['_CONFIG_LABELSENTRY']._serialized_end=829
+  _globals['_INCLUSTERCREDENTIAL']._serialized_start=845
+  _globals['_INCLUSTERCREDENTIAL']._serialized_end=866
+  _globals['_CLIENTCERTIFICATE']._serialized_start=869
+  _globals['_CLIENTCERTIFICATE']._serialized_end=1017
+  _globals['_CLIENTCERTIFICATEFILES']._serialized_start=1019
+  _globals['_CLIENTCERTIFICATEFILES']._serialized_end=1121
+  _globals['_GETCONFIGREQUEST']._serialized_start=1123
+  _globals['_GETCONFIGREQUEST']._serialized_end=1168
+  _globals['_GETCONFIGRESPONSE']._serialized_start=1170
+  _globals['_GETCONFIGRESPONSE']._serialized_end=1226
+  _globals['_LISTCONFIGSREQUEST']._serialized_start=1228
+  _globals['_LISTCONFIGSREQUEST']._serialized_end=1310
+  _globals['_LISTCONFIGSRESPONSE']._serialized_start=1312
+  _globals['_LISTCONFIGSRESPONSE']._serialized_end=1396
+  _globals['_CREATECONFIGREQUEST']._serialized_start=1399
+  _globals['_CREATECONFIGREQUEST']._serialized_end=1559
+  _globals['_CREATECONFIGRESPONSE']._serialized_start=1561
+  _globals['_CREATECONFIGRESPONSE']._serialized_end=1620
+  _globals['_UPDATECONFIGREQUEST']._serialized_start=1623
+  _globals['_UPDATECONFIGREQUEST']._serialized_end=1836
+  _globals['_UPDATECONFIGRESPONSE']._serialized_start=1838
+  _globals['_UPDATECONFIGRESPONSE']._serialized_end=1897
+  _globals['_DELETECONFIGREQUEST']._serialized_start=1899
+  _globals['_DELETECONFIGREQUEST']._serialized_end=1993
+  _globals['_DELETECONFIGRESPONSE']._serialized_start=1995
+  _globals['_DELETECONFIGRESPONSE']._serialized_end=2017
+  _globals['_CHECKCONFIGREQUEST']._serialized_start=2019
+  _globals['_CHECKCONFIGREQUEST']._serialized_end=2066
+  _globals['_CHECKCONFIGRESPONSE']._serialized_start=2068
+  _globals['_CHECKCONFIGRESPONSE']._serialized_end=2181
+  _globals['_CHECK']._serialized_start=2184
+  _globals['_CHECK']._serialized_end=2787
+  _globals['_CHECK_METADATAENTRY']._serialized_start=2417
+  _globals['_CHECK_METADATAENTRY']._serialized_end=2464
+  _globals['_CHECK_ITEM']._serialized_start=2467
+  _globals['_CHECK_ITEM']._serialized_end=2681
+  _globals['_CHECK_STATE']._serialized_start=2683
+  _globals['_CHECK_STATE']._serialized_end=2787
+  _globals['_CONFIGSERVICE']._serialized_start=2790
+  _globals['_CONFIGSERVICE']._serialized_end=3300
 # @@protoc_insertion_point(module_scope)

@@ -27,6 +27,26 @@ class Config(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     KUBERNETES_HOST_FIELD_NUMBER: _builtins.int
     KUBERNETES_CA_CERT_FIELD_NUMBER: _builtins.int
@@ -38,6 +58,7 @@ class Config(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The resource name, `configs/{config}`. Ignored on create, where `config_id` gives it."""
     kubernetes_host: _builtins.str
@@ -82,6 +103,10 @@ class Config(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels for policies to decide by, such as `team: payments`. At most 64. Default: none."""
+
     def __init__(
         self,
         *,
@@ -96,10 +121,11 @@ class Config(_message.Message):
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["client_certificate", b"client_certificate", "client_certificate_files", b"client_certificate_files", "create_time", b"create_time", "credential", b"credential", "in_cluster", b"in_cluster", "service_account_jwt", b"service_account_jwt", "token_file", b"token_file", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_certificate", b"client_certificate", "client_certificate_files", b"client_certificate_files", "create_time", b"create_time", "credential", b"credential", "etag", b"etag", "in_cluster", b"in_cluster", "kubernetes_ca_cert", b"kubernetes_ca_cert", "kubernetes_host", b"kubernetes_host", "name", b"name", "service_account_jwt", b"service_account_jwt", "token_file", b"token_file", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_certificate", b"client_certificate", "client_certificate_files", b"client_certificate_files", "create_time", b"create_time", "credential", b"credential", "etag", b"etag", "in_cluster", b"in_cluster", "kubernetes_ca_cert", b"kubernetes_ca_cert", "kubernetes_host", b"kubernetes_host", "labels", b"labels", "name", b"name", "service_account_jwt", b"service_account_jwt", "token_file", b"token_file", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_credential: _TypeAlias = _typing.Literal["in_cluster", "token_file", "service_account_jwt", "client_certificate", "client_certificate_files"]  # noqa: Y015
     _WhichOneofArgType_credential: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015

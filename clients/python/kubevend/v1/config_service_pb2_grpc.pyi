@@ -39,7 +39,12 @@ class ConfigServiceStub:
 
     Any method can answer, besides what it names:
       - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
-        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT); a certificate that is no workload's or that
+        nobody vouches for any longer (CERTIFICATE_TWO_URIS, CERTIFICATE_NOT_SPIFFE, CERTIFICATE_TRUST_DOMAIN,
+        CERTIFICATE_AUTHORITY, CERTIFICATE_MALFORMED, CERTIFICATE_EXPIRED, CERTIFICATE_NOT_TRUSTED); a certificate and a token
+        (TWO_IDENTITIES); `x-forwarded-client-cert` from nobody who may forward it (FORWARDED_NOT_BELIEVED), or from a proxy,
+        but it does not say which workload calls (FORWARDED_MISSING, FORWARDED_MALFORMED, FORWARDED_AMBIGUOUS,
+        FORWARDED_URIS, FORWARDED_DNS_NAMES, FORWARDED_NOT_SPIFFE, FORWARDED_TRUST_DOMAIN, PROXY_CHAIN).
       - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
         google.rpc.BadRequest names each).
       - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
@@ -49,6 +54,8 @@ class ConfigServiceStub:
         says when to try again. Or the request did not arrive in time (REQUEST_UNFINISHED).
       - DEADLINE_EXCEEDED (CALL_TOO_SLOW): the server gave up on the call before its deadline. What was done by then, the audit
         log tells.
+      - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
+        TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
       - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
@@ -114,7 +121,12 @@ class ConfigServiceAsyncStub(ConfigServiceStub):
 
     Any method can answer, besides what it names:
       - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
-        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT); a certificate that is no workload's or that
+        nobody vouches for any longer (CERTIFICATE_TWO_URIS, CERTIFICATE_NOT_SPIFFE, CERTIFICATE_TRUST_DOMAIN,
+        CERTIFICATE_AUTHORITY, CERTIFICATE_MALFORMED, CERTIFICATE_EXPIRED, CERTIFICATE_NOT_TRUSTED); a certificate and a token
+        (TWO_IDENTITIES); `x-forwarded-client-cert` from nobody who may forward it (FORWARDED_NOT_BELIEVED), or from a proxy,
+        but it does not say which workload calls (FORWARDED_MISSING, FORWARDED_MALFORMED, FORWARDED_AMBIGUOUS,
+        FORWARDED_URIS, FORWARDED_DNS_NAMES, FORWARDED_NOT_SPIFFE, FORWARDED_TRUST_DOMAIN, PROXY_CHAIN).
       - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
         google.rpc.BadRequest names each).
       - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
@@ -124,6 +136,8 @@ class ConfigServiceAsyncStub(ConfigServiceStub):
         says when to try again. Or the request did not arrive in time (REQUEST_UNFINISHED).
       - DEADLINE_EXCEEDED (CALL_TOO_SLOW): the server gave up on the call before its deadline. What was done by then, the audit
         log tells.
+      - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
+        TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
       - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
@@ -185,7 +199,12 @@ class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Any method can answer, besides what it names:
       - UNAUTHENTICATED: no credential (CREDENTIAL_MISSING), or one that is not accepted (TOKEN_MALFORMED, TOKEN_AUDIENCE,
-        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT).
+        TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_REJECTED, TOKEN_NOT_SERVICE_ACCOUNT); a certificate that is no workload's or that
+        nobody vouches for any longer (CERTIFICATE_TWO_URIS, CERTIFICATE_NOT_SPIFFE, CERTIFICATE_TRUST_DOMAIN,
+        CERTIFICATE_AUTHORITY, CERTIFICATE_MALFORMED, CERTIFICATE_EXPIRED, CERTIFICATE_NOT_TRUSTED); a certificate and a token
+        (TWO_IDENTITIES); `x-forwarded-client-cert` from nobody who may forward it (FORWARDED_NOT_BELIEVED), or from a proxy,
+        but it does not say which workload calls (FORWARDED_MISSING, FORWARDED_MALFORMED, FORWARDED_AMBIGUOUS,
+        FORWARDED_URIS, FORWARDED_DNS_NAMES, FORWARDED_NOT_SPIFFE, FORWARDED_TRUST_DOMAIN, PROXY_CHAIN).
       - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
         google.rpc.BadRequest names each).
       - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
@@ -195,6 +214,8 @@ class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
         says when to try again. Or the request did not arrive in time (REQUEST_UNFINISHED).
       - DEADLINE_EXCEEDED (CALL_TOO_SLOW): the server gave up on the call before its deadline. What was done by then, the audit
         log tells.
+      - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
+        TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
       - INTERNAL (DEFECT): a defect of kubevend's own.
     """
 
