@@ -138,7 +138,7 @@ def _make_server(cluster: DevCluster, folder: Path, arguments: Namespace) -> Kub
     overrides: dict[str, dict[str, Any]] = {
         "kubernetes": {"credential_folders": {str(folder / "kubevend"): ["*"]}},
         "leases": {"reconcile_seconds": 86400.0},
-        "callers": {"clusters": clusters, "remember_seconds": 600.0},
+        "callers": {"clusters": clusters},
     }
     if arguments.issuing_per_cluster:
         overrides["limits"] = {"issuing_per_cluster": arguments.issuing_per_cluster}
