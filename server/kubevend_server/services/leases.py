@@ -13,10 +13,9 @@ from google.protobuf.message import Message
 from kubevend.v1 import lease_service_pb2 as pb
 from kubevend.v1 import role_service_pb2
 from kubevend_server.authorization import Authorizer
-from kubevend_server.calls import Call
+from kubevend_server.calls import Call, Handler
 from kubevend_server.clock import Clock
 from kubevend_server.errors import InvalidArgument, NotFound, Violation
-from kubevend_server.interceptors import Handler
 from kubevend_server.leases import Lease, LeaseFilter, State
 from kubevend_server.paging import DEFAULT_PAGE_SIZE, PageTokens
 from kubevend_server.policy.access import Server
