@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kubevend_server import callers, inspection, settings
-from kubevend_server.app import make_limits
 from kubevend_server.authorization import with_labels
 from kubevend_server.catalog import Catalog
 from kubevend_server.clock import Clock
@@ -33,6 +32,7 @@ from kubevend_server.policy_commands.questions import (
     resource_type,
 )
 from kubevend_server.roles import Role
+from kubevend_server.wiring import make_limits
 
 # Where the role is not known, and nobody says what else is asked for.
 _NAMESPACE = "default"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from kubevend_server.cluster.text import shown
 from kubevend_server.policy import wording
 from kubevend_server.policy.access import Server
 from kubevend_server.policy.checking import Finding, Policy
@@ -17,6 +16,7 @@ from kubevend_server.policy_commands.asked import Explained, Possible
 from kubevend_server.policy_commands.inspection import Inspected, place
 from kubevend_server.policy_commands.questions import Answer, Asking
 from kubevend_server.policy_commands.testing import Tested, Tried
+from kubevend_server.text import shown
 
 _LONGEST_LINE = 4000
 _COLORS = {"error": "red", "warning": "yellow"}
