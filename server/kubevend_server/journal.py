@@ -95,7 +95,12 @@ class Journal:
     """Commits entries in groups, one group at a time. To be used on the event loop's thread only."""
 
     def __init__(
-        self, database: Database, audit: AuditLog, slow: float = _SLOW_SECONDS, replica: str = DEFAULT_REPLICA
+        self,
+        database: Database,
+        audit: AuditLog,
+        slow: float = _SLOW_SECONDS,
+        replica: str = DEFAULT_REPLICA,
+        patience: float = _PATIENCE_SECONDS,
     ) -> None:
         """Take what it writes to.
 
@@ -104,11 +109,13 @@ class Journal:
             audit: the audit log; nobody else may write to it.
             slow: seconds; after a group that took longer, the next one runs in a thread.
             replica: whose log it is, among the processes that share the store.
+            patience: seconds; how long what runs in the thread waits for another process's lock on the store.
         """
         self._database = database
         self._audit = audit
         self._replica = replica
         self._slow = slow
+        self._patience = patience
         self._took = 0.0
         self._waiting: list[Waiting] = []
         self._on_the_way = 0
@@ -181,7 +188,7 @@ class Journal:
             return change(connection)
 
     def _change_in_thread(self, change: Callable[[sa.Connection], T]) -> T:
-        self._database.set_patience(_PATIENCE_SECONDS)
+        self._database.set_patience(self._patience)
         try:
             return self._change_now(change)
         finally:
@@ -250,7 +257,7 @@ class Journal:
 
     def _record_in_thread(self, entries: Sequence[Entry]) -> Refusals:
         """Record a group where waiting stops nobody, for somebody else's lock on the store too."""
-        self._database.set_patience(_PATIENCE_SECONDS)
+        self._database.set_patience(self._patience)
         try:
             return self._record(entries, patient=True)
         finally:

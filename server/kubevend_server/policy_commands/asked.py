@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
 from kubevend_server import callers, inspection, settings
-from kubevend_server.app import make_limits
 from kubevend_server.authorization import with_labels
 from kubevend_server.catalog import Catalog
 from kubevend_server.clock import Clock
@@ -20,22 +18,23 @@ from kubevend_server.policy.access import Circumstances, Resource, Server
 from kubevend_server.policy.checking import Policy
 from kubevend_server.policy.limits import MINIMUM_TTL, Limits
 from kubevend_server.policy.terms import Asked, Terms
-from kubevend_server.policy_inspection import Inspected, inspect
-from kubevend_server.policy_questions import (
+from kubevend_server.policy_commands.inspection import Inspected, inspect
+from kubevend_server.policy_commands.questions import (
     LIMITS,
     Answer,
     Asking,
     LabeledNamespaces,
     answer,
     duration,
+    lease_of,
     moment,
     named,
     proposed_type,
     resource_type,
 )
 from kubevend_server.roles import Role
+from kubevend_server.wiring import make_limits
 
-_NEVER = datetime.min.replace(tzinfo=UTC)
 # Where the role is not known, and nobody says what else is asked for.
 _NAMESPACE = "default"
 _SERVICE_ACCOUNT = "default"
@@ -248,17 +247,8 @@ def _lease(role: Role, options: Options) -> Lease:
     granted_to = options.lease_of or options.caller
     if not granted_to:
         raise ValueError(f"{options.action} is on a lease: give --lease-of, the caller that it was granted to.")
-    return Lease(
-        name="leases/00000000000000000000000000",
-        role=role.name,
-        config=role.config,
-        caller=callers.named(granted_to).name,
-        namespace=options.namespace or _NAMESPACE,
-        service_account=options.service_account or _SERVICE_ACCOUNT,
-        audiences=role.allowed_audiences,
-        create_time=_NEVER,
-        expire_time=_NEVER,
-    )
+    namespace, account = options.namespace or _NAMESPACE, options.service_account or _SERVICE_ACCOUNT
+    return lease_of(role, callers.named(granted_to), namespace, account)
 
 
 def _pairs(written: Iterable[str], option: str) -> tuple[tuple[str, str], ...]:
