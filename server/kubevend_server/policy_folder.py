@@ -146,6 +146,8 @@ class PolicyReload:
             self._check_not_emptied(policies)
         except (OSError, PolicyError) as error:
             self._refuse(str(error))
+        except Exception as defect:  # noqa: BLE001 - else nothing that comes later would ever be taken, without a word
+            self._refuse(f"kubevend has a defect, by which it cannot read them ({type(defect).__name__}): {defect}")
         else:
             self._put_in_force(policies)
         self._handled, self._pending = version, None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,15 @@ from kubevend_server.callers import BOOTSTRAP_ADMIN
 from kubevend_server.health import POLICIES, Health
 from kubevend_server.metrics import PolicyCollector
 from kubevend_server.policy.entities import Circumstances, Server
-from kubevend_server.policy.parsing import PolicyError
 from kubevend_server.policy.policies import PolicyFiles
 from kubevend_server.policy_folder import PolicyReload, PolicySource, load_folder, read_folder
 from tests.unit.builders import NOW, PERMIT_ALL, clock
+
+
+def conditions(body: str) -> str:
+    """A policy with these conditions."""
+    return f'@id("deep") permit(principal, action, resource) when {{ {body} }};'
+
 
 OTHER = '@id("other") permit(principal, action == Action::"ListRoles", resource);'
 
@@ -106,6 +112,17 @@ FAULTS = [
     ({"a__cedar": PERMIT_ALL, "b__cedar": PERMIT_ALL}, "b.cedar: two policies have the @id 'everything'"),
     ({"a__cedar": OTHER.replace("ListRoles", "StealToken")}, "a.cedar: other: "),
     ({"a__cedar": OTHER, "groups__toml": "[groups"}, "groups.toml: it is no TOML"),
+    (
+        {"a__cedar": PERMIT_ALL, "b__cedar": conditions(" || ".join(["true"] * 80))},
+        "b.cedar: the policy 'deep' has too many",
+    ),
+    ({"a__cedar": PERMIT_ALL, "b__cedar": conditions(" || ".join(["true"] * 900))}, "b.cedar: a policy has too many"),
+    (
+        {"a__cedar": PERMIT_ALL, "b__cedar": conditions(" || ".join(["true"] * 90000))},
+        "b.cedar: a policy has more than",
+    ),
+    ({"a__cedar": PERMIT_ALL, "b__cedar": conditions("(" * 90000)}, "b.cedar: a policy has more than 64 brackets"),
+    ({"a__cedar": OTHER, "groups__toml": "groups = " + "[" * 9000}, "groups.toml: it is no TOML"),
     ({"a__cedar": ""}, "no policy left"),
     ({}, "no policy left"),
 ]
@@ -162,7 +179,11 @@ def _nest(folder: Path) -> None:
     (folder / "z.cedar").mkdir()
 
 
-@pytest.mark.parametrize("harm", [_vanish, _dangle, _scramble, _nest])
+def _misname(folder: Path) -> None:
+    (folder / os.fsdecode(b"\xff z.cedar")).write_text(OTHER)
+
+
+@pytest.mark.parametrize("harm", [_vanish, _dangle, _scramble, _nest, _misname])
 async def test_a_file_that_cannot_be_read_is_not_left_out(tmp_path: Path, harm: Callable[[Path], None]) -> None:
     """Files that cannot be read refuse the whole, at the start too: among what would be left out may be a forbid."""
     folder = tmp_path / "policies"
@@ -172,7 +193,7 @@ async def test_a_file_that_cannot_be_read_is_not_left_out(tmp_path: Path, harm: 
         await watched.look()
     assert [line["event"] for line in logs] == ["policies_unusable"]
     assert watched.deciding() == ("everything",)
-    with pytest.raises((OSError, PolicyError), match=r"z\.cedar|policies"):
+    with pytest.raises((OSError, ValueError), match=r"z\.cedar|policies|surrogates"):
         load_folder(folder)
 
 
