@@ -183,7 +183,20 @@ def _misname(folder: Path) -> None:
     (folder / os.fsdecode(b"\xff z.cedar")).write_text(OTHER)
 
 
-@pytest.mark.parametrize("harm", [_vanish, _dangle, _scramble, _nest, _misname])
+def _pipe(folder: Path) -> None:
+    os.mkfifo(folder / "z.cedar")
+
+
+def _endless(folder: Path) -> None:
+    (folder / "z.cedar").symlink_to("/dev/zero")
+
+
+def _huge(folder: Path) -> None:
+    (folder / "z.cedar").touch()
+    os.truncate(folder / "z.cedar", 1 << 40)
+
+
+@pytest.mark.parametrize("harm", [_vanish, _dangle, _scramble, _nest, _misname, _pipe, _endless, _huge])
 async def test_a_file_that_cannot_be_read_is_not_left_out(tmp_path: Path, harm: Callable[[Path], None]) -> None:
     """Files that cannot be read refuse the whole, at the start too: among what would be left out may be a forbid."""
     folder = tmp_path / "policies"
@@ -207,6 +220,21 @@ async def test_a_file_that_is_being_written_is_not_taken(tmp_path: Path) -> None
         assert watched.deciding() == ("everything",)
     await watched.reload.look()
     assert watched.deciding() == ("everything", "other")
+
+
+async def test_a_change_that_is_made_to_look_like_none(tmp_path: Path) -> None:
+    """A file that is written in its place, of the same size and with its old time, is another one all the same."""
+    watched = Watched(tmp_path / "policies", a__cedar=PERMIT_ALL)
+    written = (tmp_path / "policies" / "a.cedar").resolve()
+    before = written.stat()
+
+    with written.open("r+") as file:
+        file.write(PERMIT_ALL.replace("everything", "everyth1ng"))
+    os.utime(written, ns=(before.st_atime_ns, before.st_mtime_ns))
+    await watched.look()
+
+    assert written.stat().st_size == before.st_size
+    assert watched.deciding() == ("everyth1ng",)
 
 
 async def test_the_same_files_again_are_what_they_were(tmp_path: Path) -> None:
