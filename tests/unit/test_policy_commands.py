@@ -67,6 +67,14 @@ def write(folder: Path, **files: str | bytes) -> Path:
         (GOOD.replace(";", "\nwhen { principal == principal &&\nprincipal = principal };"), 3, "write =="),
         (GOOD.replace("resource)", 'resource in Config::"configs/a")'), 1, "the policy could never apply"),
         (GOOD.replace("is Admin", 'in Group::"platfrom"'), 1, "did you mean platform?"),
+        (GOOD.replace("is Admin", '== Group::"platform"'), 1, 'write principal in Group::"platform"'),
+        (GOOD.replace('"GetRole"', '"view"'), 1, 'write action in Action::"view"'),
+        (GOOD.replace("is Admin", '== "admin://local/bootstrap"'), 1, "write its type and, in quotes, its name"),
+        (GOOD.replace("permit", "allow"), 1, "write permit or forbid"),
+        (GOOD.replace('"', "'", 2), 1, "in double quotes"),
+        (GOOD.replace(";", " when { true and true };"), 1, "write &&"),
+        (GOOD.replace(";", ' when { principal.repository == "a" };').replace("Admin", "OidcSubject"), 1, "hasTag("),
+        (GOOD.replace("GetRole", "IssueToken").replace(";", ' when { context.ttl < "15m" };'), 1, "is in seconds"),
     ],
 )
 def test_a_fault_is_told_with_its_place(content: str | bytes, line: int, told: str, tmp_path: Path) -> None:
