@@ -144,7 +144,8 @@ class ServiceAccounts:
             return Unauthenticated(
                 "TOKEN_FOREIGN",
                 "No cluster whose ServiceAccounts may call here issues such tokens, and no issuer of the settings. The "
-                f"bearer token's iss is {shown(issuer, _LONGEST_ISSUER)!r}; the settings must have exactly that.",
+                f"bearer token's iss is {shown(issuer, _LONGEST_ISSUER)!r}; the settings must have exactly "
+                "that, and count from a start of the server on.",
             )
         return Unauthenticated("TOKEN_REJECTED", f"The bearer token was not accepted ({'; '.join(reasons)}).")
 
