@@ -144,6 +144,8 @@ def read(file: Path) -> tuple[Path, list[Case]]:
         raise CasesError(f"{file}: {error}") from error
     except yaml.YAMLError as error:
         raise CasesError(f"{file}: it is no YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise CasesError(f"{file}: it is nested too deep") from error
     return file.parent / entries.policies, cases
 
 
@@ -153,6 +155,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise CasesError(f"line {key.start_mark.line + 1}: a key is no name")
             if key.value in seen:
                 raise CasesError(f"line {key.start_mark.line + 1}: {key.value!r} is there twice")
             seen.add(key.value)
