@@ -517,6 +517,11 @@ def test_a_case_fails_with_what_came_instead(case: str, told: str, tmp_path: Pat
         ("callers:", "calers:", "calers is nothing that it can have; did you mean callers?"),
         ("cases:\n", "cases: [] #", "it has no cases"),
         ("cases:\n", "cases: [", "it is no YAML"),
+        ("cases:\n", "cases: " + "[" * 5000, "it is nested too deep"),
+        ("expect: allow", "expect: allow, [a]: b", "a key is no name"),
+        # What a terminal would obey.
+        ("expect: allow", '"\\u202e": allow', "cases[0].\\u202e is nothing that it can have"),
+        ("expect: allow", 'expect: "\\u202e"', "Invalid enum value '\\u202e'"),
     ],
 )
 def test_cases_that_cannot_be_used_are_refused(was: str, becomes: str, told: str, tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from typing import TypeVar
 
 import click
 
+from kubevend_server.cluster.text import shown
 from kubevend_server.redaction import redact
 
 T = TypeVar("T")
 
+_LONGEST_LINE = 4000
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, path_type=Path)
 
@@ -126,4 +128,6 @@ def _usable(make: Callable[[], T]) -> T:
     try:
         return make()
     except (ValueError, OSError) as error:
-        raise _Unanswered(redact(str(error))) from error
+        # Names in files may hold what a terminal obeys.
+        lines = redact(str(error)).split("\n")
+        raise _Unanswered("\n".join(shown(line, _LONGEST_LINE) for line in lines)) from error
