@@ -33,9 +33,10 @@ from kubevend_server.config_rules import ConfigRules
 from kubevend_server.doors import Doors
 from kubevend_server.encryption import Keyring, read_keys, read_one_key
 from kubevend_server.expiry import Expiry
+from kubevend_server.gate import Gate
 from kubevend_server.health import make_health
 from kubevend_server.in_flight import InFlight
-from kubevend_server.interceptors import Recorder, chain
+from kubevend_server.interceptors import Patience, Recorder, chain
 from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
 from kubevend_server.making import Maker
@@ -47,6 +48,7 @@ from kubevend_server.policy_folder import PolicyReload, PolicySource, described,
 from kubevend_server.promises import Promises
 from kubevend_server.reconcile import Order, Presence, Reconciler
 from kubevend_server.refresh import CatalogRefresh
+from kubevend_server.refusals import Refusals
 from kubevend_server.removal import Remover
 from kubevend_server.revocation import Revocation
 from kubevend_server.rotation import StoreKeyRotation
@@ -61,6 +63,8 @@ from kubevend_server.store import roles as role_store
 from kubevend_server.store.configs import ConfigStore
 from kubevend_server.store.database import Database
 from kubevend_server.tls import TlsFiles
+from kubevend_server.transport import make_room, transport_options
+from kubevend_server.turns import Turns
 from kubevend_server.wiring import (
     connect_caller_clusters,
     make_doors,
@@ -73,8 +77,6 @@ from kubevend_server.wiring import (
 )
 
 _log = structlog.get_logger()
-
-_MOST_REQUEST_BYTES = 1 << 18
 
 
 async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what this function is for
@@ -126,7 +128,8 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
         clock=clock,
     )
     bundles = read_bundles(settings)
-    authenticator = Authenticator(bearer_tokens, Workloads(bundles, clock), make_proxies(settings))
+    proxies = make_proxies(settings)
+    authenticator = Authenticator(bearer_tokens, Workloads(bundles, clock), proxies)
 
     refresh = CatalogRefresh(database, config_store, catalog, clusters)
 
@@ -139,6 +142,14 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     reconciler = Reconciler(database, journal, catalog, clusters, anchors, remover, in_flight, order, clock)
     presence = Presence(journal, order, clock)
     await presence.beat()
+
+    # What keeps out calls that are too many, and lets callers take turns.
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    gate = Gate(settings.limits, metrics, time.monotonic, proxies.carries_others)
+    turns = Turns(settings.limits.issuing_per_cluster, time.monotonic)
+    metrics.waiting.set_function(lambda: turns.waiting)
+    refusals = Refusals(journal, metrics)
 
     # The services, and what every call passes through.
     page_tokens = PageTokens(keyring)
@@ -158,6 +169,8 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
         maker,
         remover,
         in_flight,
+        gate,
+        turns,
         limits,
         clock,
         checkpoint,
@@ -169,24 +182,25 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
         IssueService(issuance),
         LeaseService(database, authorizer, page_tokens, revocation, clock),
     ]
-    registry = CollectorRegistry()
-    metrics = Metrics(registry)
     recorder = Recorder(journal, metrics, checkpoint)
     health = await make_health([service.name for service in services])
     identities = read_identities(settings)
     tls_files = TlsFiles(list(dict.fromkeys(identities.values())), list(bundles.values()), metrics.certificate, clock)
-    interceptors = chain(authenticator, policy_source, recorder)
-    doors = Doors(make_doors(settings, identities, bundles), services, interceptors, health, _OPTIONS)
+    patience = Patience(settings.limits.request_seconds, settings.limits.call_seconds)
+    interceptors = chain(authenticator, policy_source, recorder, gate, refusals, patience)
+    options = transport_options(settings.limits)
+    doors = Doors(make_doors(settings, identities, bundles), services, interceptors, health, options)
     reload = PolicyReload(policy_folder, policy_source, policy_version, clock, health.tell_policies)
 
     # Open the doors, and wait.
     registry.register(IssuerCollector([issuer.keys for issuer in issuers]))
     registry.register(LeaseCollector(lambda: database.read_now(lambda connection: count_all(connection, clock()))))
     registry.register(PolicyCollector(policy_source))
+    make_room(settings.limits.connections)
     metrics_server = _serve_metrics(settings.metrics.address, registry)
     port, *_ = await doors.open()
     _log.info("serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback)
-    keepers = (tls_files, rotation, refresh, reload, remover, expiry, reconciler, presence, namespaces)
+    keepers = (tls_files, rotation, refresh, reload, remover, expiry, reconciler, presence, namespaces, refusals)
     namespaces.begin()
     keeping = [asyncio.create_task(keeper.run()) for keeper in keepers]
     keeping += [asyncio.create_task(issuer.keys.run()) for issuer in issuers]
@@ -199,6 +213,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     for task in keeping:
         task.cancel()
     await asyncio.gather(*keeping, return_exceptions=True)
+    await refusals.flush()
     await remover.close()
     await watches.close()
     await presence.leave()
@@ -225,13 +240,6 @@ async def _take_place(settings: Settings, journal: Journal) -> Order:
         retention=timedelta(seconds=settings.leases.retention_seconds),
         most_strays=settings.leases.most_strays,
     )
-
-
-_OPTIONS = (
-    ("grpc.max_receive_message_length", _MOST_REQUEST_BYTES),
-    # Two servers on one port would share out the calls between them without a word.
-    ("grpc.so_reuseport", 0),
-)
 
 
 def _open_audit_log(settings: Settings, key: bytes, database: Database, clock: Clock) -> AuditLog:

@@ -6,8 +6,8 @@ All calls that are waiting share one transaction of the store and one sync of th
 2. the events go to the audit file, and the file is synced,
 3. the transaction commits, with the head of the audit chain in it.
 
-A group closes as soon as nobody is on the way to it any more, and at the latest after `_GATHER_SECONDS`: one caller
-alone never waits, and many share the price of a sync.
+A group closes as soon as nobody is on the way to it any more, and at the latest after `_GATHER_SECONDS_EACH` for each
+who is, `_GATHER_SECONDS` in all: one caller alone never waits, few wait little, and many share the price of a sync.
 
 So what the store knows is always in the audit file. A crash between 2 and 3 leaves events beyond the head, whose
 answers never left.
@@ -41,6 +41,7 @@ from kubevend_server.store.leases import lease_ended
 from kubevend_server.store.schema import audit_head, leases, objects, tokens
 
 _GATHER_SECONDS = 0.004
+_GATHER_SECONDS_EACH = 0.0005
 _SLOW_SECONDS = 0.002
 _PATIENCE_SECONDS = 10.0
 
@@ -214,7 +215,8 @@ class Journal:
             return  # the group that is being written sees to it
         loop = asyncio.get_running_loop()
         if self._closing is None:
-            self._closing = loop.call_later(_GATHER_SECONDS, self._flush)
+            gather = min(_GATHER_SECONDS, self._on_the_way * _GATHER_SECONDS_EACH)
+            self._closing = loop.call_later(gather, self._flush)
         if not self._on_the_way:
             self._closing.cancel()
             # Everything else that is ready in this turn of the loop still joins the group.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from kubevend_server import callers, inspection, settings
 from kubevend_server.authorization import with_labels
@@ -94,6 +95,14 @@ class _Server:
     limits: Limits
 
 
+class _Unlabeled:
+    """Stands for namespaces whose labels nobody has given."""
+
+    def labels(self, namespace: str) -> NoReturn:
+        """Ask for them."""
+        raise ValueError(f"The role allows namespaces by their labels: give those of {namespace} as --namespace-label.")
+
+
 def ask(folder: Path | None, settings_file: Path | None, options: Options, clock: Clock) -> Explained:
     """Answer whether a caller may do something.
 
@@ -110,7 +119,7 @@ def ask(folder: Path | None, settings_file: Path | None, options: Options, clock
         proxy=options.proxy,
     )
     resource, assumed = _resource(server, options)
-    known = {options.namespace: dict(_pairs(options.namespace_labels, "namespace-label"))}
+    labels = dict(_pairs(options.namespace_labels, "namespace-label"))
     asking = Asking(
         caller,
         options.action,
@@ -118,7 +127,7 @@ def ask(folder: Path | None, settings_file: Path | None, options: Options, clock
         moment(options.time) if options.time else clock(),
         _asked(options),
         source_ip=options.source,
-        namespaces=LabeledNamespaces(known if options.namespace else {}),
+        namespaces=LabeledNamespaces({options.namespace: labels}) if labels else _Unlabeled(),
         catalog=server.catalog or Catalog([], [_role(server, options)[0]] if isinstance(resource, Lease) else []),
     )
     inspected = inspect(server.folder)

@@ -19,7 +19,7 @@ from kubevend_server.names import DEFAULT_CONFIG
 from kubevend_server.policy.access import Circumstances, Resource, Server, actions
 from kubevend_server.policy.explaining import Explainer, Explanation
 from kubevend_server.policy.limits import Limits
-from kubevend_server.policy.terms import Asked, Naming, Terms, terms
+from kubevend_server.policy.terms import Asked, KnownNamespaces, Naming, Terms, terms
 from kubevend_server.roles import Role
 
 LIMITS = Limits(timedelta(hours=1), timedelta(days=1), frozenset({"kubevend"}))
@@ -63,7 +63,7 @@ class Asking:
     asked: Asked = field(default_factory=Asked)
     proposed: Role | Config | None = None
     source_ip: str = ""
-    namespaces: LabeledNamespaces = field(default_factory=lambda: LabeledNamespaces({}))
+    namespaces: KnownNamespaces = field(default_factory=lambda: LabeledNamespaces({}))
     catalog: Catalog = field(default_factory=lambda: Catalog([], []))
 
 
