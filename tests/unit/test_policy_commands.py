@@ -67,6 +67,12 @@ def write(folder: Path, **files: str | bytes) -> Path:
         (GOOD.replace(";", ' when { "open };'), 1, 'is a " missing?'),
         (GOOD.replace(";", "\nwhen { principal == principal &&\nprincipal = principal };"), 3, "write =="),
         (GOOD.replace("resource)", 'resource in Config::"configs/a")'), 1, "the policy could never apply"),
+        (
+            GOOD + GOOD.replace("good", "b").replace(";", " when { " + "(" * 9000 + " };"),
+            2,
+            "64 brackets in one another",
+        ),
+        (GOOD.replace(";", " when { " + "true || " * 100 + "true };"), 1, "the policy 'good' has too many conditions"),
         (GOOD.replace("is Admin", 'in Group::"platfrom"'), 1, "did you mean platform?"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,16 @@ from kubevend_server.callers import BOOTSTRAP_ADMIN
 from kubevend_server.health import POLICIES, Health
 from kubevend_server.metrics import PolicyCollector
 from kubevend_server.policy.entities import Circumstances, Server
-from kubevend_server.policy.parsing import PolicyError
 from kubevend_server.policy.policies import PolicyFiles
 from kubevend_server.policy_folder import PolicyReload, PolicySource, load_folder, read_folder
 from tests.support.mounted import Mounted
 from tests.unit.builders import NOW, PERMIT_ALL, clock
+
+
+def conditions(body: str) -> str:
+    """A policy with these conditions."""
+    return f'@id("deep") permit(principal, action, resource) when {{ {body} }};'
+
 
 OTHER = '@id("other") permit(principal, action == Action::"ListRoles", resource);'
 
@@ -77,6 +83,17 @@ FAULTS = [
     ({"a.cedar": PERMIT_ALL, "b.cedar": PERMIT_ALL}, "b.cedar: two policies have the @id 'everything'"),
     ({"a.cedar": OTHER.replace("ListRoles", "StealToken")}, "a.cedar: other: "),
     ({"a.cedar": OTHER, "groups.toml": "[groups"}, "groups.toml: it is no TOML"),
+    (
+        {"a.cedar": PERMIT_ALL, "b.cedar": conditions(" || ".join(["true"] * 80))},
+        "b.cedar: the policy 'deep' has too many",
+    ),
+    ({"a.cedar": PERMIT_ALL, "b.cedar": conditions(" || ".join(["true"] * 900))}, "b.cedar: a policy has too many"),
+    (
+        {"a.cedar": PERMIT_ALL, "b.cedar": conditions(" || ".join(["true"] * 90000))},
+        "b.cedar: a policy has more than",
+    ),
+    ({"a.cedar": PERMIT_ALL, "b.cedar": conditions("(" * 90000)}, "b.cedar: a policy has more than 64 brackets"),
+    ({"a.cedar": OTHER, "groups.toml": "groups = " + "[" * 9000}, "groups.toml: it is no TOML"),
     ({"a.cedar": ""}, "no policy left"),
     ({}, "no policy left"),
 ]
@@ -133,7 +150,24 @@ def _nest(folder: Path) -> None:
     (folder / "z.cedar").mkdir()
 
 
-@pytest.mark.parametrize("harm", [_vanish, _dangle, _scramble, _nest])
+def _misname(folder: Path) -> None:
+    (folder / os.fsdecode(b"\xff z.cedar")).write_text(OTHER)
+
+
+def _pipe(folder: Path) -> None:
+    os.mkfifo(folder / "z.cedar")
+
+
+def _endless(folder: Path) -> None:
+    (folder / "z.cedar").symlink_to("/dev/zero")
+
+
+def _huge(folder: Path) -> None:
+    (folder / "z.cedar").touch()
+    os.truncate(folder / "z.cedar", 1 << 40)
+
+
+@pytest.mark.parametrize("harm", [_vanish, _dangle, _scramble, _nest, _misname, _pipe, _endless, _huge])
 async def test_a_file_that_cannot_be_read_is_not_left_out(tmp_path: Path, harm: Callable[[Path], None]) -> None:
     """Files that cannot be read refuse the whole, at the start too: among what would be left out may be a forbid."""
     folder = tmp_path / "policies"
@@ -143,7 +177,7 @@ async def test_a_file_that_cannot_be_read_is_not_left_out(tmp_path: Path, harm: 
         await watched.look()
     assert [line["event"] for line in logs] == ["policies_unusable"]
     assert watched.deciding() == ("everything",)
-    with pytest.raises((OSError, PolicyError), match=r"z\.cedar|policies"):
+    with pytest.raises((OSError, ValueError), match=r"z\.cedar|policies|surrogates"):
         load_folder(folder)
 
 
@@ -157,6 +191,21 @@ async def test_a_file_that_is_being_written_is_not_taken(tmp_path: Path) -> None
         assert watched.deciding() == ("everything",)
     await watched.reload.look()
     assert watched.deciding() == ("everything", "other")
+
+
+async def test_a_change_that_is_made_to_look_like_none(tmp_path: Path) -> None:
+    """A file that is written in its place, of the same size and with its old time, is another one all the same."""
+    watched = Watched(tmp_path / "policies", {"a.cedar": PERMIT_ALL})
+    written = (tmp_path / "policies" / "a.cedar").resolve()
+    before = written.stat()
+
+    with written.open("r+") as file:
+        file.write(PERMIT_ALL.replace("everything", "everyth1ng"))
+    os.utime(written, ns=(before.st_atime_ns, before.st_mtime_ns))
+    await watched.look()
+
+    assert written.stat().st_size == before.st_size
+    assert watched.deciding() == ("everyth1ng",)
 
 
 async def test_the_same_files_again_are_what_they_were(tmp_path: Path) -> None:

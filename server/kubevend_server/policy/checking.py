@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import cedarpy
 
 from kubevend_server.policy import wording
+from kubevend_server.policy.nesting import TooDeepError, read_cedar
 from kubevend_server.policy.parsing import SCHEMA, actions
 from kubevend_server.policy.statements import Statement, line_of_fault, split
 
@@ -123,7 +123,9 @@ def check(policies: Iterable[Policy], groups: Collection[str] | None = ()) -> li
 
 def _parse(file: str, statement: Statement) -> Policy | Finding:
     try:
-        parsed = json.loads(cedarpy.policies_to_json_str(statement.text))
+        parsed = read_cedar(statement.text)
+    except TooDeepError as error:
+        return Finding(file, statement.line, "", str(error))
     except ValueError as error:
         line = line_of_fault(statement, str(error))
         return Finding(file, line, "", f"{error}{_what_to_write(str(error), statement)}")

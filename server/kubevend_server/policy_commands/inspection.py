@@ -11,7 +11,7 @@ from kubevend_server.policy.explaining import Explainer
 from kubevend_server.policy.groups import parse_groups
 from kubevend_server.policy.parsing import PolicyError
 from kubevend_server.policy.policies import GROUPS_FILE, Policies, PolicyFiles, load
-from kubevend_server.policy_folder import paths
+from kubevend_server.policy_folder import content, paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def inspect(folder: Path) -> Inspected:
     texts: dict[str, str] = {}
     findings: list[Finding] = []
     for path in paths(folder):
-        text = decode(str(path), path.read_bytes())
+        text = decode(str(path), content(path))
         if isinstance(text, str):
             texts[str(path)] = text
         else:
