@@ -218,7 +218,7 @@ def test_an_issuer_that_comes_up_late(vending: Vending, late: Issuer) -> None:
     )
     assert "google.rpc.RetryInfo" in refusal.details
     (told,) = logged(vending, "issuer_not_reached")
-    assert (told["issuer"], told["keys_count"], late.url in told["error"]) == ("late", False, True)
+    assert (told["issuer"], told["keys_still_count"], late.url in told["error"]) == ("late", False, True)
 
     late.start()
     until(lambda: [line for line in logged(vending, "issuer_keys") if line["issuer"] == "late"], "its keys")
