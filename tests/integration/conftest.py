@@ -85,6 +85,12 @@ class Vending:
         """The audit events, those whose fields are as given."""
         return [e for e in self.server.events() if all(e.get(key) == value for key, value in narrowed.items())]
 
+    def events_of(self, act: Callable[[], object], **narrowed: str) -> list[dict[str, Any]]:
+        """The audit events that calls leave, those whose fields are as given, whatever was there before."""
+        before = len(self.events(**narrowed))
+        act()
+        return self.events(**narrowed)[before:]
+
 
 Start = Callable[..., Vending]
 

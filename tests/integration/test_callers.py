@@ -19,10 +19,12 @@ from kubevend.v1.role_service_pb2 import Role
 from tests.integration.conftest import Start, Vending
 from tests.support.client import Client, Refusal, take_apart
 from tests.support.clusters import make_namespace
+from tests.support.events import steady
 from tests.support.identities import expired_token
 from tests.support.waiting import until
 
 ISSUE = "kubevend.v1.IssueService/IssueToken"
+NAMESPACE = "test-callers"
 
 TEAM_POLICY = """
 // A workload issues through the roles of its own team, for its own namespace.
@@ -123,30 +125,35 @@ def refused_now(client: Client) -> bool:
     return False
 
 
-@pytest.fixture
-def open_house(start: Start, cluster: DevCluster, namespace: str, tmp_path: Path) -> Vending:
-    """A kubevend that the cluster's ServiceAccounts may call, with a role for the test's namespace and another."""
-    clusters = {"dev": caller_cluster(cluster, tmp_path)}
-    vending = start({"callers": {"clusters": clusters}}, policies=BOOTSTRAP_POLICY + TEAM_POLICY)
+@pytest.fixture(scope="module")
+def open_house(start_for_all: Start, cluster: DevCluster, tmp_path_factory: pytest.TempPathFactory) -> Vending:
+    """A kubevend that the cluster's ServiceAccounts may call. The team of the module's namespace has roles/ci for it,
+    and roles/elsewhere, which no policy lets it issue from; roles/others are none of its business.
+    """
+    clusters = {"dev": caller_cluster(cluster, tmp_path_factory.mktemp("reviewing"))}
+    vending = start_for_all({"callers": {"clusters": clusters}}, policies=BOOTSTRAP_POLICY + TEAM_POLICY)
+    for namespace in (NAMESPACE, f"{NAMESPACE}-elsewhere"):
+        make_namespace(cluster, namespace)
     vending.add_config(cluster)
-    vending.admin.create_role("ci", allowed_namespaces=[namespace], labels={"team": namespace})
+    vending.admin.create_role("ci", allowed_namespaces=[NAMESPACE], labels={"team": NAMESPACE})
+    vending.admin.create_role("elsewhere", allowed_namespaces=[f"{NAMESPACE}-elsewhere"], labels={"team": NAMESPACE})
     vending.admin.create_role("others", allowed_namespaces=["kube-system"], labels={"team": "others"})
     return vending
 
 
-@pytest.fixture
-def team(open_house: Vending, cluster: DevCluster, namespace: str) -> Client:
-    """ServiceAccount demo of the test's namespace."""
-    return open_house.client(cluster.token(namespace, "demo", audience="kubevend"))
+@pytest.fixture(scope="module")
+def team(open_house: Vending, cluster: DevCluster) -> Client:
+    """ServiceAccount demo of the module's namespace."""
+    return open_house.client(cluster.token(NAMESPACE, "demo", audience="kubevend"))
 
 
-def test_a_service_account_is_known_by_name(open_house: Vending, team: Client, namespace: str) -> None:
+def test_a_service_account_is_known_by_name(open_house: Vending, team: Client) -> None:
     """A ServiceAccount's token is reviewed by its cluster, and lease and event carry the caller's whole name."""
     reply = team.issue()
 
     (event,) = open_house.events(jti=reply.jti)
     request = lease_service_pb2.GetLeaseRequest(name=reply.lease)
-    own = f"kubernetes://dev/{namespace}/demo"
+    own = f"kubernetes://dev/{NAMESPACE}/demo"
     assert event["caller"]["name"] == own == team.call(team.leases.GetLease, request).lease.caller
     assert event["caller"]["mechanism"] == "token_review"
     assert event["caller"]["credentialId"]
@@ -198,87 +205,103 @@ def renamed(refusal: Refusal, name: str) -> str:
     return repr(refusal).replace(name, "NAME")
 
 
-def test_lists_show_what_the_caller_may_get(open_house: Vending, team: Client) -> None:
+def test_lists_show_what_the_caller_may_get(open_house: Vending, team: Client, cluster: DevCluster) -> None:
     """A list of roles or leases has only those that the caller may get."""
-    open_house.admin.issue()
-    own = team.issue().lease
+    cluster.kubectl("create", "serviceaccount", "newcomer", f"--namespace={NAMESPACE}")
+    newcomer = open_house.client(cluster.token(NAMESPACE, "newcomer", audience="kubevend"))
+    for other in (open_house.admin, team):
+        other.issue()
+    own = newcomer.issue().lease
 
-    roles = team.call(team.roles.ListRoles, role_service_pb2.ListRolesRequest()).roles
-    leases = team.call(team.leases.ListLeases, lease_service_pb2.ListLeasesRequest()).leases
+    roles = newcomer.call(newcomer.roles.ListRoles, role_service_pb2.ListRolesRequest()).roles
+    leases = newcomer.call(newcomer.leases.ListLeases, lease_service_pb2.ListLeasesRequest()).leases
 
-    assert [role.name for role in roles] == ["roles/ci"]
+    assert [role.name for role in roles] == ["roles/ci", "roles/elsewhere"]
     assert [lease.name for lease in leases] == [own]
 
 
-def test_a_denial_that_may_be_known_says_why(open_house: Vending, team: Client, cluster: DevCluster) -> None:
+def test_a_denial_that_may_be_known_says_why(open_house: Vending, team: Client) -> None:
     """Who may see a role but not issue from it is told so, and the event names no policy, since none permitted."""
-    make_namespace(cluster, "elsewhere")
-    request = role_service_pb2.UpdateRoleRequest(role=Role(name="roles/ci", allowed_namespaces=["elsewhere"]))
-    open_house.admin.call(open_house.admin.roles.UpdateRole, request)
+    refusals: list[Refusal] = []
 
-    refusal = team.issue_refused()
+    (event,) = open_house.events_of(lambda: refusals.append(team.issue_refused("roles/elsewhere")))
 
-    assert (refusal.status, refusal.reason) == ("PERMISSION_DENIED", "ACCESS_DENIED")
-    event = open_house.events(reason="ACCESS_DENIED")[-1]
-    assert event["outcome"] == "OUTCOME_DENIED"
+    assert [(refusal.status, refusal.reason) for refusal in refusals] == [("PERMISSION_DENIED", "ACCESS_DENIED")]
+    assert (event["outcome"], event["reason"]) == ("OUTCOME_DENIED", "ACCESS_DENIED")
     assert event["decision"] == {
         "rules": [
-            "namespace: the only one that roles/ci allows",
-            "service_account_name: the only one that roles/ci allows",
-            "audiences: the only one that roles/ci allows",
+            "namespace: the only one that roles/elsewhere allows",
+            "service_account_name: the only one that roles/elsewhere allows",
+            "audiences: the only one that roles/elsewhere allows",
             "ttl: the server's default_ttl",
         ]
     }
 
 
-def test_a_team_is_held_to_its_namespace(open_house: Vending, team: Client, namespace: str) -> None:
+def test_a_team_is_held_to_its_namespace(open_house: Vending, team: Client) -> None:
     """A policy for CreateRole and UpdateRole sees the role as it would be, and one for UpdateRole as it is too."""
-    created = team.create_role("mine", allowed_namespaces=[namespace])
+    created = team.create_role("mine", allowed_namespaces=[NAMESPACE])
     widened = role_service_pb2.UpdateRoleRequest(role=Role(name="roles/mine", allowed_namespaces=["*"]))
-    taken = role_service_pb2.UpdateRoleRequest(role=Role(name="roles/others", allowed_namespaces=[namespace]))
+    taken = role_service_pb2.UpdateRoleRequest(role=Role(name="roles/others", allowed_namespaces=[NAMESPACE]))
     foreign = role_service_pb2.CreateRoleRequest(
         role_id="foreign",
         role=Role(allowed_namespaces=["kube-system"], allowed_service_accounts=["x"], allowed_audiences=["x"]),
     )
 
+    denied = open_house.events_of(
+        lambda: (
+            team.refused(team.roles.CreateRole, foreign),
+            team.refused(team.roles.UpdateRole, widened),
+            team.refused(team.roles.UpdateRole, taken),
+        ),
+        outcome="OUTCOME_DENIED",
+    )
+
     assert created.name == "roles/mine"
-    assert team.refused(team.roles.CreateRole, foreign).reason == "ACCESS_DENIED"
     # roles/mine has no label, so its own maker may not see it: the answer is that of a role that is not there.
-    assert team.refused(team.roles.UpdateRole, widened).reason == "ROLE_NOT_FOUND"
-    assert team.refused(team.roles.UpdateRole, taken).reason == "ROLE_NOT_FOUND"
-    denied = open_house.events(outcome="OUTCOME_DENIED")
-    assert [event["method"].rpartition("/")[2] for event in denied] == ["CreateRole", "UpdateRole", "UpdateRole"]
+    assert [(event["method"].rpartition("/")[2], event["reason"]) for event in denied] == [
+        ("CreateRole", "ACCESS_DENIED"),
+        ("UpdateRole", "ROLE_NOT_FOUND"),
+        ("UpdateRole", "ROLE_NOT_FOUND"),
+    ]
 
 
-def test_a_config_that_may_not_be_used(open_house: Vending, team: Client, cluster: DevCluster, namespace: str) -> None:
+def test_a_config_that_may_not_be_used(open_house: Vending, team: Client, cluster: DevCluster) -> None:
     """Naming a config needs the right to use it; without, it looks like none, and the event names what denied it."""
     open_house.add_config(cluster, "other")
     fields: dict[str, Any] = {
-        "allowed_namespaces": [namespace],
+        "allowed_namespaces": [NAMESPACE],
         "allowed_service_accounts": ["demo"],
         "allowed_audiences": ["x"],
     }
-    refusals = [
-        team.refused(
-            team.roles.CreateRole,
-            role_service_pb2.CreateRoleRequest(role_id="mine", role=Role(config=f"configs/{name}", **fields)),
-        )
+    requests = [
+        role_service_pb2.CreateRoleRequest(role_id="no-config", role=Role(config=f"configs/{name}", **fields))
         for name in ("other", "absent")
     ]
+    refusals: list[Refusal] = []
+
+    events = open_house.events_of(
+        lambda: refusals.extend(team.refused(team.roles.CreateRole, request) for request in requests)
+    )
 
     assert {(r.status, r.reason) for r in refusals} == {("FAILED_PRECONDITION", "CONFIG_NOT_FOUND")}
-    events = open_house.events(reason="CONFIG_NOT_FOUND")
-    assert [(e["outcome"], e["decision"]) for e in events] == [("OUTCOME_DENIED", {})] * 2
+    assert [(e["outcome"], e["reason"], e["decision"]) for e in events] == [
+        ("OUTCOME_DENIED", "CONFIG_NOT_FOUND", {})
+    ] * 2
 
 
 def test_a_denied_read_is_recorded(open_house: Vending, team: Client) -> None:
     """A read leaves an event where it is denied, and none where it is allowed."""
-    team.call(team.roles.GetRole, role_service_pb2.GetRoleRequest(name="roles/ci"))
-    team.refused(team.roles.GetRole, role_service_pb2.GetRoleRequest(name="roles/others"))
+    reads = open_house.events_of(
+        lambda: (
+            team.call(team.roles.GetRole, role_service_pb2.GetRoleRequest(name="roles/ci")),
+            team.refused(team.roles.GetRole, role_service_pb2.GetRoleRequest(name="roles/others")),
+        )
+    )
 
-    reads = open_house.events(method="kubevend.v1.RoleService/GetRole")
-
-    assert [(e["resource"], e["outcome"]) for e in reads] == [("roles/others", "OUTCOME_DENIED")]
+    assert [(e["method"], e["resource"], e["outcome"]) for e in reads] == [
+        ("kubevend.v1.RoleService/GetRole", "roles/others", "OUTCOME_DENIED")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -292,16 +315,19 @@ def test_a_denied_read_is_recorded(open_house: Vending, team: Client) -> None:
 )
 def test_nobody_comes_in_without_a_credential(open_house: Vending, bearer: str, reason: str) -> None:
     """What is no credential is refused with words that say what to send, and recorded without a caller."""
-    refusal = open_house.client(bearer).issue_refused()
+    refusals: list[Refusal] = []
 
-    (event,) = open_house.events(method=ISSUE)
-    assert (refusal.status, refusal.reason) == ("UNAUTHENTICATED", reason)
-    assert (event["outcome"], event["reason"], "caller" in event, "request" in event) == (
-        "OUTCOME_DENIED",
-        reason,
-        False,
-        False,
-    )
+    (event,) = open_house.events_of(lambda: refusals.append(open_house.client(bearer).issue_refused()))
+
+    assert steady(event) == {
+        "stage": "STAGE_COMPLETE",
+        "method": ISSUE,
+        "outcome": "OUTCOME_DENIED",
+        "status": "UNAUTHENTICATED",
+        "reason": reason,
+        "message": refusals[0].message,
+    }
+    assert (refusals[0].status, refusals[0].reason) == ("UNAUTHENTICATED", reason)
 
 
 def test_of_two_tokens_none_counts(open_house: Vending) -> None:
@@ -345,12 +371,12 @@ def test_foreign_tokens_are_refused(
 
 @pytest.mark.parametrize("kind", ["for somebody else", "expired"])
 def test_the_command_in_a_refusal_makes_a_token_that_will_do(
-    open_house: Vending, cluster: DevCluster, namespace: str, kind: str
+    open_house: Vending, cluster: DevCluster, kind: str
 ) -> None:
     """Who shows a token of no use is told the command that makes one for the same ServiceAccount, and it works."""
     of_no_use = {
-        "for somebody else": cluster.token(namespace, "demo"),
-        "expired": expired_token(cluster, namespace, "demo", "kubevend"),
+        "for somebody else": cluster.token(NAMESPACE, "demo"),
+        "expired": expired_token(cluster, NAMESPACE, "demo", "kubevend"),
     }[kind]
     refusal = open_house.client(of_no_use).issue_refused()
     command = refusal.message.partition("`kubectl ")[2].partition("`")[0]

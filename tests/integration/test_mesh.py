@@ -89,9 +89,7 @@ class Mesh:
 
     def event_of(self, act: Callable[[], Any]) -> dict[str, Any]:
         """The one event of a call that issues a token, or fails to."""
-        before = len(self.vending.events(method=ISSUE, stage="STAGE_COMPLETE"))
-        act()
-        (event,) = self.vending.events(method=ISSUE, stage="STAGE_COMPLETE")[before:]
+        (event,) = self.vending.events_of(act, method=ISSUE, stage="STAGE_COMPLETE")
         return event
 
     def refusal_of(self, client: Client) -> Refusal:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from devcluster import DevCluster
 from devcluster.server import BOOTSTRAP_POLICY
 from tests.integration.conftest import Start, Vending
-from tests.support.client import KUBERNETES_AUDIENCE
+from tests.support.client import KUBERNETES_AUDIENCE, Refusal
 from tests.support.clusters import make_namespace
 from tests.support.events import steady
 from tests.support.issuer import Issuer, rsa_key
@@ -169,12 +169,15 @@ def test_tokens_that_prove_nothing(vending: Vending, actions: Issuer) -> None:
         "for another": (actions.token(aud="https://github.com/acme"), "TOKEN_AUDIENCE"),
         "a slash too many": (actions.token(issuer=actions.url + "/"), "TOKEN_FOREIGN"),
     }
-    before = len(vending.events(method=ISSUE))
-    refusals = {name: vending.client(token).issue_refused() for name, (token, _) in tokens.items()}
+    refusals: dict[str, Refusal] = {}
+
+    events = vending.events_of(
+        lambda: refusals.update((name, vending.client(token).issue_refused()) for name, (token, _) in tokens.items()),
+        method=ISSUE,
+    )
 
     assert {name: refusal.reason for name, refusal in refusals.items()} == {n: r for n, (_, r) in tokens.items()}
     assert {refusal.status for refusal in refusals.values()} == {"UNAUTHENTICATED"}
-    events = vending.events(method=ISSUE)[before:]
     assert [steady(event) for event in events] == [
         {
             "stage": "STAGE_COMPLETE",
@@ -215,7 +218,7 @@ def test_an_issuer_that_comes_up_late(vending: Vending, late: Issuer) -> None:
     )
     assert "google.rpc.RetryInfo" in refusal.details
     (told,) = logged(vending, "issuer_not_reached")
-    assert (told["issuer"], told["keys_count"], late.url in told["error"]) == ("late", False, True)
+    assert (told["issuer"], told["keys_still_count"], late.url in told["error"]) == ("late", False, True)
 
     late.start()
     until(lambda: [line for line in logged(vending, "issuer_keys") if line["issuer"] == "late"], "its keys")

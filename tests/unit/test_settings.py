@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 
 from kubevend_server.settings import (
-    Audit,
+    AuditSettings,
     CallerClusterSettings,
-    Callers,
+    CallersSettings,
     IssuanceSettings,
-    Kubernetes,
-    Listener,
+    KubernetesSettings,
+    ListenerSettings,
     MetricsSettings,
-    Policy,
+    PolicySettings,
     Settings,
     SettingsError,
-    Store,
+    StoreSettings,
     TrustDomainSettings,
     load,
     parse,
@@ -55,18 +55,20 @@ def _refusal(*changes: tuple[str, str], more: str = "") -> str:
 def test_the_least_settings_bring_the_defaults() -> None:
     """What is not named has its default."""
     assert _parse() == Settings(
-        listener=Listener(
+        listener=ListenerSettings(
             address="0.0.0.0:7443",
             certificate_file="/tls/tls.crt",
             private_key_file="/tls/tls.key",
             insecure_loopback=False,
         ),
-        store=Store(url="sqlite:////data/kubevend.sqlite", key_file="/data/store.key"),
-        audit=Audit(file="/data/audit.jsonl", key_file="/data/audit.key"),
-        callers=Callers(admin_token_file="/data/admin.token", audience="kubevend", remember_seconds=10.0, clusters={}),
-        policy=Policy(folder="/policies"),
+        store=StoreSettings(url="sqlite:////data/kubevend.sqlite", key_file="/data/store.key"),
+        audit=AuditSettings(file="/data/audit.jsonl", key_file="/data/audit.key"),
+        callers=CallersSettings(
+            admin_token_file="/data/admin.token", audience="kubevend", remember_seconds=10.0, clusters={}
+        ),
+        policy=PolicySettings(folder="/policies"),
         issuance=IssuanceSettings(default_ttl_seconds=3600, max_ttl_seconds=86400),
-        kubernetes=Kubernetes(
+        kubernetes=KubernetesSettings(
             credential_folders={},
             service_account_folder="/var/run/secrets/kubernetes.io/serviceaccount",
             connect_timeout_seconds=5.0,
@@ -292,7 +294,7 @@ def test_the_folders_of_credentials_have_hosts() -> None:
     "/run/b" = ["*"]
     "/run/c" = []
     """
-    assert _parse(more=more).kubernetes == Kubernetes(
+    assert _parse(more=more).kubernetes == KubernetesSettings(
         credential_folders={"/run/a": ("https://10.0.0.1:6443", "https://api"), "/run/b": ("*",), "/run/c": ()}
     )
 

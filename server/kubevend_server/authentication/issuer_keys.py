@@ -72,9 +72,9 @@ class IssuerKeys:
             Unauthenticated: there is none.
             Unavailable: that cannot be told, since the issuer cannot be reached.
         """
-        if not self._count():
+        if not self._still_count():
             await self._flights.join(self.issuer, self._look)
-        if not self._count():
+        if not self._still_count():
             raise self._unavailable("its keys are not known")
         found = self._choose(kid, algorithm)
         if found is None:
@@ -86,7 +86,7 @@ class IssuerKeys:
             raise self._unavailable("the token's key is not among those that are known")
         raise self._unknown(kid, algorithm)
 
-    def _count(self) -> bool:
+    def _still_count(self) -> bool:
         """Whether the keys that are known still count."""
         return self.age < self._outage
 
@@ -109,7 +109,9 @@ class IssuerKeys:
             keys = await self._read()
         except FetchError as error:
             if str(error) != self._fault:
-                _log.warning("issuer_not_reached", issuer=self.issuer, error=str(error), keys_count=self._count())
+                _log.warning(
+                    "issuer_not_reached", issuer=self.issuer, error=str(error), keys_still_count=self._still_count()
+                )
             self._fault = str(error)
             return
         if self._fault or [key.kid for key in keys] != [key.kid for key in self._keys] or not keys:

@@ -8,10 +8,11 @@ from itertools import chain
 
 from kubevend_server.config_rules import ANY_HOST, is_https
 from kubevend_server.policy.limits import MINIMUM_TTL
+from kubevend_server.settings.callers import CallerClusterSettings
 from kubevend_server.settings.issuers import issuer_faults
 from kubevend_server.settings.limits import limit_faults
 from kubevend_server.settings.proxies import proxy_faults
-from kubevend_server.settings.sections import CallerClusterSettings, Settings
+from kubevend_server.settings.sections import Settings
 from kubevend_server.settings.trust_domains import addresses_of, trust_domain_faults
 
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from kubevend_server.authentication.json_web_keys import ALGORITHMS
-from kubevend_server.settings.sections import Callers, OidcIssuerSettings
+from kubevend_server.settings.callers import CallersSettings, OidcIssuerSettings
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _MOST_SKEW = 300
@@ -15,7 +15,7 @@ _LEAST_REFRESH = 10
 _MOST_REFRESH = 86400
 
 
-def issuer_faults(callers: Callers) -> Iterator[str]:
+def issuer_faults(callers: CallersSettings) -> Iterator[str]:
     """What is wrong with the issuers, each in words that say what to do."""
     owners = {url: f"callers.clusters.{name}" for name, cluster in callers.clusters.items() for url in cluster.issuers}
     for name, issuer in callers.issuers.items():

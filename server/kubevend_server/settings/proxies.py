@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from kubevend_server.authentication.spiffe import trust_domain_fault, trust_domain_of, workload_id_fault
-from kubevend_server.settings.sections import ProxySettings
+from kubevend_server.settings.callers import ProxySettings
 from kubevend_server.sockets import LONGEST_PATH
 
 _NAME = re.compile(r"[a-z0-9-]+")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kubevend_server.authentication.spiffe import trust_domain_fault
-from kubevend_server.settings.sections import Listener, Settings, TrustDomainSettings
+from kubevend_server.settings.callers import TrustDomainSettings
+from kubevend_server.settings.sections import ListenerSettings, Settings
 
 
 def addresses_of(trust_domains: dict[str, TrustDomainSettings]) -> Iterator[tuple[str, str]]:
@@ -34,7 +35,7 @@ def trust_domain_faults(settings: Settings) -> Iterator[str]:
         taken[found.address] = section
 
 
-def _certificate_faults(section: str, found: TrustDomainSettings, listener: Listener) -> Iterator[str]:
+def _certificate_faults(section: str, found: TrustDomainSettings, listener: ListenerSettings) -> Iterator[str]:
     if bool(found.certificate_file) != bool(found.private_key_file):
         yield f"{section} has one of certificate_file and private_key_file: give both, or none for those of listener."
     elif not (found.certificate_file or listener.certificate_file):
