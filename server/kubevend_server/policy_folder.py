@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import stat
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
@@ -16,10 +18,13 @@ from kubevend_server.policy.policies import GROUPS_FILE, Policies, PolicyFiles, 
 
 _LOOK_SECONDS = 1.0
 _MOST_READS = 3
+_MOST_BYTES = 4 << 20
+"""Of one file; a whole ConfigMap has no more than 1 MiB."""
 
-Version = tuple[tuple[str, str, int, int, int, int], ...] | str
+Version = tuple[tuple[str, str, int, int, int, int, int], ...] | str
 """Tells whether the files of a folder are others than before: of each its name, where it really is, its device, inode,
-size and time of change; or why they cannot be told."""
+size, and the times when what is in it and when anything about it was changed (anybody may set the first one back, and
+who may read it is told by the second one alone); or why they cannot be told."""
 
 _log = structlog.get_logger()
 
@@ -150,6 +155,8 @@ class PolicyReload:
             self._check_not_emptied(policies)
         except (OSError, PolicyError) as error:
             self._refuse(str(error))
+        except Exception as defect:  # noqa: BLE001 - else nothing that comes later would ever be taken, without a word
+            self._refuse(f"kubevend has a defect, by which it cannot read them ({type(defect).__name__}): {defect}")
         else:
             self._put_in_force(policies)
         self._handled, self._pending = version, None
@@ -200,13 +207,34 @@ def paths(folder: Path) -> list[Path]:
     return sorted(path for path in counted if not path.name.startswith("."))
 
 
+def content(path: Path) -> bytes:
+    """What is in a file of a policy folder.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or larger than 4 MiB.
+    """
+    # Without waiting: a pipe would never be ready, nor the thread that reads it ever be free again.
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        read = file.read(_MOST_BYTES + 1)
+    if len(read) > _MOST_BYTES:
+        raise OSError(errno.EFBIG, f"it is larger than {_MOST_BYTES >> 20} MiB", str(path))
+    return read
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return content(path).decode()
     except UnicodeDecodeError as error:
         raise PolicyError(f"{path.name}: it is not text in UTF-8") from error
 
 
-def _version(path: Path) -> tuple[str, str, int, int, int, int]:
+def _version(path: Path) -> tuple[str, str, int, int, int, int, int]:
     found = path.stat()
-    return path.name, str(path.resolve()), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    where = path.name, str(path.resolve()), found.st_dev, found.st_ino
+    return *where, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from kubevend_server.cli import main
 from kubevend_server.encryption import Keyring, read_keys
+from kubevend_server.roles import LabelSelector
 from kubevend_server.store import roles as role_store
 from kubevend_server.store.configs import ConfigStore
 from kubevend_server.store.database import Database
@@ -66,6 +67,12 @@ def write(folder: Path, **files: str | bytes) -> Path:
         (GOOD.replace(";", ' when { "open };'), 1, 'is a " missing?'),
         (GOOD.replace(";", "\nwhen { principal == principal &&\nprincipal = principal };"), 3, "write =="),
         (GOOD.replace("resource)", 'resource in Config::"configs/a")'), 1, "the policy could never apply"),
+        (
+            GOOD + GOOD.replace("good", "b").replace(";", " when { " + "(" * 9000 + " };"),
+            2,
+            "64 brackets in one another",
+        ),
+        (GOOD.replace(";", " when { " + "true || " * 100 + "true };"), 1, "the policy 'good' has too many conditions"),
         (GOOD.replace("is Admin", 'in Group::"platfrom"'), 1, "did you mean platform?"),
         (GOOD.replace("is Admin", '== Group::"platform"'), 1, 'write principal in Group::"platform"'),
         (GOOD.replace('"GetRole"', '"view"'), 1, 'write action in Action::"view"'),
@@ -143,14 +150,15 @@ def test_what_is_no_set_of_policies_is_told(tmp_path: Path) -> None:
 
 def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
     """One fault hides no other, neither in its file nor in the next."""
-    folder = write(tmp_path, a=GOOD.replace("GetRole", "GetRoles") + "permit(;", b=b"\xff", c=GOOD)
+    wrong = GOOD.replace("GetRole", "GetRoles")
+    folder = write(tmp_path, a=wrong + "permit(;", b=b"\xff", c=wrong)
     (folder / "groups.toml").write_text('[groups]\nfine = []\nx = ["nobody"]\n')
 
     result = run("check", folder)
 
     faults = [found for found in result.output.splitlines() if ": error: " in found]
     places = [found.split(": ")[0].removeprefix(f"{folder}/") for found in faults]
-    assert places == ["a.cedar:1", "a.cedar:2", "b.cedar:1", "c.cedar:1", "groups.toml:3"]
+    assert places == ["a.cedar:1", "a.cedar:2", "b.cedar:1", "c.cedar:1", "c.cedar:1", "groups.toml:3"]
 
 
 def test_links_and_hidden_files_count_as_for_the_server(tmp_path: Path) -> None:
@@ -341,6 +349,8 @@ def settings(tmp_path: Path) -> Path:
     with database.writer.begin() as connection:
         ConfigStore(keyring).insert(config())(connection)
         role_store.insert(role(max_ttl=timedelta(hours=1)))(connection)
+        selector = LabelSelector((("team", "payments"),))
+        role_store.insert(role(name="roles/labeled", allowed_namespace_selector=selector))(connection)
     database.close()
     write(tmp_path / "policies", a=OWN_NAMESPACE)
     file = tmp_path / "settings.toml"
@@ -392,7 +402,7 @@ def test_a_servers_roles_speak_first(settings: Path) -> None:
     assert refused.exit_code == 1
     assert "the role's own rules refuse it: roles/ci does not allow namespace 'kube-system'" in refused.output
     assert (missing.exit_code, relabeled.exit_code) == (2, 2)
-    assert "There is no roles/cd. There is roles/ci." in missing.output
+    assert "There is no roles/cd. There is roles/ci, roles/labeled." in missing.output
     assert "leave out --label" in relabeled.output
 
 
@@ -417,6 +427,21 @@ def test_a_servers_settings_must_know_the_caller(who: tuple[str, ...], told: str
 
     assert result.exit_code == (2 if told else 1), result.output
     assert told in result.output
+
+
+def test_labels_of_a_namespace_are_asked_for(settings: Path) -> None:
+    """For a role that allows namespaces by their labels they are given, since there is no cluster to ask."""
+    ask = ("explain", "--settings", settings, "--caller", "spiffe://example.org/ns/web/sa/x", "--role", "labeled")
+
+    unknown, allowed, other = (
+        run(*ask, "--namespace", "web", *labels)
+        for labels in ((), ("--namespace-label", "team=payments"), ("--namespace-label", "team=shop"))
+    )
+
+    assert (unknown.exit_code, allowed.exit_code, other.exit_code) == (2, 0, 1)
+    assert "give those of web as --namespace-label" in unknown.output
+    assert "its labels fit allowed_namespace_selector" in allowed.output
+    assert "[NAMESPACE_NOT_ALLOWED]" in other.output
 
 
 CASES = """callers:

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import string
 from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.spiffe import trust_domain_fault, trust_domain_of, workload_id_fault
-from kubevend_server.authentication.workloads import Workloads
+from kubevend_server.authentication.workloads import Workloads, vouched_until
 from kubevend_server.callers import workload
 from kubevend_server.errors import Unauthenticated
 from kubevend_server.listeners import Listener, PeerCertificate
@@ -31,6 +33,34 @@ class Held:
     def __init__(self, *authorities: Authority) -> None:
         """Hold the roots of authorities."""
         self.authorities = tuple(x509.load_pem_x509_certificate(a.bundle.encode()) for a in authorities)
+
+
+class Vouched:
+    """A certificate of which it is known who has issued it, and that counts how often that is asked."""
+
+    def __init__(self, days: int, *issuers: int) -> None:
+        """Live so many days; `issuers` are the places of those that have issued it, in a list of all."""
+        self.not_valid_after_utc = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=days)
+        self.issuers = issuers
+        self.place = -1
+        self.asked = 0
+
+    def verify_directly_issued_by(self, issuer: Vouched) -> None:
+        """As a certificate does."""
+        self.asked += 1
+        if issuer.place not in self.issuers:
+            raise InvalidSignature
+
+    def along_every_path(self, others: list[Vouched], roots: list[Vouched]) -> datetime | None:
+        """Until when it is vouched for, found out by trying every path that there is."""
+        ends = [root.not_valid_after_utc for root in roots if root.place in self.issuers]
+        for above in [other for other in others if other.place in self.issuers]:
+            end = above.along_every_path([other for other in others if other is not above], roots)
+            ends += [end] if end else []
+        return min(self.not_valid_after_utc, max(ends)) if ends else None
+
+
+vouched = st.builds(lambda days, issuers: Vouched(days, *issuers), st.integers(1, 9), st.sets(st.integers(0, 6)))
 
 
 class Clock:
@@ -164,6 +194,22 @@ def test_nobody_stands_between_who_may_not_sign() -> None:
         svid = authority.svid(ID)
         for more in ("", root.bundle, root.svid(ID).certificate):
             assert refusal(workloads, peer(svid, chain=svid.certificate + more)) == "CERTIFICATE_NOT_TRUSTED"
+
+
+@given(st.lists(vouched, min_size=7, max_size=7))
+def test_the_path_that_lives_longest_is_found_without_trying_all(every: list[Vouched]) -> None:
+    """The answer is that of trying every path, however a client has its certificates vouch for each other; but no two
+    certificates are held against each other twice.
+    """
+    for place, certificate in enumerate(every):
+        certificate.place = place
+    leaf, *between = every[:5]
+    roots = every[5:]
+
+    found = vouched_until(*cast("Any", (leaf, between, roots)))
+
+    assert found == leaf.along_every_path(between, roots)
+    assert all(certificate.asked <= len(every) for certificate in every)
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,9 @@ def vouched_until(
 ) -> datetime | None:
     """Until when authorities vouch for a certificate, by way of intermediates; None where they do not.
 
-    Only who issued what is looked at: the rest of RFC 5280 is for the handshake, which comes before.
+    Only who issued what is looked at: the rest of RFC 5280 is for the handshake, which comes before. A client may send
+    intermediates that all vouch for each other, so that they have more paths than could be tried: no two certificates
+    are held against each other twice.
 
     Args:
         certificate: the certificate.
@@ -169,14 +171,18 @@ def vouched_until(
     Returns:
         The end of the path of certificates that lives longest: the least of their ends.
     """
-    ends = [authority.not_valid_after_utc for authority in authorities if _issued(certificate, authority)]
-    for place, above in enumerate(intermediates):
-        if _issued(certificate, above):
-            rest = [*intermediates[:place], *intermediates[place + 1 :]]
-            end = vouched_until(above, rest, authorities)
-            if end is not None:
-                ends.append(end)
-    return min(certificate.not_valid_after_utc, max(ends)) if ends else None
+    ends = {authority: authority.not_valid_after_utc for authority in authorities}
+    below = {certificate, *intermediates}
+    # Whoever lives longest first: what it vouches for is then vouched for no longer by anybody else.
+    while ends:
+        issuer = max(ends, key=ends.__getitem__)
+        end = ends.pop(issuer)
+        if issuer == certificate:
+            return end
+        for issued in [one for one in below if _issued(one, issuer)]:
+            below.remove(issued)
+            ends[issued] = min(end, issued.not_valid_after_utc)
+    return None
 
 
 def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import cedarpy
 
 from kubevend_server.policy import wording
+from kubevend_server.policy.nesting import TooDeepError, read_cedar
 from kubevend_server.policy.parsing import SCHEMA, actions
 from kubevend_server.policy.statements import Statement, line_of_fault, split
 
@@ -95,23 +95,24 @@ def read(files: Mapping[str, str]) -> tuple[list[Policy], list[Finding]]:
         files: their texts, by name.
 
     Returns:
-        The policies that parse and have an `@id` of their own, in the order of the files; and what is wrong with the
-        others.
+        The policies that parse and have an `@id`, in the order of the files; and what is wrong with the others, and
+        with those whose `@id` is another one's too.
     """
-    found: dict[str, Policy] = {}
+    found: list[Policy] = []
     faults: list[Finding] = []
+    first: dict[str, Policy] = {}
     for file, text in files.items():
         for statement in split(text):
             policy = _parse(file, statement)
-            if isinstance(policy, Policy) and policy.id in found:
-                other = found[policy.id]
+            if isinstance(policy, Finding):
+                faults.append(policy)
+                continue
+            found.append(policy)
+            other = first.setdefault(policy.id, policy)
+            if other is not policy:
                 where = f"{other.file}:{other.line}"
                 faults.append(_finding(policy, f"the policy at {where} has this @id too: give one of them another"))
-            elif isinstance(policy, Policy):
-                found[policy.id] = policy
-            else:
-                faults.append(policy)
-    return list(found.values()), faults
+    return found, faults
 
 
 def check(policies: Iterable[Policy], groups: Collection[str] | None = ()) -> list[Finding]:
@@ -131,7 +132,9 @@ def check(policies: Iterable[Policy], groups: Collection[str] | None = ()) -> li
 
 def _parse(file: str, statement: Statement) -> Policy | Finding:
     try:
-        parsed = json.loads(cedarpy.policies_to_json_str(statement.text))
+        parsed = read_cedar(statement.text)
+    except TooDeepError as error:
+        return Finding(file, statement.line, "", str(error))
     except ValueError as error:
         line = line_of_fault(statement, str(error))
         return Finding(file, line, "", f"{error}{_what_to_write(str(error), statement)}")

@@ -73,6 +73,8 @@ def parse_groups(text: str) -> Groups:
         parsed = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise PolicyError(f"it is no TOML: {error}") from error
+    except RecursionError as error:
+        raise PolicyError("it is no TOML that can be read: it is nested too deep") from error
     table = parsed.pop("groups", {})
     if parsed:
         raise PolicyError(f"it has {', '.join(map(repr, parsed))}; all that it can have is a table [groups]")

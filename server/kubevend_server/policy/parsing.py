@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from importlib import resources
 from typing import Any
 
 import cedarpy
+
+from kubevend_server.policy.nesting import TooDeepError, read_cedar
 
 SCHEMA = resources.files(__package__).joinpath("kubevend.cedarschema").read_text()
 COMPILED_SCHEMA = cedarpy.Schema.from_str(SCHEMA)
@@ -82,7 +83,9 @@ GROUPS_OF_ACTIONS: Mapping[str, tuple[str, ...]] = {
 
 def _named(file: str, text: str) -> Iterator[tuple[str, Any]]:
     try:
-        parsed = json.loads(cedarpy.policies_to_json_str(text))
+        parsed = read_cedar(text)
+    except TooDeepError as error:
+        raise PolicyError(f"{_of(file)}{error}") from error
     except ValueError as error:
         raise PolicyError(f"{_of(file)}it does not parse: {error}") from error
     if parsed.get("templates"):

@@ -36,12 +36,12 @@ def check(folder: Path) -> None:
     Prints every fault with its place. The exit code is 1 where the server would refuse them; warnings leave it 0; 2
     where they cannot be read.
     """
-    from kubevend_server import policy_inspection, policy_reports
+    from kubevend_server.policy_commands import inspection, reports
 
-    found = _usable(lambda: policy_inspection.inspect(folder))
+    found = _usable(lambda: inspection.inspect(folder))
     for finding in found.findings:
-        policy_reports.show_finding(finding)
-    policy_reports.show_checked(found)
+        reports.show_finding(finding)
+    reports.show_checked(found)
     sys.exit(1 if found.in_force is None else 0)
 
 
@@ -83,16 +83,16 @@ def explain(folder: Path | None, settings_file: Path | None, **given: object) ->
         --claim ref=refs/heads/main \\
         --caller oidc://github/repo%3Aacme%2Fshop%3Aref%3Arefs%2Fheads%2Fmain
     """  # noqa: D301 - click wants the character itself
-    from kubevend_server import policy_reports
     from kubevend_server.clock import utc_now
-    from kubevend_server.policy_asked import Options, ask, ask_who
+    from kubevend_server.policy_commands import reports
+    from kubevend_server.policy_commands.asked import Options, ask, ask_who
 
     options = Options(**given)  # type: ignore[arg-type]
     if not options.caller:
-        policy_reports.show_who(_usable(lambda: ask_who(folder, settings_file, options, utc_now)))
+        reports.show_who(_usable(lambda: ask_who(folder, settings_file, options, utc_now)))
         return
     asked = _usable(lambda: ask(folder, settings_file, options, utc_now))
-    policy_reports.show_answer(asked)
+    reports.show_answer(asked)
     sys.exit(0 if asked.answer.allowed else 1)
 
 
@@ -115,10 +115,10 @@ def test(files: Sequence[Path], policies: Path | None) -> None:
       - {name: a short one, caller: web, role: ci, ttl: 10m, expect: allow}
       - {name: a long one, caller: web, role: ci, ttl: 1h, expect: deny}
     """  # noqa: D301 - click wants the character itself
-    from kubevend_server import policy_reports, policy_testing
+    from kubevend_server.policy_commands import reports, testing
 
-    tested = _usable(lambda: policy_testing.run(files, policies))
-    policy_reports.show_tested(tested)
+    tested = _usable(lambda: testing.run(files, policies))
+    reports.show_tested(tested)
     sys.exit(0 if tested.passed else 1)
 
 
