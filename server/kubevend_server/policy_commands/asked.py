@@ -18,7 +18,6 @@ from kubevend_server.policy.access import Circumstances, Resource, Server
 from kubevend_server.policy.checking import Policy
 from kubevend_server.policy.limits import MINIMUM_TTL, Limits
 from kubevend_server.policy.terms import Asked, Terms
-from kubevend_server.policy_commands.callers import caller_fault
 from kubevend_server.policy_commands.inspection import Inspected, inspect
 from kubevend_server.policy_commands.questions import (
     LIMITS,
@@ -33,6 +32,7 @@ from kubevend_server.policy_commands.questions import (
     proposed_type,
     resource_type,
 )
+from kubevend_server.policy_commands.recognized import caller_fault
 from kubevend_server.roles import Role
 from kubevend_server.wiring import make_limits
 
@@ -101,7 +101,7 @@ class _Server:
     folder: Path
     catalog: Catalog | None
     limits: Limits
-    recognized: settings.Callers | None = None
+    recognized: settings.CallersSettings | None = None
 
 
 class _Unlabeled:

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import click
 
-from kubevend_server.cluster.text import shown
 from kubevend_server.redaction import redact
+from kubevend_server.text import shown
 
 T = TypeVar("T")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from kubevend_server.callers import Caller
-from kubevend_server.settings.sections import Callers
+from kubevend_server.settings import CallersSettings
 
 
-def caller_fault(caller: Caller, known: Callers) -> str:
+def caller_fault(caller: Caller, known: CallersSettings) -> str:
     """Why a server with these settings could recognize no such caller; empty where it could.
 
     What is explained of somebody who cannot call would be no answer about anybody.
@@ -23,13 +23,13 @@ def caller_fault(caller: Caller, known: Callers) -> str:
     return ""
 
 
-def _claims_fault(caller: Caller, issuer: str, known: Callers) -> str:
+def _claims_fault(caller: Caller, issuer: str, known: CallersSettings) -> str:
     listed = known.issuers[issuer].claims
     faults = (_unknown(f"claims of callers.issuers.{issuer}", name, listed) for name, _ in caller.claims)
     return next(filter(None, faults), "")
 
 
-def _workload_fault(caller: Caller, trust_domain: str, known: Callers) -> str:
+def _workload_fault(caller: Caller, trust_domain: str, known: CallersSettings) -> str:
     if not caller.proxy:
         return _unknown("callers.trust_domains", trust_domain, known.trust_domains)
     fault = _unknown("callers.proxies", caller.proxy, known.proxies)
