@@ -6,7 +6,6 @@ import asyncio
 import secrets
 import signal
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from http.server import HTTPServer
@@ -21,12 +20,7 @@ from kubevend_server.audit.log import AuditLog
 from kubevend_server.authentication.admin import read_admin_digest
 from kubevend_server.authentication.authenticator import Authenticator
 from kubevend_server.authentication.bearer import BearerTokens
-from kubevend_server.authentication.discovery import PublishedKeys
-from kubevend_server.authentication.fetching import Fetcher
-from kubevend_server.authentication.forwarded import Proxies, Proxy
-from kubevend_server.authentication.issuer_keys import IssuerKeys
-from kubevend_server.authentication.oidc import OidcIssuer
-from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
+from kubevend_server.authentication.service_accounts import ServiceAccounts
 from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.authorization import Authorizer
 from kubevend_server.catalog import Catalog
@@ -34,31 +28,27 @@ from kubevend_server.checkpoints import Checkpoint, pass_by
 from kubevend_server.checks import Checker
 from kubevend_server.clock import Clock, utc_now
 from kubevend_server.cluster.clusters import Clusters, OwnCluster
-from kubevend_server.cluster.connection import Connection, Transport
-from kubevend_server.cluster.credentials import TokenFile
-from kubevend_server.cluster.files import WatchedFile
 from kubevend_server.cluster.namespaces import NamespaceWatches
-from kubevend_server.cluster.trust import Endpoint
 from kubevend_server.config_rules import ConfigRules
-from kubevend_server.doors import Door, Doors
+from kubevend_server.doors import Doors
 from kubevend_server.encryption import Keyring, read_keys, read_one_key
 from kubevend_server.expiry import Expiry
+from kubevend_server.gate import Gate
 from kubevend_server.health import make_health
 from kubevend_server.in_flight import InFlight
-from kubevend_server.interceptors import Recorder, chain
+from kubevend_server.interceptors import Patience, Recorder, chain
 from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
-from kubevend_server.listeners import BEARER, Listener
 from kubevend_server.making import Maker
 from kubevend_server.metrics import IssuerCollector, LeaseCollector, Metrics, PolicyCollector, count_all
 from kubevend_server.namespaces import Namespaces
 from kubevend_server.paging import PageTokens
 from kubevend_server.permissions import AT_ONCE
-from kubevend_server.policy.limits import Limits
 from kubevend_server.policy_folder import PolicyReload, PolicySource, described, load_folder
 from kubevend_server.promises import Promises
 from kubevend_server.reconcile import Order, Presence, Reconciler
 from kubevend_server.refresh import CatalogRefresh
+from kubevend_server.refusals import Refusals
 from kubevend_server.removal import Remover
 from kubevend_server.revocation import Revocation
 from kubevend_server.rotation import StoreKeyRotation
@@ -67,17 +57,26 @@ from kubevend_server.services.configs import ConfigService
 from kubevend_server.services.issue import IssueService
 from kubevend_server.services.leases import LeaseService
 from kubevend_server.services.roles import RoleService
-from kubevend_server.settings import CallerClusterSettings, OidcIssuerSettings, ProxySettings, Settings
-from kubevend_server.sockets import UnixSocket
+from kubevend_server.settings import Settings
 from kubevend_server.store import replicas as replica_store
 from kubevend_server.store import roles as role_store
 from kubevend_server.store.configs import ConfigStore
 from kubevend_server.store.database import Database
-from kubevend_server.tls import Handshake, Identity, TlsFiles, TrustBundle
+from kubevend_server.tls import TlsFiles
+from kubevend_server.transport import make_room, transport_options
+from kubevend_server.turns import Turns
+from kubevend_server.wiring import (
+    connect_caller_clusters,
+    make_doors,
+    make_issuers,
+    make_limits,
+    make_proxies,
+    make_transport,
+    read_bundles,
+    read_identities,
+)
 
 _log = structlog.get_logger()
-
-_MOST_REQUEST_BYTES = 1 << 18
 
 
 async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what this function is for
@@ -128,11 +127,8 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
         issuers=issuers,
         clock=clock,
     )
-    bundles = {
-        name: TrustBundle(f'callers.trust_domains."{name}"', Path(domain.bundle_file))
-        for name, domain in settings.callers.trust_domains.items()
-    }
-    proxies = Proxies([_proxy(name, proxy) for name, proxy in settings.callers.proxies.items()])
+    bundles = read_bundles(settings)
+    proxies = make_proxies(settings)
     authenticator = Authenticator(bearer_tokens, Workloads(bundles, clock), proxies)
 
     refresh = CatalogRefresh(database, config_store, catalog, clusters)
@@ -146,6 +142,14 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     reconciler = Reconciler(database, journal, catalog, clusters, anchors, remover, in_flight, order, clock)
     presence = Presence(journal, order, clock)
     await presence.beat()
+
+    # What keeps out calls that are too many, and lets callers take turns.
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    gate = Gate(settings.limits, metrics, time.monotonic, proxies.carries_others)
+    turns = Turns(settings.limits.issuing_per_cluster, time.monotonic)
+    metrics.waiting.set_function(lambda: turns.waiting)
+    refusals = Refusals(journal, metrics)
 
     # The services, and what every call passes through.
     page_tokens = PageTokens(keyring)
@@ -165,6 +169,8 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
         maker,
         remover,
         in_flight,
+        gate,
+        turns,
         limits,
         clock,
         checkpoint,
@@ -176,24 +182,25 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
         IssueService(issuance),
         LeaseService(database, authorizer, page_tokens, revocation, clock),
     ]
-    registry = CollectorRegistry()
-    metrics = Metrics(registry)
     recorder = Recorder(journal, metrics, checkpoint)
     health = await make_health([service.name for service in services])
-    identities = _read_identities(settings)
+    identities = read_identities(settings)
     tls_files = TlsFiles(list(dict.fromkeys(identities.values())), list(bundles.values()), metrics.certificate, clock)
-    interceptors = chain(authenticator, policy_source, recorder)
-    doors = Doors(_make_doors(settings, identities, bundles), services, interceptors, health, _OPTIONS)
+    patience = Patience(settings.limits.request_seconds, settings.limits.call_seconds)
+    interceptors = chain(authenticator, policy_source, recorder, gate, refusals, patience)
+    options = transport_options(settings.limits)
+    doors = Doors(make_doors(settings, identities, bundles), services, interceptors, health, options)
     reload = PolicyReload(policy_folder, policy_source, policy_version, clock, health.tell_policies)
 
     # Open the doors, and wait.
     registry.register(IssuerCollector([issuer.keys for issuer in issuers]))
     registry.register(LeaseCollector(lambda: database.read_now(lambda connection: count_all(connection, clock()))))
     registry.register(PolicyCollector(policy_source))
+    make_room(settings.limits.connections)
     metrics_server = _serve_metrics(settings.metrics.address, registry)
     port, *_ = await doors.open()
     _log.info("serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback)
-    keepers = (tls_files, rotation, refresh, reload, remover, expiry, reconciler, presence, namespaces)
+    keepers = (tls_files, rotation, refresh, reload, remover, expiry, reconciler, presence, namespaces, refusals)
     namespaces.begin()
     keeping = [asyncio.create_task(keeper.run()) for keeper in keepers]
     keeping += [asyncio.create_task(issuer.keys.run()) for issuer in issuers]
@@ -206,6 +213,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     for task in keeping:
         task.cancel()
     await asyncio.gather(*keeping, return_exceptions=True)
+    await refusals.flush()
     await remover.close()
     await watches.close()
     await presence.leave()
@@ -234,13 +242,6 @@ async def _take_place(settings: Settings, journal: Journal) -> Order:
     )
 
 
-_OPTIONS = (
-    ("grpc.max_receive_message_length", _MOST_REQUEST_BYTES),
-    # Two servers on one port would share out the calls between them without a word.
-    ("grpc.so_reuseport", 0),
-)
-
-
 def _open_audit_log(settings: Settings, key: bytes, database: Database, clock: Clock) -> AuditLog:
     committed = database.read_now(lambda connection: read_head(connection, settings.instance.replica))
     audit = AuditLog(Path(settings.audit.file), key, committed, clock)
@@ -253,103 +254,6 @@ def _open_audit_log(settings: Settings, key: bytes, database: Database, clock: C
             hint="lines that were on the disk are gone (or the file was rotated while the server was stopped)",
         )
     return audit
-
-
-def make_limits(settings: Settings) -> Limits:
-    """What holds whatever a role says."""
-    return Limits(
-        default_ttl=timedelta(seconds=settings.issuance.default_ttl_seconds),
-        max_ttl=timedelta(seconds=settings.issuance.max_ttl_seconds),
-        # Who is issued a token for one of these could call as whom it is of.
-        reserved_audiences=frozenset(
-            {settings.callers.audience, *(a for issuer in settings.callers.issuers.values() for a in issuer.audiences)}
-        ),
-    )
-
-
-def make_transport(settings: Settings) -> Transport:
-    """How clusters are called."""
-    kubernetes = settings.kubernetes
-    return Transport(
-        connect_timeout=kubernetes.connect_timeout_seconds,
-        request_timeout=kubernetes.request_timeout_seconds,
-        max_connections=kubernetes.max_connections,
-        trust_env=kubernetes.trust_env,
-    )
-
-
-def connect_caller_clusters(settings: Settings, own: OwnCluster, transport: Transport) -> list[CallerCluster]:
-    """The clusters whose ServiceAccounts may call."""
-    return [
-        CallerCluster(name, _caller_connection(name, found, own, transport), found.issuers)
-        for name, found in settings.callers.clusters.items()
-    ]
-
-
-def make_issuers(settings: Settings, clock: Clock) -> list[OidcIssuer]:
-    """The OIDC issuers whose subjects may call."""
-    return [_make_issuer(name, found, clock) for name, found in settings.callers.issuers.items()]
-
-
-def _make_issuer(name: str, found: OidcIssuerSettings, clock: Clock) -> OidcIssuer:
-    algorithms = frozenset(found.algorithms)
-    fetcher = Fetcher(WatchedFile(Path(found.ca_file)) if found.ca_file else None)
-    published = PublishedKeys(found.issuer, found.jwks_url, algorithms, fetcher.fetch)
-    return OidcIssuer(
-        name=name,
-        url=found.issuer,
-        audiences=found.audiences,
-        algorithms=algorithms,
-        claims=found.claims,
-        groups_claim=found.groups_claim,
-        clock_skew=found.clock_skew_seconds,
-        keys=IssuerKeys(name, published.read, found.refresh_seconds, found.outage_seconds, time.monotonic),
-        clock=clock,
-    )
-
-
-def _caller_connection(name: str, found: CallerClusterSettings, own: OwnCluster, transport: Transport) -> Connection:
-    label = f"callers.clusters.{name} of the settings"
-    if not found.kubernetes_host:
-        return Connection(own.endpoint(label), own.token, transport)
-    ca_file = WatchedFile(Path(found.ca_file)) if found.ca_file else None
-    endpoint = Endpoint(label, found.kubernetes_host, ca_file=ca_file)
-    return Connection(endpoint, TokenFile(Path(found.token_file)), transport)
-
-
-def _proxy(name: str, found: ProxySettings) -> Proxy:
-    by = found.spiffe_id if found.by is None else found.by
-    return Proxy(name, frozenset(found.trust_domains), found.spiffe_id, by)
-
-
-def _read_identities(settings: Settings) -> dict[str, Identity]:
-    """What the listeners show: the trust domains' by their names; that of callers with tokens has none."""
-    listener, trust_domains = settings.listener, settings.callers.trust_domains
-    found: dict[str, Identity] = {}
-    if not listener.insecure_loopback or not all(domain.certificate_file for domain in trust_domains.values()):
-        found[""] = Identity("listener", Path(listener.certificate_file), Path(listener.private_key_file))
-    for name, domain in trust_domains.items():
-        files = Path(domain.certificate_file), Path(domain.private_key_file)
-        section = f'callers.trust_domains."{name}"'
-        found[name] = Identity(section, *files) if domain.certificate_file else found[""]
-    return found
-
-
-def _make_doors(
-    settings: Settings, identities: Mapping[str, Identity], bundles: Mapping[str, TrustBundle]
-) -> list[Door]:
-    """Where calls come in: the first door is that of callers with tokens."""
-    listener = settings.listener
-    plain = listener.insecure_loopback
-    doors = [Door(BEARER, listener.address, None if plain else Handshake(identities[""]).credentials())]
-    for name, domain in settings.callers.trust_domains.items():
-        credentials = Handshake(identities[name], bundles[name]).credentials()
-        doors.append(Door(Listener(name, trust_domain=name), domain.address, credentials))
-    for name, proxy in settings.callers.proxies.items():
-        if proxy.socket:
-            unix_socket = UnixSocket(Path(proxy.socket), int(proxy.socket_mode, 8))
-            doors.append(Door(Listener(name, proxy=name), unix_socket))
-    return doors
 
 
 def _serve_metrics(address: str, registry: CollectorRegistry) -> tuple[HTTPServer, Thread] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from kubevend_server.calls import Call
@@ -12,6 +13,7 @@ from kubevend_server.errors import KubevendError, PermissionDenied
 from kubevend_server.leases import Lease
 from kubevend_server.policy.access import Circumstances, Decision, Resource
 from kubevend_server.policy.terms import Terms
+from kubevend_server.policy.visible import Kind
 from kubevend_server.policy_folder import PolicySource
 from kubevend_server.roles import Role
 
@@ -67,6 +69,11 @@ class Authorizer:
     def may(self, call: Call, action: str, resource: Resource) -> bool:
         """Whether the caller may do something else, such as get what a list would show."""
         return self._ask(call, action, resource).allowed
+
+    def gettable_leases(self, call: Call) -> Sequence[Kind]:
+        """The kinds of leases among which all are that the caller may get; each of them is still to be asked about."""
+        roles = {role.name: role.labels for role in self._catalog.roles()}
+        return self._source.current.gettable(call.who, Circumstances(self._clock(), call.source_ip), roles)
 
     def _ask(
         self,

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote, unquote
 
+from kubevend_server.authentication.spiffe import workload_id_fault
+
 Kind = Literal["Admin", "ServiceAccount", "Workload", "OidcSubject"]
 """The kind of caller, which is its Cedar entity type too."""
 
@@ -164,7 +166,9 @@ def named(
     _check_belongs(name, scheme, [what for what, value in given.items() if value])
     if name == BOOTSTRAP_ADMIN.name:
         return BOOTSTRAP_ADMIN
-    if scheme == "spiffe" and authority and path:
+    if scheme == "spiffe":
+        if fault := workload_id_fault(name):
+            raise ValueError(f"{name!r} is no caller's name: {fault}.")
         return workload(name, proxy=proxy)
     if scheme == "kubernetes" and authority and re.fullmatch("[^/]+/[^/]+", path):
         return service_account(authority, *path.split("/"), pod=pod, node=node)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import ipaddress
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -95,7 +97,8 @@ class Call:
 
     Attributes:
         method: which.
-        payload: the request's bytes.
+        receive: waits for the request's bytes; None where the caller sends none.
+        payload: these, once they are there.
         shown: what it shows of who makes it, its metadata among it.
         peer: the peer's address as gRPC writes it, `ipv4:10.0.0.7:51234`.
         started: `time.monotonic()` when it arrived.
@@ -111,10 +114,11 @@ class Call:
     """
 
     method: Method
-    payload: bytes
+    receive: Callable[[], Awaitable[bytes | None]]
     shown: Shown
     peer: str
     started: float
+    payload: bytes | None = None
     request_id: str = ""
     trace_id: str = ""
     caller: Caller | None = None
@@ -142,3 +146,30 @@ class Call:
             return ""
         host = unquote(rest).rpartition(":")[0]
         return host.removeprefix("[").removesuffix("]").partition("%")[0]
+
+    @property
+    def source(self) -> str:
+        """Whose calls count together before anybody has said who they are: `ipv4:10.0.0.7`, `ipv6:2001:db8::/64`.
+
+        An IPv6 subscriber has a whole /64, so its addresses tell nobody apart (RFC 6177).
+        """
+        return _source_of(self.source_ip)
+
+
+@functools.lru_cache(maxsize=4096)
+def _source_of(address: str) -> str:
+    if not address:
+        return "unix"
+    found = ipaddress.ip_address(address)
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is None:
+            return f"ipv6:{ipaddress.ip_network((found, 64), strict=False)}"
+        found = found.ipv4_mapped
+    return f"ipv4:{found}"
+
+
+Handler = Callable[[Call], Awaitable[Message]]
+"""What answers a call."""
+
+Interceptor = Callable[[Call, Handler], Awaitable[Message]]
+"""What a call passes through on its way to its handler."""

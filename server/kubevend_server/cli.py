@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kubevend_server import __version__
-from kubevend_server.policy_commands import policy
+from kubevend_server.policy_commands.commands import policy
 from kubevend_server.redaction import redact
 
 if TYPE_CHECKING:

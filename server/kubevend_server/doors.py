@@ -15,9 +15,9 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 from grpc import aio
 
-from kubevend_server.calls import Method
+from kubevend_server.calls import Interceptor, Method
 from kubevend_server.health import Health, add_health, add_reflection
-from kubevend_server.interceptors import Interceptor, behavior
+from kubevend_server.interceptors import behavior
 from kubevend_server.listeners import Listener
 from kubevend_server.policy.access import actions
 from kubevend_server.services import Service
@@ -104,7 +104,7 @@ class Doors:
         for service, methods in self._services:
             found = service.handlers()
             handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-                method.name: grpc.unary_unary_rpc_method_handler(
+                method.name: grpc.stream_unary_rpc_method_handler(
                     behavior(method, found[method.name], self._interceptors, door.listener)
                 )
                 for method in methods

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import quote
 
-from google.protobuf.any_pb2 import Any
+from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
@@ -128,6 +128,25 @@ class ResourceExhausted(KubevendError):
     code = code_pb2.RESOURCE_EXHAUSTED
 
 
+class OverLimit(ResourceExhausted):
+    """The caller asks for more than the settings allow. Such refusals are summed up in the audit log (`refusals.py`).
+
+    Attributes:
+        subject: whose calls are summed up, as text.
+        others: as of any error.
+    """
+
+    def __init__(self, reason: str, message: str, *, subject: str = "", **others: Any) -> None:
+        super().__init__(reason, message, **others)
+        self.subject = subject
+
+
+class DeadlineExceeded(KubevendError):
+    """It takes longer than a call may."""
+
+    code = code_pb2.DEADLINE_EXCEEDED
+
+
 class Unavailable(KubevendError):
     """It cannot be done just now; trying again may help. Nothing was handed out."""
 
@@ -186,7 +205,7 @@ def to_status(error: KubevendError, request_id: str) -> status_pb2.Status:
 
 def _add(status: status_pb2.Status, detail: Message) -> bool:
     """Add a detail if there is room for it."""
-    packed = Any()
+    packed = Packed()
     packed.Pack(detail)
     # In base64, and with the few bytes by which the status names its next detail.
     size = (status.ByteSize() + packed.ByteSize() + 4) * 4 // 3

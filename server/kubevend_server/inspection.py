@@ -9,12 +9,10 @@ from pathlib import Path
 
 import click
 
-from kubevend_server.app import connect_caller_clusters, make_limits, make_transport
 from kubevend_server.catalog import Catalog
 from kubevend_server.checks import Checker
 from kubevend_server.clock import utc_now
 from kubevend_server.cluster.clusters import Clusters, OwnCluster
-from kubevend_server.cluster.text import shown
 from kubevend_server.config_rules import ConfigRules
 from kubevend_server.configs import Config
 from kubevend_server.encryption import Keyring, read_keys
@@ -28,6 +26,8 @@ from kubevend_server.settings import Settings
 from kubevend_server.store import roles as role_store
 from kubevend_server.store.configs import ConfigStore
 from kubevend_server.store.database import Database
+from kubevend_server.text import shown
+from kubevend_server.wiring import connect_caller_clusters, make_limits, make_transport
 
 _MARKS: dict[State, tuple[str, str]] = {
     "PASSED": ("✓", "green"),

@@ -12,7 +12,7 @@ import re
 import ssl
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import structlog
 from google.protobuf.message import DecodeError, Message
@@ -22,30 +22,41 @@ from grpc_status import rpc_status
 from kubevend_server.audit import event
 from kubevend_server.audit.log import Event
 from kubevend_server.authentication.authenticator import Authenticator
-from kubevend_server.calls import Call, Method
+from kubevend_server.calls import Call, Handler, Interceptor, Method
 from kubevend_server.checkpoints import Checkpoint, pass_by
-from kubevend_server.errors import Internal, InvalidArgument, KubevendError, to_status
+from kubevend_server.errors import DeadlineExceeded, Internal, InvalidArgument, KubevendError, OverLimit, to_status
 from kubevend_server.field_rules import check_no_credential, check_rules
+from kubevend_server.gate import Gate
 from kubevend_server.journal import Entry, Journal
 from kubevend_server.listeners import BEARER, Listener, PeerCertificate, Shown
 from kubevend_server.metrics import Metrics
 from kubevend_server.policy_folder import PolicySource
+from kubevend_server.refusals import Refusals
 
-Handler = Callable[[Call], Awaitable[Message]]
-Interceptor = Callable[[Call, Handler], Awaitable[Message]]
-Behavior = Callable[[bytes, "aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
+Behavior = Callable[[AsyncIterator[bytes], "aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
 
 _log = structlog.get_logger()
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def chain(authenticator: Authenticator, policies: PolicySource, recorder: Recorder) -> Sequence[Interceptor]:
+def chain(
+    authenticator: Authenticator,
+    policies: PolicySource,
+    recorder: Recorder,
+    gate: Gate,
+    refusals: Refusals,
+    patience: Patience,
+) -> Sequence[Interceptor]:
     """The interceptors, the outermost first. Error mapping, outside them all, is in `behavior`."""
     return [
         identify_call,
         catch_defects,
+        refusals.sum_up,
+        gate.admit_source,
+        patience.receive,
         recorder.record,
         Authentication(authenticator, policies).authenticate,
+        gate.admit_caller,
         parse_request,
     ]
 
@@ -55,14 +66,22 @@ def behavior(
 ) -> Behavior:
     """Put a method's handler inside the interceptors, as gRPC wants it: bytes in, bytes out.
 
+    To gRPC each method takes a stream of requests, of which it reads the first: so a call is seen when its headers are
+    there, and not only once its caller has sent the rest.
+
     An error becomes a google.rpc.Status here, and nowhere else.
     """
     handle = handler
     for interceptor in reversed(interceptors):
         handle = _inside(interceptor, handle)
 
-    async def behave(payload: bytes, context: aio.ServicerContext[bytes, bytes]) -> bytes:
-        call = Call(method, payload, _shown(listener, context), context.peer(), time.monotonic())
+    async def behave(requests: AsyncIterator[bytes], context: aio.ServicerContext[bytes, bytes]) -> bytes:
+        async def receive() -> bytes | None:
+            async for payload in requests:
+                return payload
+            return None
+
+        call = Call(method, receive, _shown(listener, context), context.peer(), time.monotonic())
         try:
             reply = await handle(call)
         except KubevendError as error:
@@ -151,7 +170,7 @@ class Recorder:
 
     async def _commit(self, call: Call, error: KubevendError | None, *, cancelled: bool = False) -> None:
         try:
-            if not call.method.reads or call.record.denied or call.caller is None:
+            if leaves_event(call, error):
                 await self._journal.commit(self._entry(call, error, cancelled=cancelled))
         except KubevendError as refusal:
             error = refusal
@@ -171,6 +190,58 @@ class Recorder:
         return Entry(completion, record.rows, record.change, record.committed, record.announced, record.fence)
 
 
+def leaves_event(call: Call, error: KubevendError | None) -> bool:
+    """Whether a call that ends so leaves an audit event of its own. Refusals beyond a limit are summed up."""
+    if isinstance(error, OverLimit):
+        return False
+    return not call.method.reads or call.record.denied or call.caller is None
+
+
+class Patience:
+    """Waits so long, and no longer, for what callers send, and for what is done for them."""
+
+    def __init__(self, request_seconds: float, call_seconds: float) -> None:
+        """Take for how long it waits: for a request to arrive, and for a call to end."""
+        self._request_seconds = request_seconds
+        self._call_seconds = call_seconds
+
+    async def receive(self, call: Call, proceed: Handler) -> Message:
+        """Wait for the request, and then for the answer.
+
+        A call that takes too long is given up as if its caller did: what has become irrevocable goes on.
+        """
+        try:
+            async with asyncio.timeout(self._request_seconds):
+                call.payload = await call.receive()
+        except TimeoutError:
+            raise self._unfinished(call) from None
+        try:
+            async with asyncio.timeout(self._call_seconds) as whole:
+                return await proceed(call)
+        except TimeoutError:
+            if not whole.expired():
+                raise
+            raise self._too_slow() from None
+
+    def _unfinished(self, call: Call) -> OverLimit:
+        return OverLimit(
+            "REQUEST_UNFINISHED",
+            f"The request did not arrive within {self._request_seconds:g} s (limits.request_seconds): only its headers "
+            "did. Send its message and half-close, or look what on the way keeps it back.",
+            subject=call.source,
+            metadata={"setting": "limits.request_seconds", "seconds": f"{self._request_seconds:g}"},
+            retry_after=None,
+        )
+
+    def _too_slow(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            "CALL_TOO_SLOW",
+            f"The call was not done within {self._call_seconds:g} s (limits.call_seconds), most often since a cluster "
+            "does not answer. The audit log says what became of it, under this request id.",
+            metadata={"setting": "limits.call_seconds", "seconds": f"{self._call_seconds:g}"},
+        )
+
+
 class Authentication:
     """Lets only callers in that are known."""
 
@@ -187,15 +258,18 @@ class Authentication:
 async def parse_request(call: Call, proceed: Handler) -> Message:
     """Parse the request, hold it against the rules in the protos, and refuse credentials where none belong."""
     request = call.method.request()
+    payload = call.payload
     try:
-        request.ParseFromString(call.payload)
+        if payload is None:
+            raise DecodeError  # noqa: TRY301 - no message is none that can be parsed
+        request.ParseFromString(payload)
     except DecodeError as error:
         raise InvalidArgument(
             "REQUEST_MALFORMED",
             f"The request is no {request.DESCRIPTOR.full_name} in protobuf: generate your client from kubevend's "
             "protos.",
         ) from error
-    check_no_credential(request, call.payload)
+    check_no_credential(request, payload)
     check_rules(request)
     call.request = request
     return await proceed(call)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -23,6 +25,7 @@ from kubevend_server.cluster.failures import AnchorGone
 from kubevend_server.cluster.tokens import IssuedToken, request_token
 from kubevend_server.configs import Config
 from kubevend_server.errors import KubevendError
+from kubevend_server.gate import Gate
 from kubevend_server.in_flight import InFlight
 from kubevend_server.journal import Journal
 from kubevend_server.leases import ClusterObject, Lease, LeaseToken
@@ -39,6 +42,7 @@ from kubevend_server.store import leases as lease_store
 from kubevend_server.store.changes import Change, Fence
 from kubevend_server.store.configs import config_missing
 from kubevend_server.store.roles import role_not_found
+from kubevend_server.turns import Turns
 from kubevend_server.warning import Warning
 
 _MOST_ANCHORS = 5
@@ -96,6 +100,8 @@ class Issuance:
         maker: Maker,
         remover: Remover,
         in_flight: InFlight,
+        gate: Gate,
+        turns: Turns,
         limits: Limits,
         clock: Clock,
         checkpoint: Checkpoint = pass_by,
@@ -109,6 +115,8 @@ class Issuance:
         self._maker = maker
         self._remover = remover
         self._in_flight = in_flight
+        self._gate = gate
+        self._turns = turns
         self._limits = limits
         self._clock = clock
         self._checkpoint = checkpoint
@@ -125,6 +133,7 @@ class Issuance:
         now = self._clock()
         lease = names.new_lease_name(now)
         granted = await self._decide(call, role_name, asked, lease)
+        self._gate.admit_role(call, role_name)
         config = self._catalog.config(granted.terms.config)
         if config is None:
             raise config_missing(granted.terms.config)
@@ -132,10 +141,16 @@ class Issuance:
             return _foreseen(granted, now)
         issuing = _Issuing(call, granted, lease, now, config, self._clusters.of(config), str(uuid.uuid4()))
         if granted.terms.revocation == "NONE":
-            return await self._issue_on(issuing, None)
+            async with self._turn(issuing):
+                return await self._issue_on(issuing, None)
         if granted.terms.revocation == "PER_LEASE":
-            return await self._issue_made(issuing, await self._make(issuing, plan(granted, lease, now)))
+            async with self._turn(issuing):
+                return await self._issue_made(issuing, await self._make(issuing, plan(granted, lease, now)))
         return await self._issue_shared(issuing, scope_of(granted, call.who.name))
+
+    def _turn(self, issuing: _Issuing) -> AbstractAsyncContextManager[None]:
+        """The caller's turn at the cluster. Nobody waits for anything else meanwhile, lest all turns wait for it."""
+        return self._turns.take(issuing.config.name, issuing.call.who.name)
 
     async def _decide(self, call: Call, role_name: str, asked: Asked, lease: str) -> Grant:
         call.record.resource = role_name
@@ -184,14 +199,16 @@ class Issuance:
             if anchor is None:
                 made = await self._make_shared(issuing, scope)
                 if made is not None:
-                    return await self._issue_made(issuing, made)
+                    async with self._turn(issuing):
+                        return await self._issue_made(issuing, made)
                 continue
             if not anchor.uid:
                 await self._anchors.wait_for(scope)
                 continue
             self._anchors.hold(issuing.call, anchor)
             try:
-                return await self._issue_on(issuing, anchor)
+                async with self._turn(issuing):
+                    return await self._issue_on(issuing, anchor)
             except AnchorGone:
                 await self._anchors.lose(anchor, "its anchor was deleted in the cluster by somebody else")
         raise AnchorGone(
@@ -210,7 +227,8 @@ class Issuance:
             planned = plan(issuing.grant, issuing.lease, issuing.create_time, scope.text)
             self._anchors.hold(issuing.call, planned[0])
             try:
-                made = await self._make(issuing, planned)
+                async with self._turn(issuing):
+                    made = await self._make(issuing, planned)
             except AnchorTaken:
                 return None
             await self._maker.confirm(made)
@@ -297,7 +315,9 @@ class Issuance:
 
     async def _mint(self, issuing: _Issuing, anchor: ClusterObject | None) -> IssuedToken:
         granted = issuing.grant
+        began = time.monotonic()
         token = await request_token(issuing.connection, granted, issuing.audit_id, anchor, granted.token_ttl)
+        self._turns.learn(issuing.config.name, time.monotonic() - began)
         await self._checkpoint("issue.minted")
         return token
 

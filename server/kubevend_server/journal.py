@@ -6,8 +6,8 @@ All calls that are waiting share one transaction of the store and one sync of th
 2. the events go to the audit file, and the file is synced,
 3. the transaction commits, with the head of the audit chain in it.
 
-A group closes as soon as nobody is on the way to it any more, and at the latest after `_GATHER_SECONDS`: one caller
-alone never waits, and many share the price of a sync.
+A group closes as soon as nobody is on the way to it any more, and at the latest after `_GATHER_SECONDS_EACH` for each
+who is, `_GATHER_SECONDS` in all: one caller alone never waits, few wait little, and many share the price of a sync.
 
 So what the store knows is always in the audit file. A crash between 2 and 3 leaves events beyond the head, whose
 answers never left.
@@ -41,6 +41,7 @@ from kubevend_server.store.leases import lease_ended
 from kubevend_server.store.schema import audit_head, leases, objects, tokens
 
 _GATHER_SECONDS = 0.004
+_GATHER_SECONDS_EACH = 0.0005
 _SLOW_SECONDS = 0.002
 _PATIENCE_SECONDS = 10.0
 
@@ -94,7 +95,12 @@ class Journal:
     """Commits entries in groups, one group at a time. To be used on the event loop's thread only."""
 
     def __init__(
-        self, database: Database, audit: AuditLog, slow: float = _SLOW_SECONDS, replica: str = DEFAULT_REPLICA
+        self,
+        database: Database,
+        audit: AuditLog,
+        slow: float = _SLOW_SECONDS,
+        replica: str = DEFAULT_REPLICA,
+        patience: float = _PATIENCE_SECONDS,
     ) -> None:
         """Take what it writes to.
 
@@ -103,11 +109,13 @@ class Journal:
             audit: the audit log; nobody else may write to it.
             slow: seconds; after a group that took longer, the next one runs in a thread.
             replica: whose log it is, among the processes that share the store.
+            patience: seconds; how long what runs in the thread waits for another process's lock on the store.
         """
         self._database = database
         self._audit = audit
         self._replica = replica
         self._slow = slow
+        self._patience = patience
         self._took = 0.0
         self._waiting: list[Waiting] = []
         self._on_the_way = 0
@@ -180,7 +188,7 @@ class Journal:
             return change(connection)
 
     def _change_in_thread(self, change: Callable[[sa.Connection], T]) -> T:
-        self._database.set_patience(_PATIENCE_SECONDS)
+        self._database.set_patience(self._patience)
         try:
             return self._change_now(change)
         finally:
@@ -207,7 +215,8 @@ class Journal:
             return  # the group that is being written sees to it
         loop = asyncio.get_running_loop()
         if self._closing is None:
-            self._closing = loop.call_later(_GATHER_SECONDS, self._flush)
+            gather = min(_GATHER_SECONDS, self._on_the_way * _GATHER_SECONDS_EACH)
+            self._closing = loop.call_later(gather, self._flush)
         if not self._on_the_way:
             self._closing.cancel()
             # Everything else that is ready in this turn of the loop still joins the group.
@@ -248,7 +257,7 @@ class Journal:
 
     def _record_in_thread(self, entries: Sequence[Entry]) -> Refusals:
         """Record a group where waiting stops nobody, for somebody else's lock on the store too."""
-        self._database.set_patience(_PATIENCE_SECONDS)
+        self._database.set_patience(self._patience)
         try:
             return self._record(entries, patient=True)
         finally:

@@ -38,13 +38,26 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-
         self._certificates = Gauge(
             "kubevend_certificate_expiry_timestamp_seconds",
             "When a certificate that listeners show expires, in seconds since the epoch, by its file.",
             ["file"],
             registry=registry,
         )
+        self._refused = Counter(
+            "kubevend_refused_calls",
+            "Calls that were refused since they went beyond a limit, by the reason of the refusal.",
+            ["limit"],
+            registry=registry,
+        )
+        self.in_flight = Gauge("kubevend_calls_in_flight", "Calls that are under way.", registry=registry)
+        self.waiting = Gauge(
+            "kubevend_issuances_waiting", "Issuances that wait for their turn at a cluster.", registry=registry
+        )
+
+    def refused(self, limit: str) -> None:
+        """Count a call that went beyond a limit."""
+        self._refused.labels(limit).inc()
 
     def certificate(self, file: str, expires: datetime) -> None:
         """Tell when the certificate in a file expires."""

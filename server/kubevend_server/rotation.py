@@ -9,8 +9,8 @@ import sqlalchemy as sa
 import structlog
 
 from kubevend_server.catalog import Catalog
-from kubevend_server.cluster.files import WatchedFile
 from kubevend_server.encryption import Keyring, parse_keys
+from kubevend_server.files import WatchedFile
 from kubevend_server.journal import Journal
 from kubevend_server.store.configs import ConfigStore
 

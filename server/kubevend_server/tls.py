@@ -18,7 +18,7 @@ from cryptography import x509
 
 from kubevend_server.certificates import bundle_fault, identity_fault
 from kubevend_server.clock import Clock
-from kubevend_server.cluster.files import WatchedFile, why_unreadable
+from kubevend_server.files import WatchedFile, why_unreadable
 
 _LOOK_SECONDS = 1.0
 _LATE = 0.1

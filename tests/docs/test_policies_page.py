@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from kubevend_server.policy.parsing import SCHEMA, actions
-from kubevend_server.policy_cases import CaseEntry, CasesFile
+from kubevend_server.policy_commands.case_files import CaseEntry, CasesFile
 from tests.docs.replies import assert_shown
 from tests.e2e.quickstart_process import ROOT, Quickstart
 from tests.support.shell_blocks import read_blocks, run_blocks

@@ -142,8 +142,13 @@ def test_during_authentication(
     before, minted = contents(behind), len(list(token_requests(cluster, namespace)))
     written = len(behind.server.events())
     timeout = 3 if way == "deadline" else None
+    # Each shows a token of its own: those who show the same one wait for the same review.
+    tokens = [cluster.token(namespace, "demo", audience="kubevend") for _ in asked]
     proxy.hold_replies()
-    calls = [method.future(request, metadata=workload.metadata, timeout=timeout) for method, request in asked]
+    calls = [
+        method.future(request, metadata=(("authorization", f"Bearer {token}"),), timeout=timeout)
+        for token, (method, request) in zip(tokens, asked, strict=True)
+    ]
     until(lambda: proxy.holding == len(calls), "a review of every caller")
 
     if way == "cancel":

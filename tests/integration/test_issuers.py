@@ -13,8 +13,8 @@ import pytest
 from kubevend_server.authentication.discovery import PublishedKeys
 from kubevend_server.authentication.fetching import Fetcher, FetchError
 from kubevend_server.authentication.issuer_keys import IssuerKeys
-from kubevend_server.cluster.files import WatchedFile
 from kubevend_server.errors import Unauthenticated, Unavailable
+from kubevend_server.files import WatchedFile
 from tests.support.issuer import DISCOVERY, KEYS, Issuer, public_jwk, rsa_key
 
 LARGE = json.dumps({"keys": [], "filler": "x" * (256 << 10)}).encode()

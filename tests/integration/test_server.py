@@ -25,6 +25,7 @@ SERVICES = {
     "kubevend.v1.IssueService",
     "kubevend.v1.LeaseService",
     "kubevend.v1.RoleService",
+    "kubevend.policies",
 }
 
 

@@ -42,6 +42,17 @@ PERMIT_ALL = '@id("everything") permit(principal, action, resource);'
 NAMING = Naming("leases/01kqr6d2m0abcdefghjkmnpqrs", "kubernetes://prod/ci/runner")
 
 
+class Stopwatch:
+    """Seconds that never go back, and go on only where a test moves them."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """The seconds."""
+        return self.now
+
+
 def clock() -> datetime:
     """The clock that stands still at `NOW`."""
     return NOW
@@ -123,11 +134,16 @@ def shown(
     return Shown(listener, {key: (value,) for key, value in metadata.items()}, certificate)
 
 
+async def nothing() -> bytes:
+    """What a caller sends who asks for what is asked for by default."""
+    return b""
+
+
 def call(**overrides: Any) -> Call:
     """A call of IssueToken by the bootstrap admin, just begun."""
     made = Call(
         method=ISSUE_TOKEN,
-        payload=b"",
+        receive=nothing,
         shown=shown({"user-agent": "grpcurl/1.9.4"}),
         peer="ipv4:10.0.0.7:51234",
         started=time.monotonic(),

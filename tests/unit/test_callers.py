@@ -82,6 +82,8 @@ def test_a_name_makes_the_caller_that_has_it() -> None:
         "kubernetes://prod/runner",
         "kubernetes://prod/ci/runner/x",
         "spiffe://a",
+        "spiffe://A/b",
+        "spiffe://a/b/",
         "oidc://a/b c",
         "oidc:///b",
     ],

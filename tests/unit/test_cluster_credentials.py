@@ -18,9 +18,9 @@ from kubevend_server.cluster.credentials import (
     Stored,
     TokenFile,
 )
-from kubevend_server.cluster.files import WatchedFile
 from kubevend_server.cluster.trust import Endpoint
 from kubevend_server.errors import FailedPrecondition
+from kubevend_server.files import WatchedFile
 from tests.unit.builders import NOW, Pair, bearer, client_certificate, minted
 
 PAIR, OTHER = client_certificate(), client_certificate()

@@ -14,11 +14,11 @@ from kubevend_server.cluster.clusters import Clusters, OwnCluster
 from kubevend_server.cluster.connection import Answer, Connection, Request, Transport
 from kubevend_server.cluster.credentials import NOTHING, Credential, Presented, Stored
 from kubevend_server.cluster.failures import Unauthorized
-from kubevend_server.cluster.files import WatchedFile
 from kubevend_server.cluster.trust import Endpoint
 from kubevend_server.config_rules import ConfigRules
 from kubevend_server.configs import Credential as OfConfig
 from kubevend_server.errors import FailedPrecondition, KubevendError, ResourceExhausted
+from kubevend_server.files import WatchedFile
 from tests.unit.builders import ca_certificate, client_certificate, config
 from tests.unit.fake_cluster import HOST, ApiClusters, FakeApi
 

@@ -24,6 +24,8 @@ STATUSES = {
     errors.Aborted: "ABORTED",
     errors.FailedPrecondition: "FAILED_PRECONDITION",
     errors.ResourceExhausted: "RESOURCE_EXHAUSTED",
+    errors.OverLimit: "RESOURCE_EXHAUSTED",
+    errors.DeadlineExceeded: "DEADLINE_EXCEEDED",
     errors.Unavailable: "UNAVAILABLE",
     errors.OutcomeUnknown: "UNKNOWN",
     errors.Internal: "INTERNAL",

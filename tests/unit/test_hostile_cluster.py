@@ -15,13 +15,13 @@ from kubevend_server.cluster.failures import Attempt, from_status
 from kubevend_server.cluster.reviews import review_self, review_token
 from kubevend_server.cluster.rights import covered_service_accounts, has_right
 from kubevend_server.cluster.status import parse_status
-from kubevend_server.cluster.text import is_plain, shown
 from kubevend_server.cluster.tokens import probe_service_account, request_token
 from kubevend_server.cluster.version import read_version
 from kubevend_server.errors import FailedPrecondition, KubevendError, OutcomeUnknown
 from kubevend_server.findings import Finding, Report
 from kubevend_server.inspection import Inspected, show
 from kubevend_server.rights import Right
+from kubevend_server.text import is_plain, shown
 from tests.unit.builders import config, granted, minted
 from tests.unit.fake_cluster import HOST, FakeApi, FakeCluster
 

@@ -11,25 +11,32 @@ from hypothesis import strategies as st
 from kubevend.v1 import issue_service_pb2 as iss
 from kubevend.v1 import role_service_pb2 as rs
 from kubevend_server import interceptors
-from kubevend_server.calls import Call
+from kubevend_server.calls import Call, Handler, Interceptor
+from kubevend_server.gate import Gate
 from kubevend_server.interceptors import Authentication, behavior, identify_call
+from kubevend_server.refusals import Refusals
 from tests.unit.builders import ADMIN_TOKEN, ISSUE_TOKEN, call, shown
-from tests.unit.world import Refused, World, context
+from tests.unit.world import Refused, World, context, sending
 
 UUID = "5f0c7f3e-64a7-4f11-8f0e-3b3f0f0a1b2c"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 def test_the_chain_is_in_its_order(world: World) -> None:
-    """From the outside in: the id, the defects, the audit frame, who calls, what is asked; the audit frame stands
-    outside authentication, so that denials are recorded.
+    """From the outside in: the id, the defects, how much comes from where, the request itself, the audit frame, who
+    calls and how much, what is asked. The audit frame stands outside authentication, so that denials are recorded, and
+    inside what keeps floods out, so that they are not.
     """
     order = [getattr(interceptor, "__func__", interceptor) for interceptor in world.interceptors]
     assert order == [
         interceptors.identify_call,
         interceptors.catch_defects,
+        Refusals.sum_up,
+        Gate.admit_source,
+        interceptors.Patience.receive,
         interceptors.Recorder.record,
         Authentication.authenticate,
+        Gate.admit_caller,
         interceptors.parse_request,
     ]
 
@@ -38,8 +45,8 @@ async def test_interceptors_run_from_the_outside_in() -> None:
     """`behavior` puts the first interceptor outermost, and the reply goes back through all of them."""
     seen: list[str] = []
 
-    def interceptor(name: str) -> interceptors.Interceptor:
-        async def intercept(call: Call, proceed: interceptors.Handler) -> Message:
+    def interceptor(name: str) -> Interceptor:
+        async def intercept(call: Call, proceed: Handler) -> Message:
             seen.append(f"into {name}")
             reply = await proceed(call)
             seen.append(f"out of {name}")
@@ -51,7 +58,7 @@ async def test_interceptors_run_from_the_outside_in() -> None:
         seen.append("handler")
         return iss.IssueTokenResponse(jti="x")
 
-    reply = await behavior(ISSUE_TOKEN, handler, [interceptor("a"), interceptor("b")])(b"", context())
+    reply = await behavior(ISSUE_TOKEN, handler, [interceptor("a"), interceptor("b")])(sending(b""), context())
     assert seen == ["into a", "into b", "handler", "out of b", "out of a"]
     assert iss.IssueTokenResponse.FromString(reply) == iss.IssueTokenResponse(jti="x")
 
@@ -65,9 +72,11 @@ async def test_a_call_is_what_grpc_says(world: World) -> None:
         seen.append(call)
         return iss.IssueTokenResponse()
 
-    await behavior(ISSUE_TOKEN, handler, [])(b"payload", context({"a": "1", "b-bin": b"\xff"}, "ipv4:1.2.3.4:5"))
+    await behavior(ISSUE_TOKEN, handler, [])(
+        sending(b"payload"), context({"a": "1", "b-bin": b"\xff"}, "ipv4:1.2.3.4:5")
+    )
     (found,) = seen
-    assert (found.method, found.payload, found.shown, found.peer) == (
+    assert (found.method, await found.receive(), found.shown, found.peer) == (
         ISSUE_TOKEN,
         b"payload",
         shown({"a": "1", "b-bin": "\xff"}),
@@ -164,7 +173,7 @@ async def test_a_defect_is_internal_and_tells_nothing(world: World) -> None:
     behave = behavior(ISSUE_TOKEN, broken, world.interceptors)
     sent = {"authorization": f"Bearer {ADMIN_TOKEN}", "x-request-id": UUID}
     with pytest.raises(Refused) as refused:
-        await behave(iss.IssueTokenRequest(role="roles/ci").SerializeToString(), context(sent))
+        await behave(sending(iss.IssueTokenRequest(role="roles/ci").SerializeToString()), context(sent))
     assert refused.value.status.code == code_pb2.INTERNAL
     assert refused.value.detail(error_details_pb2.ErrorInfo).reason == "DEFECT"
     assert UUID in refused.value.status.message
@@ -214,7 +223,7 @@ class Work:
 async def _give_up(world: World, work: Work) -> None:
     behave = behavior(ISSUE_TOKEN, work.handle, world.interceptors)
     payload = iss.IssueTokenRequest(role="roles/ci").SerializeToString()
-    task = asyncio.ensure_future(behave(payload, context({"authorization": f"Bearer {ADMIN_TOKEN}"})))
+    task = asyncio.ensure_future(behave(sending(payload), context({"authorization": f"Bearer {ADMIN_TOKEN}"})))
     await work.begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -245,7 +254,7 @@ async def test_a_call_that_is_given_up_at_once_leaves_its_line(world: World) -> 
     work = Work()
     behave = behavior(ISSUE_TOKEN, work.handle, world.interceptors)
     payload = iss.IssueTokenRequest(role="roles/ci").SerializeToString()
-    task = asyncio.ensure_future(behave(payload, context({"authorization": f"Bearer {ADMIN_TOKEN}"})))
+    task = asyncio.ensure_future(behave(sending(payload), context({"authorization": f"Bearer {ADMIN_TOKEN}"})))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import alembic.command
 import alembic.config
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubevend.v1 import issue_service_pb2, lease_service_pb2
@@ -131,6 +132,38 @@ def test_pages_together_are_the_list(
                 position, pages = page.position, pages + 1
                 assert pages <= len(found) + 1
             assert listed == in_order(narrowed, [each for each in found if fits(narrowed, each)])
+        database.close()
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(stored(), max_size=30),
+    st.lists(FILTERS.filter(lambda narrowed: not lease_filters.by_end(narrowed)), min_size=2, max_size=4),
+    st.integers(1, 4),
+    st.data(),
+)
+def test_pages_of_several_filters_are_one_list(
+    found: list[Lease], filters: list[LeaseFilter], limit: int, data: st.DataObject
+) -> None:
+    """What any of several filters finds comes once, the newest first, and together they look at no more rows than one
+    may.
+    """
+    most_scanned = data.draw(st.integers(len(filters) * limit, 20))
+    with tempfile.TemporaryDirectory() as folder:
+        database = migrated(Path(folder) / "kubevend.sqlite")
+        add(database, *found)
+        listed: list[Lease] = []
+        position, pages = "", 0
+        while position or not pages:
+            query = partial(leases.merged_page, filters=filters, after=position, limit=limit, most_scanned=most_scanned)
+            page = database.read_now(query)
+            assert page.scanned <= most_scanned
+            assert len(page.found) <= limit
+            listed += page.found
+            position, pages = page.position, pages + 1
+            assert pages <= 4 * len(found) + 1
+        fitting = [each for each in found if any(fits(narrowed, each) for narrowed in filters)]
+        assert listed == sorted(fitting, key=lambda each: each.name, reverse=True)
         database.close()
 
 

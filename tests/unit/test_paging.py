@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from kubevend_server.encryption import Keyring
 from kubevend_server.errors import InvalidArgument, Violation
 from kubevend_server.paging import PageTokens
-from kubevend_server.services.listing import page
+from kubevend_server.roles import Role
+from kubevend_server.services.listing import MOST_DECIDED, page
 from tests.unit.builders import role
 
 TOKENS = PageTokens(Keyring({"k": b"1" * 32}))
@@ -78,3 +79,23 @@ def test_pages_together_are_the_list(numbers: set[int], hidden: set[int], size: 
             break
         assert found
     assert seen == visible
+
+
+def test_a_page_asks_the_policy_a_bounded_number_of_times() -> None:
+    """Among very many resources that the caller may not get, a page stops after a thousand, with a token; the one
+    behind them comes in the end.
+    """
+    roles = [role(name=f"roles/r{number:05d}") for number in range(3 * MOST_DECIDED)]
+    asked: list[int] = []
+    pages, token, seen = 0, "", []
+    while token or not pages:
+        asked.append(0)
+
+        def may_get(each: Role) -> bool:
+            asked[-1] += 1
+            return each is roles[-1]
+
+        found, token = page("roles", roles, (10, token), TOKENS, may_get)
+        seen += found
+        pages += 1
+    assert (asked, seen) == ([MOST_DECIDED] * 3, [roles[-1]])

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from kubevend_server.cli import main
 from kubevend_server.encryption import Keyring, read_keys
+from kubevend_server.roles import LabelSelector
 from kubevend_server.store import roles as role_store
 from kubevend_server.store.configs import ConfigStore
 from kubevend_server.store.database import Database
@@ -141,14 +142,15 @@ def test_what_is_no_set_of_policies_is_told(tmp_path: Path) -> None:
 
 def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
     """One fault hides no other, neither in its file nor in the next."""
-    folder = write(tmp_path, a=GOOD.replace("GetRole", "GetRoles") + "permit(;", b=b"\xff", c=GOOD)
+    wrong = GOOD.replace("GetRole", "GetRoles")
+    folder = write(tmp_path, a=wrong + "permit(;", b=b"\xff", c=wrong)
     (folder / "groups.toml").write_text('[groups]\nfine = []\nx = ["nobody"]\n')
 
     result = run("check", folder)
 
     faults = [found for found in result.output.splitlines() if ": error: " in found]
     places = [found.split(": ")[0].removeprefix(f"{folder}/") for found in faults]
-    assert places == ["a.cedar:1", "a.cedar:2", "b.cedar:1", "c.cedar:1", "groups.toml:3"]
+    assert places == ["a.cedar:1", "a.cedar:2", "b.cedar:1", "c.cedar:1", "c.cedar:1", "groups.toml:3"]
 
 
 def test_links_and_hidden_files_count_as_for_the_server(tmp_path: Path) -> None:
@@ -339,6 +341,8 @@ def settings(tmp_path: Path) -> Path:
     with database.writer.begin() as connection:
         ConfigStore(keyring).insert(config())(connection)
         role_store.insert(role(max_ttl=timedelta(hours=1)))(connection)
+        selector = LabelSelector((("team", "payments"),))
+        role_store.insert(role(name="roles/labeled", allowed_namespace_selector=selector))(connection)
     database.close()
     write(tmp_path / "policies", a=OWN_NAMESPACE)
     file = tmp_path / "settings.toml"
@@ -377,8 +381,23 @@ def test_a_servers_roles_speak_first(settings: Path) -> None:
     assert refused.exit_code == 1
     assert "the role's own rules refuse it: roles/ci does not allow namespace 'kube-system'" in refused.output
     assert (missing.exit_code, relabeled.exit_code) == (2, 2)
-    assert "There is no roles/cd. There is roles/ci." in missing.output
+    assert "There is no roles/cd. There is roles/ci, roles/labeled." in missing.output
     assert "leave out --label" in relabeled.output
+
+
+def test_labels_of_a_namespace_are_asked_for(settings: Path) -> None:
+    """For a role that allows namespaces by their labels they are given, since there is no cluster to ask."""
+    ask = ("explain", "--settings", settings, "--caller", "spiffe://example.org/ns/web/sa/x", "--role", "labeled")
+
+    unknown, allowed, other = (
+        run(*ask, "--namespace", "web", *labels)
+        for labels in ((), ("--namespace-label", "team=payments"), ("--namespace-label", "team=shop"))
+    )
+
+    assert (unknown.exit_code, allowed.exit_code, other.exit_code) == (2, 0, 1)
+    assert "give those of web as --namespace-label" in unknown.output
+    assert "its labels fit allowed_namespace_selector" in allowed.output
+    assert "[NAMESPACE_NOT_ALLOWED]" in other.output
 
 
 CASES = """callers:

@@ -12,9 +12,9 @@ from kubevend_server.policy.checking import read
 from kubevend_server.policy.explaining import Explainer
 from kubevend_server.policy.policies import PolicyFiles, load
 from kubevend_server.policy.statements import split
-from kubevend_server.policy_cases import read as read_cases
-from kubevend_server.policy_inspection import inspect
-from kubevend_server.policy_questions import LIMITS, answer
+from kubevend_server.policy_commands.cases import read as read_cases
+from kubevend_server.policy_commands.inspection import inspect
+from kubevend_server.policy_commands.questions import LIMITS, answer
 
 FORBID_ALL = '\n@id("all") forbid(principal, action, resource);'
 # What Cedar takes, and kubevend does not.

@@ -16,6 +16,7 @@ from kubevend_server.metrics import PolicyCollector
 from kubevend_server.policy.entities import Circumstances, Server
 from kubevend_server.policy.policies import PolicyFiles
 from kubevend_server.policy_folder import PolicyReload, PolicySource, load_folder, read_folder
+from tests.support.mounted import Mounted
 from tests.unit.builders import NOW, PERMIT_ALL, clock
 
 
@@ -27,43 +28,13 @@ def conditions(body: str) -> str:
 OTHER = '@id("other") permit(principal, action == Action::"ListRoles", resource);'
 
 
-class Mounted:
-    """A policy folder as the kubelet mounts a ConfigMap: links to a link to a hidden folder, which is swapped."""
-
-    def __init__(self, folder: Path) -> None:
-        """Make the folder."""
-        self.folder = folder
-        self._number = 0
-        folder.mkdir()
-
-    def swap(self, **texts: str) -> None:
-        """Put other files in the place of those that are there; `__` in a name stands for its dot."""
-        self._number += 1
-        version = self.folder / f"..2026_{self._number}"
-        version.mkdir()
-        named = {name.replace("__", "."): text for name, text in texts.items()}
-        for name, text in named.items():
-            (version / name).write_text(text)
-        (self.folder / "..data_tmp").symlink_to(version.name)
-        (self.folder / "..data_tmp").rename(self.folder / "..data")
-        for path in self.folder.iterdir():
-            if not path.name.startswith(".") and path.name not in named:
-                path.unlink()
-        for name in named:
-            if not (self.folder / name).is_symlink():
-                (self.folder / name).symlink_to(f"..data/{name}")
-        for old in self.folder.glob("..2026_*"):
-            if old != version:
-                shutil.rmtree(old)
-
-
 class Watched:
     """A mounted folder, the policies in force, and who is told of them."""
 
-    def __init__(self, folder: Path, **texts: str) -> None:
+    def __init__(self, folder: Path, texts: dict[str, str]) -> None:
         """Start with these texts."""
         self.mounted = Mounted(folder)
-        self.mounted.swap(**texts)
+        self.mounted.swap(texts)
         policies, version = load_folder(folder)
         self.source = PolicySource(policies, NOW)
         self.health = Health()
@@ -91,11 +62,11 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 async def test_a_swapped_folder_is_taken_over(tmp_path: Path) -> None:
     """A ConfigMap that the kubelet swaps is in force after two looks, groups and all, and is told once."""
-    watched = Watched(tmp_path / "policies", a__cedar=PERMIT_ALL)
+    watched = Watched(tmp_path / "policies", {"a.cedar": PERMIT_ALL})
     grouped = '@id("grouped") permit(principal in Group::"admins", action, resource);'
     groups = '[groups]\nadmins = ["admin://local/bootstrap"]'
     with capture_logs() as logs:
-        watched.mounted.swap(b__cedar=grouped, groups__toml=groups)
+        watched.mounted.swap({"b.cedar": grouped, "groups.toml": groups})
         await watched.reload.look()
         assert watched.deciding() == ("everything",)
         await watched.look()
@@ -108,22 +79,22 @@ async def test_a_swapped_folder_is_taken_over(tmp_path: Path) -> None:
 
 
 FAULTS = [
-    ({"a__cedar": PERMIT_ALL, "b__cedar": "permit("}, "b.cedar: it does not parse"),
-    ({"a__cedar": PERMIT_ALL, "b__cedar": PERMIT_ALL}, "b.cedar: two policies have the @id 'everything'"),
-    ({"a__cedar": OTHER.replace("ListRoles", "StealToken")}, "a.cedar: other: "),
-    ({"a__cedar": OTHER, "groups__toml": "[groups"}, "groups.toml: it is no TOML"),
+    ({"a.cedar": PERMIT_ALL, "b.cedar": "permit("}, "b.cedar: it does not parse"),
+    ({"a.cedar": PERMIT_ALL, "b.cedar": PERMIT_ALL}, "b.cedar: two policies have the @id 'everything'"),
+    ({"a.cedar": OTHER.replace("ListRoles", "StealToken")}, "a.cedar: other: "),
+    ({"a.cedar": OTHER, "groups.toml": "[groups"}, "groups.toml: it is no TOML"),
     (
-        {"a__cedar": PERMIT_ALL, "b__cedar": conditions(" || ".join(["true"] * 80))},
+        {"a.cedar": PERMIT_ALL, "b.cedar": conditions(" || ".join(["true"] * 80))},
         "b.cedar: the policy 'deep' has too many",
     ),
-    ({"a__cedar": PERMIT_ALL, "b__cedar": conditions(" || ".join(["true"] * 900))}, "b.cedar: a policy has too many"),
+    ({"a.cedar": PERMIT_ALL, "b.cedar": conditions(" || ".join(["true"] * 900))}, "b.cedar: a policy has too many"),
     (
-        {"a__cedar": PERMIT_ALL, "b__cedar": conditions(" || ".join(["true"] * 90000))},
+        {"a.cedar": PERMIT_ALL, "b.cedar": conditions(" || ".join(["true"] * 90000))},
         "b.cedar: a policy has more than",
     ),
-    ({"a__cedar": PERMIT_ALL, "b__cedar": conditions("(" * 90000)}, "b.cedar: a policy has more than 64 brackets"),
-    ({"a__cedar": OTHER, "groups__toml": "groups = " + "[" * 9000}, "groups.toml: it is no TOML"),
-    ({"a__cedar": ""}, "no policy left"),
+    ({"a.cedar": PERMIT_ALL, "b.cedar": conditions("(" * 90000)}, "b.cedar: a policy has more than 64 brackets"),
+    ({"a.cedar": OTHER, "groups.toml": "groups = " + "[" * 9000}, "groups.toml: it is no TOML"),
+    ({"a.cedar": ""}, "no policy left"),
     ({}, "no policy left"),
 ]
 
@@ -133,25 +104,25 @@ async def test_a_folder_that_cannot_be_used_changes_nothing(tmp_path: Path, text
     """A set with a fault is refused as a whole and told once, with file and fault; health, metric and log show it
     until the folder can be used again.
     """
-    watched = Watched(tmp_path / "policies", a__cedar=PERMIT_ALL)
+    watched = Watched(tmp_path / "policies", {"a.cedar": PERMIT_ALL})
     before = watched.source.current
     with capture_logs() as logs:
-        watched.mounted.swap(**texts)
+        watched.mounted.swap(texts)
         await watched.look()
     assert watched.source.current is before
     assert await watched.state() == (NOT_SERVING, True, 1)
     (line,) = logs
     assert (line["event"], line["in_force"]) == ("policies_unusable", before.sha256)
     assert told in str(line["error"])
-    watched.mounted.swap(a__cedar=OTHER)
+    watched.mounted.swap({"a.cedar": OTHER})
     await watched.look()
     assert (watched.deciding(), await watched.state()) == (("other",), (SERVING, False, 1))
 
 
 async def test_the_metrics_tell_of_the_policies(tmp_path: Path) -> None:
     """How many are in force, since when, whether they are stale, and how many versions were of no use."""
-    watched = Watched(tmp_path / "policies", a__cedar=PERMIT_ALL + OTHER)
-    watched.mounted.swap(a__cedar="permit(")
+    watched = Watched(tmp_path / "policies", {"a.cedar": PERMIT_ALL + OTHER})
+    watched.mounted.swap({"a.cedar": "permit("})
     await watched.look()
     registry = CollectorRegistry()
     registry.register(PolicyCollector(watched.source))
@@ -200,7 +171,7 @@ def _huge(folder: Path) -> None:
 async def test_a_file_that_cannot_be_read_is_not_left_out(tmp_path: Path, harm: Callable[[Path], None]) -> None:
     """Files that cannot be read refuse the whole, at the start too: among what would be left out may be a forbid."""
     folder = tmp_path / "policies"
-    watched = Watched(folder, a__cedar=PERMIT_ALL)
+    watched = Watched(folder, {"a.cedar": PERMIT_ALL})
     harm(folder)
     with capture_logs() as logs:
         await watched.look()
@@ -212,7 +183,7 @@ async def test_a_file_that_cannot_be_read_is_not_left_out(tmp_path: Path, harm: 
 
 async def test_a_file_that_is_being_written_is_not_taken(tmp_path: Path) -> None:
     """What changes from one look to the next is left alone until it stays as it is."""
-    watched = Watched(tmp_path / "policies", a__cedar=PERMIT_ALL)
+    watched = Watched(tmp_path / "policies", {"a.cedar": PERMIT_ALL})
     written = tmp_path / "policies" / "z.cedar"
     for number in range(1, 4):
         written.write_text(OTHER + " " * number)
@@ -224,7 +195,7 @@ async def test_a_file_that_is_being_written_is_not_taken(tmp_path: Path) -> None
 
 async def test_a_change_that_is_made_to_look_like_none(tmp_path: Path) -> None:
     """A file that is written in its place, of the same size and with its old time, is another one all the same."""
-    watched = Watched(tmp_path / "policies", a__cedar=PERMIT_ALL)
+    watched = Watched(tmp_path / "policies", {"a.cedar": PERMIT_ALL})
     written = (tmp_path / "policies" / "a.cedar").resolve()
     before = written.stat()
 
@@ -240,7 +211,7 @@ async def test_a_change_that_is_made_to_look_like_none(tmp_path: Path) -> None:
 async def test_the_same_files_again_are_what_they_were(tmp_path: Path) -> None:
     """After a fault the old files, put back as they were, are in force and no longer stale."""
     folder = tmp_path / "policies"
-    watched = Watched(folder, a__cedar=PERMIT_ALL)
+    watched = Watched(folder, {"a.cedar": PERMIT_ALL})
     (folder / "z.cedar").write_text("permit(")
     await watched.look()
     assert await watched.state() == (NOT_SERVING, True, 1)

@@ -43,7 +43,8 @@ class Rotated:
         with database.writer.begin() as connection:
             for each in CONFIGS:
                 self.store.insert(each)(connection)
-        self.rotation = StoreKeyRotation(file, self.keyring, Journal(database, audit), self.store, self.catalog)
+        journal = Journal(database, audit, patience=0.1)
+        self.rotation = StoreKeyRotation(file, self.keyring, journal, self.store, self.catalog)
 
     async def look(self) -> list[dict[str, Any]]:
         """Look at the file, and say what the log was told."""

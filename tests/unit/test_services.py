@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import descriptor_pool
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
@@ -18,7 +19,8 @@ from kubevend.v1 import lease_service_pb2 as ls
 from kubevend.v1 import role_service_pb2 as rs
 from kubevend_server.config_rules import normalized
 from kubevend_server.configs import Credential
-from tests.unit.builders import NOW, SECRET, ca_certificate
+from tests.unit.builders import NOW, SECRET, ca_certificate, lease
+from tests.unit.test_lease_lists import add
 from tests.unit.world import Refused, World
 
 HOST, OTHER = "https://10.0.0.1:6443", "https://evil.com"
@@ -267,42 +269,69 @@ async def test_a_changed_role_keeps_the_rules(world: World) -> None:
     assert await _refusal(world, short) == (code_pb2.INVALID_ARGUMENT, "ROLE_INVALID", ["role.ttl"])
 
 
-HIDDEN = '@id("lists") permit(principal, action == Action::"ListRoles", resource);'
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [
-        rs.GetRoleRequest(name="roles/ci"),
-        rs.DeleteRoleRequest(name="roles/ci"),
-        rs.UpdateRoleRequest(role=rs.Role(name="roles/ci", allowed_namespaces=["x"])),
-        iss.IssueTokenRequest(role="roles/ci"),
-        iss.IssueTokenRequest(role="roles/ci", namespace="other"),
-    ],
-    ids=lambda request: type(request).__name__,
+HIDDEN = (
+    '@id("lists") permit(principal, action in '
+    '[Action::"ListRoles", Action::"ListLeases", Action::"RevokeLeases"], resource is Server);'
 )
+SERVICES = ("ConfigService", "RoleService", "IssueService", "LeaseService")
+
+
+NAMING_A_ROLE: list[Message] = [
+    rs.GetRoleRequest(name="roles/ci"),
+    rs.DeleteRoleRequest(name="roles/ci"),
+    rs.UpdateRoleRequest(role=rs.Role(name="roles/ci", allowed_namespaces=["x"])),
+    iss.IssueTokenRequest(role="roles/ci"),
+    iss.IssueTokenRequest(role="roles/ci", namespace="other"),
+    iss.IssueTokenRequest(role="roles/ci", validate_only=True),
+    rs.DeleteRoleRequest(name="roles/ci", etag="other", validate_only=True),
+    rs.UpdateRoleRequest(role=rs.Role(name="roles/ci", etag="other"), update_mask=FieldMask(paths=["labels"])),
+    rs.UpdateRoleRequest(role=rs.Role(name="roles/ci", config="configs/none", ttl=Duration(seconds=60))),
+    rs.CreateRoleRequest(role_id="ci", role=rs.Role(allowed_audiences=["x"])),
+    ls.ListLeasesRequest(filter=ls.LeaseFilter(role="roles/ci")),
+    ls.RevokeLeasesRequest(filter=ls.LeaseFilter(role="roles/ci")),
+    ls.RevokeLeasesRequest(filter=ls.LeaseFilter(role="roles/ci"), end_shared=True, validate_only=True),
+]
+
+
+@pytest.mark.parametrize("request_", NAMING_A_ROLE, ids=lambda request: type(request).__name__)
 async def test_a_role_that_may_not_be_seen_answers_like_none(tmp_path: Path, request_: Message) -> None:
-    """For a caller who may not see it, a role that is there and one that is not give the same status, to the byte."""
+    """For a caller who may not see it, a role that is there, with a lease, and one that is not give the same answer or
+    the same status, to the byte: every method that takes the name of a role.
+    """
     (tmp_path / "with").mkdir()
     (tmp_path / "without").mkdir()
     made = World(tmp_path / "with")
     await _with_role(made)
+    add(made.database, lease(tokens=()))
     made.close()
-    seen = []
+    seen: list[Message] = []
     for folder in ("with", "without"):
         world = World(tmp_path / folder, policies=HIDDEN)
-        with pytest.raises(Refused) as refused:
-            await world.call(
-                request_,
-                {
-                    "authorization": "Bearer kubevend-admin-for-the-tests",
-                    "x-request-id": "5f0c7f3e-64a7-4f11-8f0e-3b3f0f0a1b2c",
-                },
-            )
+        metadata = {
+            "authorization": "Bearer kubevend-admin-for-the-tests",
+            "x-request-id": "5f0c7f3e-64a7-4f11-8f0e-3b3f0f0a1b2c",
+        }
+        try:
+            seen.append(await world.call(request_, metadata))
+        except Refused as refused:
+            seen.append(refused.status)
         world.close()
-        seen.append(refused.value.status)
-    assert seen[0].code == code_pb2.NOT_FOUND
-    assert seen[0] == seen[1]
+    codes = {"CreateRole": code_pb2.PERMISSION_DENIED, "ListLeases": 0, "RevokeLeases": 0}
+    name = type(request_).__name__.removesuffix("Request")
+    assert getattr(seen[0], "code", 0) == codes.get(name, code_pb2.NOT_FOUND)
+    assert seen[0].SerializeToString(deterministic=True) == seen[1].SerializeToString(deterministic=True)
+
+
+def test_every_method_that_takes_a_role_is_tried() -> None:
+    """What hides a role is tried on every method in whose request a role can be named."""
+    taking = {
+        method.name
+        for service in SERVICES
+        for method in descriptor_pool.Default().FindServiceByName(f"kubevend.v1.{service}").methods
+        if service == "RoleService" or {"role", "filter"} & set(method.input_type.fields_by_name)
+    }
+    tried = {type(request).__name__.removesuffix("Request") for request in NAMING_A_ROLE}
+    assert tried == taking - {"ListRoles"}
 
 
 async def test_a_lease_is_listed_and_read(world: World) -> None:

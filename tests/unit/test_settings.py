@@ -334,3 +334,22 @@ def test_the_former_name_of_the_folders_is_refused() -> None:
     assert _refusal(more='[kubernetes]\ntoken_folders = ["/run/a"]').startswith(
         "kubernetes.token_folders is not a setting"
     )
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        ("source_per_second = -1", "limits.source_per_second is -1; it must be more than 0, or 0 for no limit."),
+        ("caller_burst = 0", "limits.caller_burst is 0; it must be 1 or more: 0 would let nothing in, ever."),
+        ("in_flight = 0", "limits.in_flight is 0; it must be 1 or more."),
+        ("issuing_per_cluster = 0", "limits.issuing_per_cluster is 0; it must be 1 or more."),
+        ("request_bytes = 100", "limits.request_bytes is 100; it must be 16384 or more."),
+        ("metadata_bytes = 100", "limits.metadata_bytes is 100; it must be 8192 or more."),
+        ("request_seconds = 0.05", "limits.request_seconds is 0.05; it must be 0.1 or more."),
+        ("in_flight = 100", "limits.in_flight_per_source is 500, and limits.in_flight 100: it cannot be more."),
+        ("caller_per_secnd = 1", "limits.caller_per_secnd is not a setting; did you mean limits.caller_per_second?"),
+    ],
+)
+def test_limits_that_cannot_be(limit: str, told: str) -> None:
+    """A limit that would let nothing in, or none of what is allowed otherwise, stops the start."""
+    assert _refusal(("[store]", f"[limits]\n{limit}\n[store]")) == told

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from kubevend_server.app import make_issuers, make_limits
 from kubevend_server.settings import OidcIssuerSettings, Settings, SettingsError, parse
+from kubevend_server.wiring import make_issuers, make_limits
 from tests.unit.builders import clock
 from tests.unit.test_settings import MINIMAL
 

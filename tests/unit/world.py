@@ -8,7 +8,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -41,8 +41,9 @@ from kubevend_server.config_rules import ConfigRules
 from kubevend_server.configs import Config
 from kubevend_server.encryption import Keyring
 from kubevend_server.errors import KubevendError
+from kubevend_server.gate import Gate
 from kubevend_server.in_flight import InFlight
-from kubevend_server.interceptors import Recorder, behavior, chain
+from kubevend_server.interceptors import Patience, Recorder, behavior, chain
 from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
 from kubevend_server.making import Maker
@@ -53,6 +54,7 @@ from kubevend_server.policy.access import AccessPolicy
 from kubevend_server.policy.policies import Policies
 from kubevend_server.policy_folder import PolicySource
 from kubevend_server.promises import Promises
+from kubevend_server.refusals import Refusals
 from kubevend_server.removal import Remover
 from kubevend_server.revocation import Revocation
 from kubevend_server.services import Service
@@ -60,9 +62,11 @@ from kubevend_server.services.configs import ConfigService
 from kubevend_server.services.issue import IssueService
 from kubevend_server.services.leases import LeaseService
 from kubevend_server.services.roles import RoleService
+from kubevend_server.settings import LimitSettings
 from kubevend_server.store import roles as role_store
 from kubevend_server.store.configs import ConfigStore
 from kubevend_server.store.database import Database
+from kubevend_server.turns import Turns
 from tests.unit.builders import ADMIN_TOKEN, AUDIT_KEY, NOW, PERMIT_ALL, clock, limits, minted
 
 M = TypeVar("M", bound=Message)
@@ -192,6 +196,12 @@ def context(
     return cast("aio.ServicerContext[bytes, bytes]", FakeContext(metadata or {}, peer))
 
 
+async def sending(*payloads: bytes) -> AsyncIterator[bytes]:
+    """The messages of a request, as gRPC hands them on: one, from a caller who keeps to the protos."""
+    for payload in payloads:
+        yield payload
+
+
 class World:
     """Everything that a call passes through, as `app` puts it together, over files in one folder."""
 
@@ -206,6 +216,8 @@ class World:
         audit_log: Callable[..., AuditLog] = AuditLog,
         clusters: Clusters | None = None,
         anchor_patience: float = 20.0,
+        limited: LimitSettings | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Build it."""
         self.folder = folder
@@ -222,15 +234,22 @@ class World:
         authorizer = Authorizer(self.policies, self.catalog, clock)
         self.connection = connection or FakeConnection(token_reply())
         self.registry = CollectorRegistry()
-        self.recorder = Recorder(self.journal, Metrics(self.registry))
+        metrics = Metrics(self.registry)
+        self.recorder = Recorder(self.journal, metrics)
+        limited = limited or LimitSettings()
+        proxies = Proxies([])
+        gate = Gate(limited, metrics, monotonic, proxies.carries_others)
+        turns = Turns(limited.issuing_per_cluster, monotonic)
+        self.refusals = Refusals(self.journal, metrics)
+        patience = Patience(limited.request_seconds, limited.call_seconds)
         bearer_tokens = BearerTokens(
             admin_digest=hashlib.sha256(ADMIN_TOKEN.encode()).digest(),
             service_accounts=ServiceAccounts(caller_clusters, "kubevend", remember=10),
             issuers=(),
             clock=clock,
         )
-        authenticator = Authenticator(bearer_tokens, Workloads({}, clock), Proxies([]))
-        self.interceptors = chain(authenticator, self.policies, self.recorder)
+        authenticator = Authenticator(bearer_tokens, Workloads({}, clock), proxies)
+        self.interceptors = chain(authenticator, self.policies, self.recorder, gate, self.refusals, patience)
         tokens = PageTokens(self.keyring)
         rules = ConfigRules(own_host, credential_folders or {})
         clusters = clusters or FakeClusters(self.connection, rules)
@@ -250,6 +269,8 @@ class World:
             Maker(self.journal, "world", "main/1"),
             self.remover,
             self.in_flight,
+            gate,
+            turns,
             limits(),
             clock,
         )
@@ -287,7 +308,7 @@ class World:
         request = message_factory.GetMessageClass(described.input_type)
         method = Method(service.name, name, request, reads=name.startswith(("Get", "List")))
         behave = behavior(method, service.handlers()[name], self.interceptors)
-        reply = await behave(payload, context(metadata, peer))
+        reply = await behave(sending(payload), context(metadata, peer))
         return message_factory.GetMessageClass(described.output_type).FromString(reply)
 
     def lines(self) -> list[dict[str, Any]]:

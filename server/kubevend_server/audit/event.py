@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+from google.rpc import code_pb2
+
 from kubevend_server.audit.log import rfc3339
 from kubevend_server.calls import Call, Record
-from kubevend_server.errors import KubevendError, OutcomeUnknown, PermissionDenied, Unauthenticated
+from kubevend_server.errors import KubevendError, OutcomeUnknown, OverLimit, PermissionDenied, Unauthenticated
 from kubevend_server.leases import ClusterObject
 from kubevend_server.policy.grant import Grant
 from kubevend_server.policy.lifetimes import seconds
@@ -79,6 +81,37 @@ def completion(call: Call, error: KubevendError | None, *, cancelled: bool = Fal
     return _present(event)
 
 
+def refused(call: Call, error: OverLimit) -> dict[str, Any]:
+    """The line for calls that were refused since there were too many, but for `refusedCalls`.
+
+    Args:
+        call: the first of them.
+        error: with what it was refused.
+    """
+    return _present(
+        {
+            "stage": "STAGE_REFUSED",
+            "caller": _caller(call),
+            "source": call.source,
+            "resource": call.record.resource,
+            "outcome": "OUTCOME_FAILED",
+            "status": error.status,
+            "reason": error.reason,
+            "message": error.message,
+        }
+    )
+
+
+def refused_elsewhere() -> dict[str, Any]:
+    """The same for refused calls of sources and callers beyond those that have lines of their own."""
+    return {
+        "stage": "STAGE_REFUSED",
+        "outcome": "OUTCOME_FAILED",
+        "status": code_pb2.Code.Name(OverLimit.code),
+        "message": "These came from more sources and callers than have lines of their own.",
+    }
+
+
 def ended(gone: ClusterObject, leases: Sequence[Ended]) -> dict[str, Any]:
     """The line when an object is gone in the cluster, and with it leases have ended.
 
@@ -114,24 +147,30 @@ def _outcome(call: Call, error: KubevendError | None, *, cancelled: bool) -> str
 
 
 def _identity(call: Call) -> dict[str, Any]:
-    identity: dict[str, Any] = {
-        "method": call.method.full_name,
-        "requestId": call.request_id,
-        "traceId": call.trace_id,
-        "caller": None,
-        "source": call.peer,
-        "userAgent": call.shown.first("user-agent")[:_USER_AGENT],
-    }
-    if call.caller is not None:
-        caller = {
+    return _present(
+        {
+            "method": call.method.full_name,
+            "requestId": call.request_id,
+            "traceId": call.trace_id,
+            "caller": _caller(call),
+            "source": call.peer,
+            "userAgent": call.shown.first("user-agent")[:_USER_AGENT],
+        }
+    )
+
+
+def _caller(call: Call) -> dict[str, Any] | None:
+    if call.caller is None:
+        return None
+    return _present(
+        {
             "name": call.caller.name,
             "mechanism": call.caller.mechanism,
             "credentialId": call.caller.credential_id,
             "proxy": call.caller.proxy,
             "groups": list(call.caller.groups),
         }
-        identity["caller"] = _present(caller)
-    return _present(identity)
+    )
 
 
 def _decision(record: Record) -> dict[str, Any] | None:

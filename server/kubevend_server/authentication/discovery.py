@@ -12,7 +12,7 @@ import msgspec
 
 from kubevend_server.authentication.fetching import FetchError
 from kubevend_server.authentication.json_web_keys import VerificationKey, read_keys
-from kubevend_server.cluster.text import shown
+from kubevend_server.text import shown
 
 _LONGEST_ISSUER = 200
 _LONGEST_URL = 300

@@ -10,8 +10,8 @@ from http import HTTPStatus
 import aiohttp
 
 from kubevend_server.certificates import only_certificates
-from kubevend_server.cluster.files import WatchedFile, why_unreadable
-from kubevend_server.cluster.text import shown
+from kubevend_server.files import WatchedFile, why_unreadable
+from kubevend_server.text import shown
 
 _LONGEST_DOCUMENT = 256 << 10
 _LONGEST_FAULT = 300

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from kubevend_server.authentication.spiffe import trust_domain_of, workload_id_fault
 from kubevend_server.callers import Caller, workload
 from kubevend_server.errors import Unauthenticated
-from kubevend_server.listeners import Listener
+from kubevend_server.listeners import Listener, Shown
 
 HEADER = "x-forwarded-client-cert"
 
@@ -86,6 +86,11 @@ class Proxies:
             spiffe_id: of the connection's certificate, once that is verified; empty without one.
         """
         return self._by_name[listener.proxy] if listener.proxy else self._by_id.get(spiffe_id)
+
+    def carries_others(self, shown: Shown) -> bool:
+        """Whether a proxy makes a call, by its socket or by a certificate that its listener's roots have verified."""
+        uris = shown.certificate.uris if shown.certificate is not None else ()
+        return self.find(shown.listener, uris[0] if len(uris) == 1 else "") is not None
 
     def caller(self, proxy: Proxy, values: Sequence[str]) -> Caller:
         """The workload whose certificate a proxy says that it was shown.

@@ -17,8 +17,8 @@ from jwt.types import Options
 from kubevend_server.authentication.issuer_keys import IssuerKeys
 from kubevend_server.callers import Caller, oidc_subject
 from kubevend_server.clock import Clock
-from kubevend_server.cluster.text import LONGEST_ID, is_plain
 from kubevend_server.errors import Unauthenticated
+from kubevend_server.text import LONGEST_ID, is_plain
 
 _LONGEST_NAME = 1024
 _LONGEST_CLAIM = 1024

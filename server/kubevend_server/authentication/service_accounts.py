@@ -17,8 +17,8 @@ from kubevend_server.callers import Caller, service_account
 from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.credentials import Presented
 from kubevend_server.cluster.reviews import Reviewed, review_token
-from kubevend_server.cluster.text import shown
 from kubevend_server.errors import KubevendError, Unauthenticated, Unavailable
+from kubevend_server.text import shown
 
 AUDIENCE = "kubevend"
 """The audience of a token by which a ServiceAccount calls kubevend, unless the settings name another."""

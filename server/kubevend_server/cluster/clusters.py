@@ -20,10 +20,10 @@ from kubevend_server.cluster.credentials import (
     TokenFile,
     unusable,
 )
-from kubevend_server.cluster.files import WatchedFile
 from kubevend_server.cluster.trust import Endpoint
 from kubevend_server.config_rules import ConfigRules
 from kubevend_server.configs import Config
+from kubevend_server.files import WatchedFile
 
 SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where Kubernetes mounts a pod's own credential."""

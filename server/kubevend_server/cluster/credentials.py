@@ -12,8 +12,8 @@ import jwt
 from cryptography import x509
 
 from kubevend_server.certificates import pair_fault
-from kubevend_server.cluster.files import Guard, WatchedFile, why_unreadable
 from kubevend_server.errors import FailedPrecondition
+from kubevend_server.files import Guard, WatchedFile, why_unreadable
 
 SERVICE_ACCOUNT_SUBJECT = re.compile(
     "system:serviceaccount:(?P<namespace>[a-z0-9][a-z0-9-]{0,62}):(?P<name>[a-z0-9][a-z0-9.-]{0,252})"

@@ -16,7 +16,6 @@ import aiohttp
 
 from kubevend_server.cluster.credentials import NOTHING, SERVICE_ACCOUNT_SUBJECT, Presented
 from kubevend_server.cluster.status import Status, parse_status
-from kubevend_server.cluster.text import shown
 from kubevend_server.errors import (
     Aborted,
     FailedPrecondition,
@@ -25,6 +24,7 @@ from kubevend_server.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from kubevend_server.text import shown
 
 _LONGEST_MESSAGE = 600
 _LONGEST_IDENTITY = 300

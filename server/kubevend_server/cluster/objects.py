@@ -19,7 +19,6 @@ from kubevend_server.cluster.connection import Answer, Connection, Request
 from kubevend_server.cluster.failures import Attempt, from_status, unreadable
 from kubevend_server.cluster.lists import METADATA, Metadata, Partial, list_all
 from kubevend_server.cluster.status import parse_status
-from kubevend_server.cluster.text import LONGEST_ID, is_plain
 from kubevend_server.kinds import RBAC_GROUP, RESOURCES, Kind
 from kubevend_server.leases import ClusterObject
 from kubevend_server.policy.made import (
@@ -30,6 +29,7 @@ from kubevend_server.policy.made import (
     ROLE_LABEL,
     MadeAccount,
 )
+from kubevend_server.text import LONGEST_ID, is_plain
 
 _CORE = "v1"
 _BINDINGS = ("RoleBinding", "ClusterRoleBinding")

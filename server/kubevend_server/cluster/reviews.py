@@ -14,7 +14,7 @@ import msgspec
 from kubevend_server.cluster.answers import decode
 from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.failures import unreadable
-from kubevend_server.cluster.text import LONGEST_ID, is_plain, shown
+from kubevend_server.text import LONGEST_ID, is_plain, shown
 
 # See https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/#additional-metadata-in-pod-bound-tokens
 _CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"

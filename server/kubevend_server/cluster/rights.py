@@ -15,9 +15,9 @@ from kubevend_server.cluster.answers import decode
 from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.failures import Attempt, Forbidden, not_covered
 from kubevend_server.cluster.reviews import BASIC_GRANT, BASIC_RIGHT
-from kubevend_server.cluster.text import shown
 from kubevend_server.errors import KubevendError
 from kubevend_server.rights import Right
+from kubevend_server.text import shown
 
 _API = "authorization.k8s.io/v1"
 

@@ -20,10 +20,10 @@ from kubevend_server.cluster.answers import decode
 from kubevend_server.cluster.connection import Answer, Connection, Request
 from kubevend_server.cluster.failures import Attempt, Forbidden, anchor_gone, from_status, unreadable
 from kubevend_server.cluster.rights import explain
-from kubevend_server.cluster.text import LONGEST_ID, is_plain, shown
 from kubevend_server.errors import FailedPrecondition
 from kubevend_server.leases import ClusterObject
 from kubevend_server.policy.grant import Grant
+from kubevend_server.text import LONGEST_ID, is_plain, shown
 
 _LONGEST_WARNING = 500
 _MOST_WARNINGS = 20

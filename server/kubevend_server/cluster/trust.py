@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kubevend_server.cluster.credentials import Presented, unusable
-from kubevend_server.cluster.files import WatchedFile, why_unreadable
+from kubevend_server.files import WatchedFile, why_unreadable
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from kubevend_server.cluster import failures
 from kubevend_server.cluster.answers import decode
 from kubevend_server.cluster.connection import Connection
 from kubevend_server.cluster.status import parse_status
-from kubevend_server.cluster.text import shown
+from kubevend_server.text import shown
 
 _LONGEST_VERSION = 64
 

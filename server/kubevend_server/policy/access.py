@@ -18,8 +18,9 @@ from kubevend_server.callers import Caller
 from kubevend_server.leases import Lease
 from kubevend_server.policy import entities
 from kubevend_server.policy.candidates import Candidates, facts_of
-from kubevend_server.policy.entities import Circumstances, Resource, Server
+from kubevend_server.policy.entities import Circumstances, Labels, Resource, Server
 from kubevend_server.policy.parsing import COMPILED_SCHEMA, Parsed, PolicyError, actions, parse
+from kubevend_server.policy.visible import FIELDS, Kind, kinds
 
 __all__ = ["AccessPolicy", "Circumstances", "Decision", "PolicyError", "Resource", "Server", "actions"]
 
@@ -114,6 +115,24 @@ class AccessPolicy:
         errors = tuple(sorted(result.diagnostics.errors))
         return Decision(result.allowed and not errors, tuple(sorted(result.diagnostics.reasons)), errors)
 
+    def gettable(self, caller: Caller, circumstances: Circumstances, roles: Mapping[str, Labels]) -> Sequence[Kind]:
+        """The kinds of leases that a caller may get: it may get none that is of none of them, but not all that are.
+
+        Args:
+            caller: who.
+            circumstances: of the call that lists them.
+            roles: the labels of the roles that there are, by their names.
+        """
+
+        def decide(kind: Kind, labels: Labels) -> bool:
+            asked = replace(circumstances, role_labels=labels)
+            return self.authorize(caller, "GetLease", _lease_of(kind), asked).allowed
+
+        request, known = question(caller, "GetLease", _lease_of(dict.fromkeys(FIELDS, "")), circumstances)
+        about_caller = frozenset(fact for fact in facts_of(request, known) if fact[0] != "resource")
+        possible = self._candidates.possible(about_caller, "Lease")
+        return kinds([self._by_id[identity] for identity in possible], entities.principal(caller), roles, decide)
+
     def _choose(self, request: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> cedarpy.PolicySet:
         """The policies that can matter, or all, which give the same answer."""
         found = self._candidates.find(facts_of(request, known))
@@ -158,13 +177,17 @@ def _asks_for_the_time(policies: Any) -> bool:
 
 def _any_such(lease: Lease) -> Lease:
     """A lease that has in common with this one what policies may ask about."""
+    return _lease_of({name: getattr(lease, name) for name in FIELDS})
+
+
+def _lease_of(fields: Kind) -> Lease:
     return Lease(
         name="leases/any",
-        role=lease.role,
-        config=lease.config,
-        caller=lease.caller,
-        namespace=lease.namespace,
-        service_account=lease.service_account,
+        role=fields["role"],
+        config=fields["config"],
+        caller=fields["caller"],
+        namespace=fields["namespace"],
+        service_account=fields["service_account"],
         audiences=(),
         create_time=_NEVER,
         expire_time=_NEVER,

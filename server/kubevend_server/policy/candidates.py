@@ -52,6 +52,26 @@ class Candidates:
             )
         return tuple(sorted(found))
 
+    def possible(self, facts: frozenset[Fact], kind: str) -> tuple[str, ...]:
+        """The ids of the policies that can matter to a resource of a kind of which nothing else is known.
+
+        Args:
+            facts: those of the caller, the action and the context.
+            kind: the resource's type.
+        """
+        known = {*facts, ("resource", "is", kind)}
+        return tuple(
+            identity
+            for identity, clauses in self._needs.items()
+            if all(any(fact in known or _is_open(fact, kind) for fact in clause) for clause in clauses)
+        )
+
+
+def _is_open(fact: Fact, kind: str) -> bool:
+    """Whether a fact may or may not hold of a resource of a kind."""
+    variable, operator, named, *_ = fact
+    return variable == "resource" and operator != "is" and (operator not in ("==", "in") or named == kind)
+
 
 def facts_of(request: Mapping[str, Any], entities: Iterable[Mapping[str, Any]]) -> frozenset[Fact]:
     """The facts of a question, as Cedar's JSON has it: what policies may need."""

@@ -86,23 +86,24 @@ def read(files: Mapping[str, str]) -> tuple[list[Policy], list[Finding]]:
         files: their texts, by name.
 
     Returns:
-        The policies that parse and have an `@id` of their own, in the order of the files; and what is wrong with the
-        others.
+        The policies that parse and have an `@id`, in the order of the files; and what is wrong with the others, and
+        with those whose `@id` is another one's too.
     """
-    found: dict[str, Policy] = {}
+    found: list[Policy] = []
     faults: list[Finding] = []
+    first: dict[str, Policy] = {}
     for file, text in files.items():
         for statement in split(text):
             policy = _parse(file, statement)
-            if isinstance(policy, Policy) and policy.id in found:
-                other = found[policy.id]
+            if isinstance(policy, Finding):
+                faults.append(policy)
+                continue
+            found.append(policy)
+            other = first.setdefault(policy.id, policy)
+            if other is not policy:
                 where = f"{other.file}:{other.line}"
                 faults.append(_finding(policy, f"the policy at {where} has this @id too: give one of them another"))
-            elif isinstance(policy, Policy):
-                found[policy.id] = policy
-            else:
-                faults.append(policy)
-    return list(found.values()), faults
+    return found, faults
 
 
 def check(policies: Iterable[Policy], groups: Collection[str] | None = ()) -> list[Finding]:

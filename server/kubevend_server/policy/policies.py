@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kubevend_server.callers import Caller
 from kubevend_server.policy.access import AccessPolicy, Decision
-from kubevend_server.policy.entities import Circumstances, Resource
+from kubevend_server.policy.entities import Circumstances, Labels, Resource
 from kubevend_server.policy.groups import Groups, Membership, parse_groups
 from kubevend_server.policy.parsing import Parsed, PolicyError, parse
+from kubevend_server.policy.visible import Kind
 
 GROUPS_FILE = "groups.toml"
 
@@ -58,6 +59,10 @@ class Policies:
     def authorize(self, caller: Caller, action: str, resource: Resource, circumstances: Circumstances) -> Decision:
         """Decide as `AccessPolicy.authorize` does, whatever groups another set had given to the caller."""
         return self.access.authorize(self.enroll(caller), action, resource, circumstances)
+
+    def gettable(self, caller: Caller, circumstances: Circumstances, roles: Mapping[str, Labels]) -> Sequence[Kind]:
+        """The kinds of leases that a caller may get, as `AccessPolicy.gettable` tells them."""
+        return self.access.gettable(self.enroll(caller), circumstances, roles)
 
 
 def load(files: PolicyFiles) -> Policies:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kubevend_server.interceptors import Handler
+from kubevend_server.calls import Handler
 
 
 class Service(Protocol):

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from kubevend.v1 import config_service_pb2 as pb
 from kubevend_server import names
 from kubevend_server.authorization import Authorizer
-from kubevend_server.calls import Call
+from kubevend_server.calls import Call, Handler
 from kubevend_server.catalog import Catalog
 from kubevend_server.checks import Checker
 from kubevend_server.clock import Clock
@@ -20,7 +20,6 @@ from kubevend_server.config_rules import ConfigRules, normalized
 from kubevend_server.configs import Config, Credential
 from kubevend_server.errors import InvalidArgument, KubevendError, Violation
 from kubevend_server.findings import Finding
-from kubevend_server.interceptors import Handler
 from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import Server
 from kubevend_server.services import convert, listing

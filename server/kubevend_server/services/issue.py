@@ -8,8 +8,7 @@ from google.protobuf.message import Message
 
 from kubevend.v1 import issue_service_pb2 as pb
 from kubevend.v1 import role_service_pb2
-from kubevend_server.calls import Call
-from kubevend_server.interceptors import Handler
+from kubevend_server.calls import Call, Handler
 from kubevend_server.issuance import Issuance, Issued
 from kubevend_server.policy.lifetimes import seconds
 from kubevend_server.policy.terms import Asked

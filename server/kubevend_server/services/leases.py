@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import cast
@@ -12,18 +13,18 @@ from google.protobuf.message import Message
 from kubevend.v1 import lease_service_pb2 as pb
 from kubevend.v1 import role_service_pb2
 from kubevend_server.authorization import Authorizer
-from kubevend_server.calls import Call
+from kubevend_server.calls import Call, Handler
 from kubevend_server.clock import Clock
 from kubevend_server.errors import InvalidArgument, NotFound, Violation
-from kubevend_server.interceptors import Handler
 from kubevend_server.leases import Lease, LeaseFilter, State
 from kubevend_server.paging import DEFAULT_PAGE_SIZE, PageTokens
 from kubevend_server.policy.access import Server
+from kubevend_server.policy.visible import Kind
 from kubevend_server.revocation import Revocation, Revoked
 from kubevend_server.services import convert
 from kubevend_server.store import leases as store
 from kubevend_server.store.database import Database
-from kubevend_server.store.lease_filters import MOST_SCANNED, position
+from kubevend_server.store.lease_filters import MOST_SCANNED, by_end, position
 
 # Whatever the page size, so that the time of a page says little of what was passed over.
 _BATCH = 200
@@ -71,12 +72,13 @@ class LeaseService:
         """List the leases that the caller may get."""
         request = cast("pb.ListLeasesRequest", call.request)
         self._authorizer.require(call, Server())
-        narrowed = _filter(request.filter)
-        listing, now = f"leases {astuple(narrowed)}", self._clock()
-        after = self._tokens.read(listing, request.page_token)
-        found, position = await self._scan(call, narrowed, after, request.page_size or DEFAULT_PAGE_SIZE, now)
+        now = self._clock()
+        wanted = _Wanted.of(_filter(request.filter), self._authorizer.gettable_leases(call))
+        after = self._tokens.read(wanted.listing, request.page_token)
+        found, position = await self._scan(call, wanted, after, request.page_size or DEFAULT_PAGE_SIZE, now)
         return pb.ListLeasesResponse(
-            leases=[_to_proto(lease, now) for lease in found], next_page_token=self._tokens.write(listing, position)
+            leases=[_to_proto(lease, now) for lease in found],
+            next_page_token=self._tokens.write(wanted.listing, position),
         )
 
     async def revoke_lease(self, call: Call) -> Message:
@@ -120,25 +122,64 @@ class LeaseService:
             raise not_found
         return lease
 
-    async def _scan(
-        self, call: Call, narrowed: LeaseFilter, after: str, size: int, now: datetime
-    ) -> tuple[list[Lease], str]:
+    async def _scan(self, call: Call, wanted: _Wanted, after: str, size: int, now: datetime) -> tuple[list[Lease], str]:
         """Find the next leases that the caller may get, and where to go on; empty at the end."""
         found: list[Lease] = []
-        scanned = 0
-        while True:
-            query = partial(store.page, narrowed=narrowed, after=after, limit=_BATCH)
+        left = MOST_SCANNED
+        while wanted.filters:
+            query = partial(
+                store.merged_page, filters=wanted.filters, after=after, limit=min(_BATCH, left), most_scanned=left
+            )
             batch = await self._database.read(query)
             for lease in batch.found:
                 # What has run out is written down only a moment later.
-                fits = narrowed.state in (None, lease.state(now))
+                fits = wanted.state in (None, lease.state(now))
                 if fits and self._authorizer.may(call, "GetLease", lease):
                     found.append(lease)
                 if len(found) == size:
-                    return found, position(narrowed, lease)
-            after, scanned = batch.position, scanned + batch.scanned
-            if not after or scanned >= MOST_SCANNED:
+                    return found, position(wanted.filters[0], lease)
+            after, left = batch.position, left - batch.scanned
+            if not after or left < len(wanted.filters):
                 return found, after
+        return found, ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which leases a list is to find.
+
+    Attributes:
+        listing: which list it is, for its page tokens.
+        filters: what is asked for, narrowed to each kind of leases that the caller may get.
+        state: the state that is asked for.
+    """
+
+    listing: str
+    filters: list[LeaseFilter]
+    state: State | None
+
+    @staticmethod
+    def of(asked: LeaseFilter, kinds: Sequence[Kind]) -> _Wanted:
+        """What is asked for, as far as it is of these kinds."""
+        filters = [
+            _narrowed(asked, kind)
+            for kind in kinds
+            if all(getattr(asked, column) in ("", value) for column, value in kind.items())
+        ]
+        # Several filters are sorted by names; where a change of the policies changes the order, a list starts again.
+        order = "by end" if filters and by_end(filters[0]) else "by name"
+        return _Wanted(f"leases {astuple(asked)} {order}", filters, asked.state)
+
+
+def _narrowed(asked: LeaseFilter, kind: Kind) -> LeaseFilter:
+    return replace(
+        asked,
+        role=kind.get("role", asked.role),
+        config=kind.get("config", asked.config),
+        caller=kind.get("caller", asked.caller),
+        namespace=kind.get("namespace", asked.namespace),
+        service_account=kind.get("service_account", asked.service_account),
+    )
 
 
 def _nothing(name: str) -> Lease:

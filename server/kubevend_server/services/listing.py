@@ -9,6 +9,9 @@ from kubevend_server.configs import Config
 from kubevend_server.paging import DEFAULT_PAGE_SIZE, PageTokens
 from kubevend_server.roles import Role
 
+MOST_DECIDED = 1000
+"""About how many resources a page asks the access policy at the most: 0.1 s, during which nobody else is served."""
+
 Named = TypeVar("Named", Config, Role)
 
 
@@ -29,7 +32,7 @@ def page(
         may_get: whether the caller may get one.
 
     Returns:
-        The page, and the token of the next one, empty after the last.
+        The page, which may come short, and the token of the next one, empty after the last.
 
     Raises:
         InvalidArgument: the page token is not of this list.
@@ -37,8 +40,12 @@ def page(
     size, token = asked
     after = tokens.read(listing, token)
     found: list[Named] = []
-    for resource in resources:
-        if resource.name <= after or not may_get(resource):
+    last = after
+    for decided, resource in enumerate(each for each in resources if each.name > after):
+        if decided == MOST_DECIDED:
+            return found, tokens.write(listing, last)
+        last = resource.name
+        if not may_get(resource):
             continue
         if len(found) == (size or DEFAULT_PAGE_SIZE):
             return found, tokens.write(listing, found[-1].name)

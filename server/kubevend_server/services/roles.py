@@ -12,12 +12,11 @@ from kubevend.v1 import role_service_pb2 as pb
 from kubevend.v1 import warning_pb2
 from kubevend_server import names
 from kubevend_server.authorization import Authorizer
-from kubevend_server.calls import Call
+from kubevend_server.calls import Call, Handler
 from kubevend_server.catalog import Catalog
 from kubevend_server.clock import Clock
 from kubevend_server.configs import Config
 from kubevend_server.field_rules import check_rules
-from kubevend_server.interceptors import Handler
 from kubevend_server.paging import PageTokens
 from kubevend_server.policy.access import Server
 from kubevend_server.policy.limits import Limits

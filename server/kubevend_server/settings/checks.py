@@ -9,6 +9,7 @@ from itertools import chain
 from kubevend_server.config_rules import ANY_HOST, is_https
 from kubevend_server.policy.limits import MINIMUM_TTL
 from kubevend_server.settings.issuers import issuer_faults
+from kubevend_server.settings.limits import limit_faults
 from kubevend_server.settings.proxies import proxy_faults
 from kubevend_server.settings.sections import CallerClusterSettings, Settings
 from kubevend_server.settings.trust_domains import addresses_of, trust_domain_faults
@@ -50,6 +51,8 @@ def check(settings: Settings) -> None:
                 f"issuance.{key} is {seconds}; Kubernetes issues tokens for {MINIMUM_TTL.total_seconds():.0f} to "
                 f"{_LONGEST_TTL} seconds."
             )
+    for fault in limit_faults(settings.limits):
+        raise SettingsError(fault)
     _check_clusters(settings.callers.clusters)
     for fault in chain(
         trust_domain_faults(settings),

@@ -254,6 +254,57 @@ class MetricsSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSettings:
+    """How much callers may ask for. A rate of 0 is no limit; a burst is what may come at once.
+
+    Attributes:
+        source_per_second: calls from one address (IPv6: a /64), before anybody looks who they are of. Calls through a
+            proxy that the settings name are not counted, since its address says nothing of who they are.
+        source_burst: for it.
+        source_failures_per_second: calls from one address that fail to show who they are of; what is more is refused
+            before a cluster is asked.
+        source_failures_burst: for it.
+        caller_per_second: calls of one caller.
+        caller_burst: for it.
+        role_per_second: tokens that are asked for through one role, by all callers.
+        role_burst: for it.
+        in_flight: calls under way at once, those that wait included.
+        in_flight_per_source: of these, from one address.
+        in_flight_per_caller: of these, of one caller.
+        issuing_per_cluster: tokens for which one cluster is asked at once; what is more waits, and callers take turns.
+        request_seconds: for which a request may take to arrive.
+        call_seconds: for which a call may take, its own deadline aside.
+        request_bytes: of a request's message.
+        metadata_bytes: of a request's metadata, its token among it.
+        connections: at once, to each listener.
+        streams_per_connection: calls under way at once on one connection; clients let what is more wait.
+        connection_idle_seconds: after which a connection without calls is closed.
+        connection_age_seconds: after which a connection is closed, once its calls are done or a minute is over.
+    """
+
+    source_per_second: float = 2000.0
+    source_burst: int = 4000
+    source_failures_per_second: float = 20.0
+    source_failures_burst: int = 200
+    caller_per_second: float = 0.0
+    caller_burst: int = 100
+    role_per_second: float = 0.0
+    role_burst: int = 100
+    in_flight: int = 1000
+    in_flight_per_source: int = 500
+    in_flight_per_caller: int = 250
+    issuing_per_cluster: int = 32
+    request_seconds: float = 10.0
+    call_seconds: float = 120.0
+    request_bytes: int = 1 << 18
+    metadata_bytes: int = 1 << 15
+    connections: int = 5000
+    streams_per_connection: int = 250
+    connection_idle_seconds: float = 600.0
+    connection_age_seconds: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All of them. `drain_seconds`: how long running calls have at a stop. `log_level`: of the process log."""
 
@@ -266,6 +317,7 @@ class Settings:
     kubernetes: Kubernetes = field(default_factory=Kubernetes)
     instance: InstanceSettings = field(default_factory=InstanceSettings)
     leases: LeaseSettings = field(default_factory=LeaseSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     drain_seconds: float = 10.0
     log_level: str = "info"

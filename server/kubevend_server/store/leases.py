@@ -181,6 +181,30 @@ def page(
     return Page(_whole(connection, read), lease_filters.position(narrowed, last) if last is not None else "", count)
 
 
+def merged_page(
+    connection: sa.Connection, filters: Sequence[LeaseFilter], after: str, limit: int, most_scanned: int
+) -> Page:
+    """The next leases that any of several filters finds, the newest first; each once.
+
+    Args:
+        connection: where to read.
+        filters: they. One alone is a list as `page` has it; of several none is `lease_filters.by_end`.
+        after: the position at which the page before ended; empty for the first page.
+        limit: how many at the most.
+        most_scanned: how many rows to look at for all of them, at least as many as there are filters.
+    """
+    share = most_scanned // max(len(filters), 1)
+    pages = [page(connection, each, after, min(limit, share), share) for each in filters]
+    if len(pages) == 1:
+        return pages[0]
+    # Beyond where the first of them has stopped, others may have found what it has not come to yet.
+    reached = max((each.position for each in pages), default="")
+    named = {lease.name: lease for each in pages for lease in each.found if lease.name >= reached}
+    found = [named[name] for name in sorted(named, reverse=True)]
+    position = found[limit - 1].name if len(found) > limit else reached
+    return Page(found[:limit], position, sum(each.scanned for each in pages))
+
+
 def find_live(connection: sa.Connection, narrowed: LeaseFilter, limit: int, after: str = "") -> list[Lease]:
     """The leases of a filter that live, the newest first, without their tokens.
 

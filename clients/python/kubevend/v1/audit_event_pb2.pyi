@@ -47,8 +47,8 @@ class AuditEvent(_message.Message):
         STAGE_COMPLETE: AuditEvent._Stage.ValueType  # 2
         """The call is over. On the disk before its answer leaves."""
         STAGE_REFUSED: AuditEvent._Stage.ValueType  # 4
-        """No single call: those from one source that were refused since it sent too many, before anybody asked who they were
-        of. Summed up, so that a flood costs no disk.
+        """No single call: those from one source, or of one caller, that were refused for one reason within 10 s, since there were
+        too many. Summed up, so that a flood costs no disk.
         """
         STAGE_ENDED: AuditEvent._Stage.ValueType  # 3
         """No call: what was made in the cluster for a lease is gone, so the lease has ended. `reason` says how: EXPIRED, REVOKED,
@@ -66,8 +66,8 @@ class AuditEvent(_message.Message):
     STAGE_COMPLETE: AuditEvent.Stage.ValueType  # 2
     """The call is over. On the disk before its answer leaves."""
     STAGE_REFUSED: AuditEvent.Stage.ValueType  # 4
-    """No single call: those from one source that were refused since it sent too many, before anybody asked who they were
-    of. Summed up, so that a flood costs no disk.
+    """No single call: those from one source, or of one caller, that were refused for one reason within 10 s, since there were
+    too many. Summed up, so that a flood costs no disk.
     """
     STAGE_ENDED: AuditEvent.Stage.ValueType  # 3
     """No call: what was made in the cluster for a lease is gone, so the lease has ended. `reason` says how: EXPIRED, REVOKED,
@@ -150,7 +150,9 @@ class AuditEvent(_message.Message):
     trace_id: _builtins.str
     """The trace id of the caller's W3C `traceparent`: 32 hexadecimal digits. Empty where there was none."""
     source: _builtins.str
-    """From where: the peer's address, as `ipv4:10.0.0.7:51234`."""
+    """From where: the peer's address, as `ipv4:10.0.0.7:51234`. In a REFUSED line whose calls count together: `ipv4:10.0.0.7`,
+    `ipv6:2001:db8::/64`; for calls of one caller, from where the first of them came.
+    """
     user_agent: _builtins.str
     """The caller's `user-agent`, cut at 256 characters."""
     resource: _builtins.str

@@ -257,7 +257,9 @@ class ListConfigsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The most configs to return, 1 to 1000. Default: 100. Fewer can come although there are more."""
+    """The most configs to return, 1 to 1000. Default: 100. Fewer, and even none, can come although there are more: a page looks
+    at no more than 1000 to find those that the caller may get.
+    """
     page_token: _builtins.str
     """`next_page_token` of the page before. Default: the first page."""
     def __init__(

@@ -41,6 +41,11 @@ class IssueServiceStub:
         google.rpc.BadRequest names each).
       - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
         written (NOT_RECORDED); nothing was handed out or changed.
+      - RESOURCE_EXHAUSTED: too many calls from one address (SOURCE_LIMIT), too many that show no credential that is accepted
+        (SOURCE_FAILURES_LIMIT), too many of one caller (CALLER_LIMIT), or too many at once (TOO_MANY_IN_FLIGHT); google.rpc.RetryInfo
+        says when to try again. Or the request did not arrive in time (REQUEST_UNFINISHED).
+      - DEADLINE_EXCEEDED (CALL_TOO_SLOW): the server gave up on the call before its deadline. What was done by then, the audit
+        log tells.
       - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
         TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
       - INTERNAL (DEFECT): a defect of kubevend's own.
@@ -83,7 +88,7 @@ class IssueServiceStub:
       - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE) or is failing (KUBERNETES_UNAVAILABLE); its
         namespaces' labels are not known well enough (NAMESPACES_UNKNOWN); the
         lease or the audit event could not be written (NOT_RECORDED); or the server is stopping.
-      - RESOURCE_EXHAUSTED: the cluster throttles (KUBERNETES_THROTTLED), or kubevend's connections to it are all busy
+      - RESOURCE_EXHAUSTED: too many tokens are asked for through the role (ROLE_LIMIT), the cluster throttles (KUBERNETES_THROTTLED), or kubevend's connections to it are all busy
         (CLUSTER_BUSY); google.rpc.RetryInfo says how long to wait. Or a ResourceQuota leaves no room for what would be made
         (KUBERNETES_QUOTA).
       - UNKNOWN: the request was sent, and no answer came in time (KUBERNETES_TIMED_OUT), before the connection was lost
@@ -107,6 +112,11 @@ class IssueServiceAsyncStub(IssueServiceStub):
         google.rpc.BadRequest names each).
       - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
         written (NOT_RECORDED); nothing was handed out or changed.
+      - RESOURCE_EXHAUSTED: too many calls from one address (SOURCE_LIMIT), too many that show no credential that is accepted
+        (SOURCE_FAILURES_LIMIT), too many of one caller (CALLER_LIMIT), or too many at once (TOO_MANY_IN_FLIGHT); google.rpc.RetryInfo
+        says when to try again. Or the request did not arrive in time (REQUEST_UNFINISHED).
+      - DEADLINE_EXCEEDED (CALL_TOO_SLOW): the server gave up on the call before its deadline. What was done by then, the audit
+        log tells.
       - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
         TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
       - INTERNAL (DEFECT): a defect of kubevend's own.
@@ -146,7 +156,7 @@ class IssueServiceAsyncStub(IssueServiceStub):
       - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE) or is failing (KUBERNETES_UNAVAILABLE); its
         namespaces' labels are not known well enough (NAMESPACES_UNKNOWN); the
         lease or the audit event could not be written (NOT_RECORDED); or the server is stopping.
-      - RESOURCE_EXHAUSTED: the cluster throttles (KUBERNETES_THROTTLED), or kubevend's connections to it are all busy
+      - RESOURCE_EXHAUSTED: too many tokens are asked for through the role (ROLE_LIMIT), the cluster throttles (KUBERNETES_THROTTLED), or kubevend's connections to it are all busy
         (CLUSTER_BUSY); google.rpc.RetryInfo says how long to wait. Or a ResourceQuota leaves no room for what would be made
         (KUBERNETES_QUOTA).
       - UNKNOWN: the request was sent, and no answer came in time (KUBERNETES_TIMED_OUT), before the connection was lost
@@ -169,6 +179,11 @@ class IssueServiceServicer(metaclass=_abc_1.ABCMeta):
         google.rpc.BadRequest names each).
       - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
         written (NOT_RECORDED); nothing was handed out or changed.
+      - RESOURCE_EXHAUSTED: too many calls from one address (SOURCE_LIMIT), too many that show no credential that is accepted
+        (SOURCE_FAILURES_LIMIT), too many of one caller (CALLER_LIMIT), or too many at once (TOO_MANY_IN_FLIGHT); google.rpc.RetryInfo
+        says when to try again. Or the request did not arrive in time (REQUEST_UNFINISHED).
+      - DEADLINE_EXCEEDED (CALL_TOO_SLOW): the server gave up on the call before its deadline. What was done by then, the audit
+        log tells.
       - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
         TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
       - INTERNAL (DEFECT): a defect of kubevend's own.
@@ -212,7 +227,7 @@ class IssueServiceServicer(metaclass=_abc_1.ABCMeta):
           - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE) or is failing (KUBERNETES_UNAVAILABLE); its
             namespaces' labels are not known well enough (NAMESPACES_UNKNOWN); the
             lease or the audit event could not be written (NOT_RECORDED); or the server is stopping.
-          - RESOURCE_EXHAUSTED: the cluster throttles (KUBERNETES_THROTTLED), or kubevend's connections to it are all busy
+          - RESOURCE_EXHAUSTED: too many tokens are asked for through the role (ROLE_LIMIT), the cluster throttles (KUBERNETES_THROTTLED), or kubevend's connections to it are all busy
             (CLUSTER_BUSY); google.rpc.RetryInfo says how long to wait. Or a ResourceQuota leaves no room for what would be made
             (KUBERNETES_QUOTA).
           - UNKNOWN: the request was sent, and no answer came in time (KUBERNETES_TIMED_OUT), before the connection was lost

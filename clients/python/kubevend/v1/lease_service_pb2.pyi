@@ -386,7 +386,8 @@ class ListLeasesRequest(_message.Message):
     page_size: _builtins.int
     """The most leases to return, 1 to 1000. Default: 100. Fewer, and even none, can come although there
     are more: a page looks at no more than 1000 leases to find those that fit the filter and that the caller may get. With
-    one field in the filter it looks at those only that fit.
+    one field in the filter it looks at those only that fit. Where access policies tell the leases that the caller may get by
+    their fields or their role's labels (its own; those of a team's roles), it looks at those only, and the newest come first.
     """
     page_token: _builtins.str
     """`next_page_token` of the page before, with the same filter. Default: the first page."""

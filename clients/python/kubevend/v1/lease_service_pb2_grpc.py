@@ -50,6 +50,11 @@ class LeaseServiceStub:
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
     written (NOT_RECORDED); nothing was handed out or changed.
+    - RESOURCE_EXHAUSTED: too many calls from one address (SOURCE_LIMIT), too many that show no credential that is accepted
+    (SOURCE_FAILURES_LIMIT), too many of one caller (CALLER_LIMIT), or too many at once (TOO_MANY_IN_FLIGHT); google.rpc.RetryInfo
+    says when to try again. Or the request did not arrive in time (REQUEST_UNFINISHED).
+    - DEADLINE_EXCEEDED (CALL_TOO_SLOW): the server gave up on the call before its deadline. What was done by then, the audit
+    log tells.
     - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
     TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
     - INTERNAL (DEFECT): a defect of kubevend's own.
@@ -108,6 +113,11 @@ class LeaseServiceServicer:
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
     written (NOT_RECORDED); nothing was handed out or changed.
+    - RESOURCE_EXHAUSTED: too many calls from one address (SOURCE_LIMIT), too many that show no credential that is accepted
+    (SOURCE_FAILURES_LIMIT), too many of one caller (CALLER_LIMIT), or too many at once (TOO_MANY_IN_FLIGHT); google.rpc.RetryInfo
+    says when to try again. Or the request did not arrive in time (REQUEST_UNFINISHED).
+    - DEADLINE_EXCEEDED (CALL_TOO_SLOW): the server gave up on the call before its deadline. What was done by then, the audit
+    log tells.
     - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
     TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
     - INTERNAL (DEFECT): a defect of kubevend's own.
@@ -217,6 +227,11 @@ class LeaseService:
     google.rpc.BadRequest names each).
     - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
     written (NOT_RECORDED); nothing was handed out or changed.
+    - RESOURCE_EXHAUSTED: too many calls from one address (SOURCE_LIMIT), too many that show no credential that is accepted
+    (SOURCE_FAILURES_LIMIT), too many of one caller (CALLER_LIMIT), or too many at once (TOO_MANY_IN_FLIGHT); google.rpc.RetryInfo
+    says when to try again. Or the request did not arrive in time (REQUEST_UNFINISHED).
+    - DEADLINE_EXCEEDED (CALL_TOO_SLOW): the server gave up on the call before its deadline. What was done by then, the audit
+    log tells.
     - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
     TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
     - INTERNAL (DEFECT): a defect of kubevend's own.

@@ -51,6 +51,11 @@ class LeaseServiceStub:
         google.rpc.BadRequest names each).
       - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
         written (NOT_RECORDED); nothing was handed out or changed.
+      - RESOURCE_EXHAUSTED: too many calls from one address (SOURCE_LIMIT), too many that show no credential that is accepted
+        (SOURCE_FAILURES_LIMIT), too many of one caller (CALLER_LIMIT), or too many at once (TOO_MANY_IN_FLIGHT); google.rpc.RetryInfo
+        says when to try again. Or the request did not arrive in time (REQUEST_UNFINISHED).
+      - DEADLINE_EXCEEDED (CALL_TOO_SLOW): the server gave up on the call before its deadline. What was done by then, the audit
+        log tells.
       - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
         TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
       - INTERNAL (DEFECT): a defect of kubevend's own.
@@ -119,6 +124,11 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
         google.rpc.BadRequest names each).
       - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
         written (NOT_RECORDED); nothing was handed out or changed.
+      - RESOURCE_EXHAUSTED: too many calls from one address (SOURCE_LIMIT), too many that show no credential that is accepted
+        (SOURCE_FAILURES_LIMIT), too many of one caller (CALLER_LIMIT), or too many at once (TOO_MANY_IN_FLIGHT); google.rpc.RetryInfo
+        says when to try again. Or the request did not arrive in time (REQUEST_UNFINISHED).
+      - DEADLINE_EXCEEDED (CALL_TOO_SLOW): the server gave up on the call before its deadline. What was done by then, the audit
+        log tells.
       - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
         TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
       - INTERNAL (DEFECT): a defect of kubevend's own.
@@ -183,6 +193,11 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         google.rpc.BadRequest names each).
       - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
         written (NOT_RECORDED); nothing was handed out or changed.
+      - RESOURCE_EXHAUSTED: too many calls from one address (SOURCE_LIMIT), too many that show no credential that is accepted
+        (SOURCE_FAILURES_LIMIT), too many of one caller (CALLER_LIMIT), or too many at once (TOO_MANY_IN_FLIGHT); google.rpc.RetryInfo
+        says when to try again. Or the request did not arrive in time (REQUEST_UNFINISHED).
+      - DEADLINE_EXCEEDED (CALL_TOO_SLOW): the server gave up on the call before its deadline. What was done by then, the audit
+        log tells.
       - UNAUTHENTICATED, for tokens of OIDC issuers, also: TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE,
         TOKEN_NOT_YET_VALID, TOKEN_CLAIM_MISSING, TOKEN_CLAIM_INVALID.
       - INTERNAL (DEFECT): a defect of kubevend's own.

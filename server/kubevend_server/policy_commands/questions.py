@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from kubevend_server.authorization import with_labels
 from kubevend_server.callers import Caller
@@ -15,10 +15,11 @@ from kubevend_server.catalog import Catalog
 from kubevend_server.configs import Config
 from kubevend_server.errors import KubevendError
 from kubevend_server.leases import Lease
+from kubevend_server.names import DEFAULT_CONFIG
 from kubevend_server.policy.access import Circumstances, Resource, Server, actions
 from kubevend_server.policy.explaining import Explainer, Explanation
 from kubevend_server.policy.limits import Limits
-from kubevend_server.policy.terms import Asked, Naming, Terms, terms
+from kubevend_server.policy.terms import Asked, KnownNamespaces, Naming, Terms, terms
 from kubevend_server.roles import Role
 
 LIMITS = Limits(timedelta(hours=1), timedelta(days=1), frozenset({"kubevend"}))
@@ -26,6 +27,7 @@ LIMITS = Limits(timedelta(hours=1), timedelta(days=1), frozenset({"kubevend"}))
 
 # What is made for a lease has the end of its name in its own; here none is made.
 _LEASE = "leases/00000000000000000000000000"
+_NEVER = datetime.min.replace(tzinfo=UTC)
 _GROUPS = frozenset({"view", "administer"})
 _DURATION = re.compile(r"([1-9][0-9]*)([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -61,7 +63,7 @@ class Asking:
     asked: Asked = field(default_factory=Asked)
     proposed: Role | Config | None = None
     source_ip: str = ""
-    namespaces: LabeledNamespaces = field(default_factory=lambda: LabeledNamespaces({}))
+    namespaces: KnownNamespaces = field(default_factory=lambda: LabeledNamespaces({}))
     catalog: Catalog = field(default_factory=lambda: Catalog([], []))
 
 
@@ -112,6 +114,21 @@ def _circumstances(
     asking: Asking, offered: Terms | None = None, proposed: Role | Config | None = None
 ) -> Circumstances:
     return with_labels(Circumstances(asking.time, asking.source_ip, offered, proposed), asking.resource, asking.catalog)
+
+
+def lease_of(role: Role, caller: Caller, namespace: str, service_account: str, name: str = _LEASE) -> Lease:
+    """A lease on a role, granted to a caller, as policies see it: they are told nothing of its times."""
+    return Lease(
+        name=name,
+        role=role.name,
+        config=role.config or DEFAULT_CONFIG,
+        caller=caller.name,
+        namespace=namespace,
+        service_account=service_account,
+        audiences=role.allowed_audiences,
+        create_time=_NEVER,
+        expire_time=_NEVER,
+    )
 
 
 def resource_type(action: str) -> type[Server | Config | Role | Lease]:

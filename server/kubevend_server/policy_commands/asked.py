@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 from kubevend_server import callers, inspection, settings
-from kubevend_server.app import make_limits
 from kubevend_server.authorization import with_labels
 from kubevend_server.catalog import Catalog
 from kubevend_server.clock import Clock
@@ -19,22 +18,23 @@ from kubevend_server.policy.access import Circumstances, Resource, Server
 from kubevend_server.policy.checking import Policy
 from kubevend_server.policy.limits import MINIMUM_TTL, Limits
 from kubevend_server.policy.terms import Asked, Terms
-from kubevend_server.policy_inspection import Inspected, inspect
-from kubevend_server.policy_questions import (
+from kubevend_server.policy_commands.inspection import Inspected, inspect
+from kubevend_server.policy_commands.questions import (
     LIMITS,
     Answer,
     Asking,
     LabeledNamespaces,
     answer,
     duration,
+    lease_of,
     moment,
     named,
     proposed_type,
     resource_type,
 )
 from kubevend_server.roles import Role
+from kubevend_server.wiring import make_limits
 
-_NEVER = datetime.min.replace(tzinfo=UTC)
 # Where the role is not known, and nobody says what else is asked for.
 _NAMESPACE = "default"
 _SERVICE_ACCOUNT = "default"
@@ -95,6 +95,14 @@ class _Server:
     limits: Limits
 
 
+class _Unlabeled:
+    """Stands for namespaces whose labels nobody has given."""
+
+    def labels(self, namespace: str) -> NoReturn:
+        """Ask for them."""
+        raise ValueError(f"The role allows namespaces by their labels: give those of {namespace} as --namespace-label.")
+
+
 def ask(folder: Path | None, settings_file: Path | None, options: Options, clock: Clock) -> Explained:
     """Answer whether a caller may do something.
 
@@ -111,7 +119,7 @@ def ask(folder: Path | None, settings_file: Path | None, options: Options, clock
         proxy=options.proxy,
     )
     resource, assumed = _resource(server, options)
-    known = {options.namespace: dict(_pairs(options.namespace_labels, "namespace-label"))}
+    labels = dict(_pairs(options.namespace_labels, "namespace-label"))
     asking = Asking(
         caller,
         options.action,
@@ -119,7 +127,7 @@ def ask(folder: Path | None, settings_file: Path | None, options: Options, clock
         moment(options.time) if options.time else clock(),
         _asked(options),
         source_ip=options.source,
-        namespaces=LabeledNamespaces(known if options.namespace else {}),
+        namespaces=LabeledNamespaces({options.namespace: labels}) if labels else _Unlabeled(),
         catalog=server.catalog or Catalog([], [_role(server, options)[0]] if isinstance(resource, Lease) else []),
     )
     inspected = inspect(server.folder)
@@ -239,17 +247,8 @@ def _lease(role: Role, options: Options) -> Lease:
     granted_to = options.lease_of or options.caller
     if not granted_to:
         raise ValueError(f"{options.action} is on a lease: give --lease-of, the caller that it was granted to.")
-    return Lease(
-        name="leases/00000000000000000000000000",
-        role=role.name,
-        config=role.config,
-        caller=callers.named(granted_to).name,
-        namespace=options.namespace or _NAMESPACE,
-        service_account=options.service_account or _SERVICE_ACCOUNT,
-        audiences=role.allowed_audiences,
-        create_time=_NEVER,
-        expire_time=_NEVER,
-    )
+    namespace, account = options.namespace or _NAMESPACE, options.service_account or _SERVICE_ACCOUNT
+    return lease_of(role, callers.named(granted_to), namespace, account)
 
 
 def _pairs(written: Iterable[str], option: str) -> tuple[tuple[str, str], ...]:

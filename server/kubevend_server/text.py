@@ -1,4 +1,4 @@
-"""What a cluster says, made fit to be shown: a hostile one may say anything, and any amount of it."""
+"""What others say (a cluster, an issuer, a label), made fit to be shown: it may be anything, and any amount of it."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from kubevend_server.policy.checking import Finding, Policy, check, decode, read
 from kubevend_server.policy.explaining import Explainer
 from kubevend_server.policy.groups import parse_groups
 from kubevend_server.policy.parsing import PolicyError
-from kubevend_server.policy.policies import GROUPS_FILE, Policies, load
-from kubevend_server.policy_folder import content, paths, read_folder
+from kubevend_server.policy.policies import GROUPS_FILE, Policies, PolicyFiles, load
+from kubevend_server.policy_folder import content, paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,14 @@ def inspect(folder: Path) -> Inspected:
             texts[str(path)] = text
         else:
             findings.append(text)
+    unreadable = bool(findings)
     groups = texts.pop(str(folder / GROUPS_FILE), None)
     names, faults = _groups(str(folder / GROUPS_FILE), groups)
     policies, unread = read(texts)
     findings += [*faults, *unread, *check(policies, names)]
     if not policies and not findings:
         findings.append(Finding(str(folder), 0, "", "it has no policies, so nobody may do anything", "warning"))
-    in_force, refusal = _as_a_server(folder)
+    in_force, refusal = (None, "") if unreadable else _as_a_server(PolicyFiles(texts, groups))
     if refusal and not any(finding.severity == "error" for finding in findings):
         findings.append(Finding(str(folder), 0, "", refusal))
     return Inspected(folder, len(texts), tuple(policies), tuple(sorted(findings)), in_force)
@@ -85,10 +86,10 @@ def _line(text: str, fault: str) -> int:
     return 0
 
 
-def _as_a_server(folder: Path) -> tuple[Policies | None, str]:
+def _as_a_server(files: PolicyFiles) -> tuple[Policies | None, str]:
     """The policies as a server takes them, or why it does not: that is the last word."""
     try:
-        return load(read_folder(folder)), ""
+        return load(files), ""
     except PolicyError as error:
         return None, str(error)
 

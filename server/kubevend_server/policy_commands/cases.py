@@ -1,18 +1,13 @@
-"""Test cases for access policies: what a YAML file says, made to questions with the answers that they must have.
-
-docs/policies.md has the form of the file. Roles and configs have that of the API, as grpcurl prints them.
-"""
+"""Test cases for access policies: the entries of a file made to questions, with the answers that they must have."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-import msgspec
-import yaml
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
@@ -22,15 +17,16 @@ from kubevend_server.catalog import Catalog
 from kubevend_server.errors import KubevendError
 from kubevend_server.field_rules import check_rules
 from kubevend_server.leases import Lease
-from kubevend_server.names import DEFAULT_CONFIG
 from kubevend_server.policy.access import Server
 from kubevend_server.policy.role_rules import check_role
 from kubevend_server.policy.terms import Asked
-from kubevend_server.policy_questions import (
+from kubevend_server.policy_commands.case_files import CaseEntry, CasesError, CasesFile, LeaseEntry, parse
+from kubevend_server.policy_commands.questions import (
     LIMITS,
     Asking,
     LabeledNamespaces,
     duration,
+    lease_of,
     moment,
     named,
     nearest,
@@ -42,70 +38,6 @@ from kubevend_server.services import configs, roles
 
 NOON = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 """When a case is decided that says no time: a Monday."""
-
-_NEVER = datetime.min.replace(tzinfo=UTC)
-
-
-class CasesError(ValueError):
-    """A file of cases that cannot be used; the message says where and what to do."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallerEntry:
-    """A caller: its name, and what its credential says besides."""
-
-    name: str
-    claims: dict[str, str] = field(default_factory=dict)
-    groups: tuple[str, ...] = ()
-    pod: str = ""
-    node: str = ""
-    proxy: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseEntry:
-    """A lease. `role` is one of the file's; `caller` too."""
-
-    role: str
-    caller: str
-    namespace: str
-    service_account: str = "default"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaseEntry:
-    """A case: a question, and the answer that it must have."""
-
-    name: str
-    caller: str
-    expect: Literal["allow", "deny", "refuse"]
-    action: str = "IssueToken"
-    role: str = ""
-    config: str = ""
-    lease: str = ""
-    proposed: str = ""
-    namespace: str = ""
-    service_account: str = ""
-    audiences: tuple[str, ...] = ()
-    ttl: str = ""
-    cluster_wide: bool = False
-    time: str = ""
-    source: str = ""
-    by: tuple[str, ...] | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CasesFile:
-    """A whole file. `policies` is the policies' folder, from the file's own."""
-
-    cases: tuple[CaseEntry, ...]
-    callers: dict[str, CallerEntry]
-    policies: str = "."
-    roles: dict[str, dict[str, Any]] = field(default_factory=dict)
-    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    leases: dict[str, LeaseEntry] = field(default_factory=dict)
-    namespaces: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,85 +68,12 @@ def read(file: Path) -> tuple[Path, list[Case]]:
         OSError: it cannot be read.
     """
     try:
-        loaded = yaml.load(file.read_bytes(), _Loader)  # noqa: S506 - a SafeLoader, but for keys that are there twice
-        entries = _convert(loaded)
+        entries = parse(file.read_bytes())
         catalog = _catalog(entries)
         cases = [_case(entries, catalog, place, entry) for place, entry in enumerate(entries.cases)]
     except CasesError as error:
         raise CasesError(f"{file}: {error}") from error
-    except yaml.YAMLError as error:
-        raise CasesError(f"{file}: it is no YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise CasesError(f"{file}: it is nested too deep") from error
     return file.parent / entries.policies, cases
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice, and leaves times as they are written."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise CasesError(f"line {key.start_mark.line + 1}: a key is no name")
-            if key.value in seen:
-                raise CasesError(f"line {key.start_mark.line + 1}: {key.value!r} is there twice")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, form) for tag, form in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def _convert(loaded: Any) -> CasesFile:
-    for fault in _strange_keys(loaded, CasesFile, ""):
-        raise CasesError(fault)
-    try:
-        found = msgspec.convert(loaded, CasesFile)
-    except msgspec.ValidationError as error:
-        raise CasesError(_in_words(str(error), loaded)) from error
-    if not found.cases:
-        raise CasesError("it has no cases: a test that tests nothing would pass")
-    return found
-
-
-def _in_words(fault: str, loaded: Any) -> str:
-    """A fault of msgspec's, with the name of the case."""
-    what, _, place = fault.partition(" - at `$")
-    path = place.rstrip("`").removeprefix(".")
-    if what == "Object missing required field `expect`":
-        what = "it has no expect: say allow, deny, or refuse"
-    if path.startswith("cases["):
-        name = loaded["cases"][int(path[6 : path.index("]")])].get("name")
-        path = f"{path} ({name})" if name else path
-    return f"{path}: {what}" if path else what
-
-
-def _strange_keys(found: Any, expected: Any, path: str) -> Iterator[str]:
-    if not isinstance(found, dict):
-        return
-    hints = get_type_hints(expected)
-    known = [f.name for f in fields(expected)]
-    for key, value in found.items():
-        if key not in known:
-            yield f"{path}{key} is nothing that it can have; {nearest(str(key), known)}"
-        else:
-            yield from _strange_keys_within(value, hints[key], f"{path}{key}")
-
-
-def _strange_keys_within(value: Any, hint: Any, path: str) -> Iterator[str]:
-    inner = next((part for part in get_args(hint) if is_dataclass(part)), None)
-    if inner is None:
-        return
-    if get_origin(hint) is dict and isinstance(value, dict):
-        for name, entry in value.items():
-            yield from _strange_keys(entry, inner, f"{path}.{name}.")
-    elif isinstance(value, list):
-        for place, entry in enumerate(value):
-            yield from _strange_keys(entry, inner, f"{path}[{place}].")
 
 
 def _catalog(file: CasesFile) -> Catalog:
@@ -347,17 +206,8 @@ def _fill(proto: Message, written: dict[str, Any], path: str) -> None:
 def _lease(file: CasesFile, name: str) -> Lease:
     entry: LeaseEntry = _one(file.leases, name.removeprefix("leases/"), "leases")
     role = _role(file, entry.role)
-    return Lease(
-        name=named("leases", name),
-        role=role.name,
-        config=role.config or DEFAULT_CONFIG,
-        caller=_caller(file, entry.caller).name,
-        namespace=entry.namespace,
-        service_account=entry.service_account,
-        audiences=role.allowed_audiences,
-        create_time=_NEVER,
-        expire_time=_NEVER,
-    )
+    caller = _caller(file, entry.caller)
+    return lease_of(role, caller, entry.namespace, entry.service_account, named("leases", name))
 
 
 _READERS: dict[str, Callable[[CasesFile, str], Any]] = {"role": _role, "config": _config, "lease": _lease}

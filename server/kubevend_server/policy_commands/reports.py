@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from kubevend_server.cluster.text import shown
 from kubevend_server.policy import wording
 from kubevend_server.policy.access import Server
 from kubevend_server.policy.checking import Finding, Policy
 from kubevend_server.policy.explaining import Explanation, Near
-from kubevend_server.policy_asked import Explained, Possible
-from kubevend_server.policy_inspection import Inspected, place
-from kubevend_server.policy_questions import Answer, Asking
-from kubevend_server.policy_testing import Tested, Tried
+from kubevend_server.policy_commands.inspection import Inspected, place
+from kubevend_server.text import shown
+
+if TYPE_CHECKING:
+    # At run time they bring much of the server, for which `check` need not wait.
+    from kubevend_server.policy_commands.asked import Explained, Possible
+    from kubevend_server.policy_commands.questions import Answer, Asking
+    from kubevend_server.policy_commands.testing import Tested, Tried
 
 _LONGEST_LINE = 4000
 _COLORS = {"error": "red", "warning": "yellow"}

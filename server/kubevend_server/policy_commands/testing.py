@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubevend_server import policy_cases
-from kubevend_server.policy_cases import Case, CasesError
-from kubevend_server.policy_inspection import inspect
-from kubevend_server.policy_questions import LIMITS, Answer, answer
+from kubevend_server.policy_commands.case_files import CasesError
+from kubevend_server.policy_commands.cases import Case, read
+from kubevend_server.policy_commands.inspection import inspect
+from kubevend_server.policy_commands.questions import LIMITS, Answer, answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _run(file: Path, policies: Path | None) -> list[Tried]:
-    folder, cases = policy_cases.read(file)
+    folder, cases = read(file)
     inspected = inspect(policies or folder)
     explainer = inspected.explainer()
     known = {policy.id for policy in inspected.policies}

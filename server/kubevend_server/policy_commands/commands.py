@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import click
 
-from kubevend_server.cluster.text import shown
 from kubevend_server.redaction import redact
+from kubevend_server.text import shown
 
 T = TypeVar("T")
 
@@ -38,12 +38,12 @@ def check(folder: Path) -> None:
     Prints every fault with its place. The exit code is 1 where the server would refuse them; warnings leave it 0; 2
     where they cannot be read.
     """
-    from kubevend_server import policy_inspection, policy_reports
+    from kubevend_server.policy_commands import inspection, reports
 
-    found = _usable(lambda: policy_inspection.inspect(folder))
+    found = _usable(lambda: inspection.inspect(folder))
     for finding in found.findings:
-        policy_reports.show_finding(finding)
-    policy_reports.show_checked(found)
+        reports.show_finding(finding)
+    reports.show_checked(found)
     sys.exit(1 if found.in_force is None else 0)
 
 
@@ -76,16 +76,16 @@ def explain(folder: Path | None, settings_file: Path | None, **given: object) ->
     allow just what is asked, and to have the labels given. Without --caller it says who may. The exit code is 0 where
     it is allowed, 1 where not, and 2 where that cannot be told.
     """
-    from kubevend_server import policy_reports
     from kubevend_server.clock import utc_now
-    from kubevend_server.policy_asked import Options, ask, ask_who
+    from kubevend_server.policy_commands import reports
+    from kubevend_server.policy_commands.asked import Options, ask, ask_who
 
     options = Options(**given)  # type: ignore[arg-type]
     if not options.caller:
-        policy_reports.show_who(_usable(lambda: ask_who(folder, settings_file, options, utc_now)))
+        reports.show_who(_usable(lambda: ask_who(folder, settings_file, options, utc_now)))
         return
     asked = _usable(lambda: ask(folder, settings_file, options, utc_now))
-    policy_reports.show_answer(asked)
+    reports.show_answer(asked)
     sys.exit(0 if asked.answer.allowed else 1)
 
 
@@ -98,10 +98,10 @@ def test(files: Sequence[Path], policies: Path | None) -> None:
     docs/policies.md has the form of the files. The exit code is 1 where a case fails, and 2 where one
     cannot be tried.
     """
-    from kubevend_server import policy_reports, policy_testing
+    from kubevend_server.policy_commands import reports, testing
 
-    tested = _usable(lambda: policy_testing.run(files, policies))
-    policy_reports.show_tested(tested)
+    tested = _usable(lambda: testing.run(files, policies))
+    reports.show_tested(tested)
     sys.exit(0 if tested.passed else 1)
 
 
