@@ -39,6 +39,7 @@ from kubevend_server.in_flight import InFlight
 from kubevend_server.interceptors import Patience, Recorder, chain
 from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
+from kubevend_server.keeping import Keepers
 from kubevend_server.making import Maker
 from kubevend_server.metrics import IssuerCollector, LeaseCollector, Metrics, PolicyCollector, count_all
 from kubevend_server.namespaces import Namespaces
@@ -91,6 +92,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
 
     Raises:
         ValueError, OSError: something that the server needs cannot be used; the message says what.
+        RuntimeError: what runs beside the calls has failed, and the server has stopped.
     """
     # The store, and what it remembers.
     key_file = Path(settings.store.key_file)
@@ -202,17 +204,15 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     _log.info("serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback)
     keepers = (tls_files, rotation, refresh, reload, remover, expiry, reconciler, presence, namespaces, refusals)
     namespaces.begin()
-    keeping = [asyncio.create_task(keeper.run()) for keeper in keepers]
-    keeping += [asyncio.create_task(issuer.keys.run()) for issuer in issuers]
-    await _wait_for_stop(journal)
+    stop = asyncio.Event()
+    keeping = Keepers([*keepers, *(issuer.keys for issuer in issuers)], stop)
+    await _wait_for_stop(journal, stop)
 
     _log.info("draining", seconds=settings.drain_seconds)
     await doors.close(settings.drain_seconds)
     # What is irrevocable is carried to its end in any case.
     await recorder.drain()
-    for task in keeping:
-        task.cancel()
-    await asyncio.gather(*keeping, return_exceptions=True)
+    await keeping.end()
     await refusals.flush()
     await remover.close()
     await watches.close()
@@ -226,6 +226,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     await journal.close()
     database.close()
     _log.info("stopped")
+    keeping.check()
 
 
 async def _take_place(settings: Settings, journal: Journal) -> Order:
@@ -267,8 +268,8 @@ def _serve_metrics(address: str, registry: CollectorRegistry) -> tuple[HTTPServe
     return server, thread
 
 
-async def _wait_for_stop(journal: Journal) -> None:
-    stop, reopening = asyncio.Event(), set[asyncio.Task[None]]()
+async def _wait_for_stop(journal: Journal, stop: asyncio.Event) -> None:
+    reopening = set[asyncio.Task[None]]()
 
     def reopen() -> None:
         task = loop.create_task(journal.reopen())
