@@ -59,6 +59,10 @@ def load_folder(folder: Path) -> tuple[Policies, Version]:
     Raises:
         OSError, PolicyError: they cannot be used; the message says why.
     """
+    if not folder.is_dir():
+        raise NotADirectoryError(
+            f"policy.folder of the settings is {folder}: there is no such folder. Correct it, or make it."
+        )
     files, version = _read(folder)
     try:
         policies = load(files)

@@ -71,6 +71,12 @@ def _check_folder(folder: Path, mode: int) -> None:
             f"The folder {folder} can be written by everybody, who could put a socket of their own there: "
             f"`chmod o-w {folder}`, or name a folder that is not there, which kubevend then makes."
         )
+    # Where the group may connect, as in a volume of Kubernetes with an fsGroup, it is the proxy's.
+    if not mode & 0o070 and found.st_mode & stat.S_IWGRP and found.st_gid not in (0, os.getegid()):
+        raise ValueError(
+            f"The folder {folder} can be written by group {found.st_gid}, any of whom could put a socket of their own "
+            f"there: `chmod g-w {folder}`."
+        )
     if found.st_uid not in (0, os.geteuid()):
         raise ValueError(
             f"The folder {folder} belongs to user {found.st_uid}, who could put another socket there: it must belong "

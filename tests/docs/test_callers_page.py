@@ -42,6 +42,24 @@ def test_settings_of_issuers_are_taken() -> None:
     assert [next(iter(workflow)) for workflow in workflows] == ["permissions", "deploy"]
 
 
+def test_policies_to_start_from_read_what_the_page_lists() -> None:
+    """The page's settings let policies see each claim that the policies for CI jobs read: else every job is denied."""
+    page = (ROOT / "docs" / "callers.md").read_text().partition("## From CI (OIDC)")[2]
+    shown = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    issuers = parse(MINIMAL + "".join(shown)).callers.issuers
+    policies = (ROOT / "deploy" / "policies" / "ci" / "ci.cedar").read_text().split("@id(")[1:]
+
+    read = {
+        (issuer, claim)
+        for policy in policies
+        for issuer in re.findall(r'principal\.issuer == "(\w+)"', policy)
+        for claim in re.findall(r'principal\.getTag\("(\w+)"\)', policy)
+    }
+
+    assert {issuer for issuer, _ in read} == {"github", "gitlab"}
+    assert {(issuer, claim) for issuer, claim in read if claim not in issuers[issuer].claims} == set()
+
+
 def test_nothing_is_left_out() -> None:
     """Every block of the page is run, and so many that none got lost."""
     assert [block.line for block in BLOCKS if not block.runs] == []

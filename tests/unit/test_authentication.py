@@ -11,6 +11,7 @@ import jwt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from kubevend_server.authentication.admin import read_admin_digest
 from kubevend_server.authentication.authenticator import Authenticator
@@ -249,6 +250,32 @@ async def test_a_service_account_is_known_by_its_clusters_name() -> None:
 async def test_what_the_cluster_does_not_vouch_for_is_refused(answer: dict[str, Any], reason: str) -> None:
     """A token that is not valid, not for kubevend, or not a ServiceAccount's, is refused."""
     assert await _refusal(authenticator(prod(answer)), bearer()) == reason
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("", "not valid"),
+        (
+            "[invalid bearer token, service account token has been invalidated]",
+            "invalid bearer token, service account token has been invalidated",
+        ),
+        (
+            '[invalid bearer token, oidc: expected audience "secret", Post "https://hook/": dial tcp 10.0.0.7:443]',
+            "invalid bearer token",
+        ),
+        ("dial tcp 10.0.0.7:8443", "not valid"),
+    ],
+)
+async def test_what_else_a_cluster_says_is_for_the_log(error: str, told: str) -> None:
+    """Who is not known learns what is wrong with the ServiceAccount's token, and nothing of the cluster's own set-up,
+    which the log has.
+    """
+    of = authenticator(prod(review(authenticated=False, user={}, audiences=[], error=error)))
+    with capture_logs() as logs, pytest.raises(Unauthenticated) as refused:
+        await of.authenticate(shown({"authorization": f"Bearer {bearer()}"}))
+    assert refused.value.message == f"The bearer token was not accepted (prod: {told})."
+    assert [line["error"] for line in logs] == ([error] if error else [])
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,14 @@ def write(folder: Path, **files: str | bytes) -> Path:
         ),
         (GOOD.replace(";", " when { " + "true || " * 100 + "true };"), 1, "the policy 'good' has too many conditions"),
         (GOOD.replace("is Admin", 'in Group::"platfrom"'), 1, "did you mean platform?"),
+        (GOOD.replace("is Admin", '== Group::"platform"'), 1, 'write principal in Group::"platform"'),
+        (GOOD.replace('"GetRole"', '"view"'), 1, 'write action in Action::"view"'),
+        (GOOD.replace("is Admin", '== "admin://local/bootstrap"'), 1, "write its type and, in quotes, its name"),
+        (GOOD.replace("permit", "allow"), 1, "write permit or forbid"),
+        (GOOD.replace('"', "'", 2), 1, "in double quotes"),
+        (GOOD.replace(";", " when { true and true };"), 1, "write &&"),
+        (GOOD.replace(";", ' when { principal.repository == "a" };').replace("Admin", "OidcSubject"), 1, "hasTag("),
+        (GOOD.replace("GetRole", "IssueToken").replace(";", ' when { context.ttl < "15m" };'), 1, "is in seconds"),
     ],
 )
 def test_a_fault_is_told_with_its_place(content: str | bytes, line: int, told: str, tmp_path: Path) -> None:
@@ -359,6 +367,19 @@ file = "{tmp_path}/audit.jsonl"
 key_file = "{tmp_path}/audit.key"
 [callers]
 audience = "kubevend"
+[callers.clusters.prod]
+[callers.issuers.ci]
+issuer = "https://ci.example"
+claims = ["ref"]
+[callers.trust_domains."example.org"]
+address = "127.0.0.1:7444"
+bundle_file = "{tmp_path}/bundle.pem"
+certificate_file = "{tmp_path}/server.crt"
+private_key_file = "{tmp_path}/server.key"
+[callers.proxies.edge]
+socket = "{tmp_path}/edge.sock"
+by = ""
+trust_domains = ["mesh.example"]
 [policy]
 folder = "{tmp_path}/policies"
 [issuance]
@@ -383,6 +404,29 @@ def test_a_servers_roles_speak_first(settings: Path) -> None:
     assert (missing.exit_code, relabeled.exit_code) == (2, 2)
     assert "There is no roles/cd. There is roles/ci, roles/labeled." in missing.output
     assert "leave out --label" in relabeled.output
+
+
+@pytest.mark.parametrize(
+    ("who", "told"),
+    [
+        (("kubernetes://dev/apps/web",), "no 'dev' in callers.clusters, so nobody calls like that. There is prod."),
+        (("oidc://github/x",), "no 'github' in callers.issuers"),
+        (("oidc://ci/x", "--claim", "branch=main"), "no 'branch' in claims of callers.issuers.ci"),
+        (("spiffe://mesh.example/a",), "no 'mesh.example' in callers.trust_domains"),
+        (("spiffe://mesh.example/a", "--proxy", "edgy"), "no 'edgy' in callers.proxies"),
+        (("spiffe://example.org/a", "--proxy", "edge"), "no 'example.org' in trust_domains of callers.proxies.edge"),
+        (("kubernetes://prod/apps/web",), ""),
+        (("oidc://ci/x", "--claim", "ref=main"), ""),
+        (("spiffe://mesh.example/a", "--proxy", "edge"), ""),
+        (("admin://local/bootstrap",), ""),
+    ],
+)
+def test_a_servers_settings_must_know_the_caller(who: tuple[str, ...], told: str, settings: Path) -> None:
+    """With --settings nothing is said of a caller whom that server could never recognize: that would be no answer."""
+    result = run("explain", "--settings", settings, "--role", "ci", "--caller", *who)
+
+    assert result.exit_code == (2 if told else 1), result.output
+    assert told in result.output
 
 
 def test_labels_of_a_namespace_are_asked_for(settings: Path) -> None:

@@ -228,6 +228,12 @@ def test_hidden_files_do_not_count(tmp_path: Path) -> None:
     assert read_folder(tmp_path) == PolicyFiles({"a.cedar": PERMIT_ALL})
 
 
+def test_a_folder_that_is_not_there_names_its_setting(tmp_path: Path) -> None:
+    """A start without the folder says which setting to correct."""
+    with pytest.raises(OSError, match=r"policy\.folder of the settings is .*/polices: there is no such folder"):
+        load_folder(tmp_path / "polices")
+
+
 def test_an_empty_folder_starts_with_a_warning(tmp_path: Path) -> None:
     """The server starts without policies, and says that nobody may do anything."""
     with capture_logs() as logs:

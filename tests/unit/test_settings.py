@@ -136,6 +136,7 @@ def test_trust_domains_are_nested_tables() -> None:
     [
         ('"example.org"', '"Example.org"', "its trust domain has other characters"),
         ('"example.org"', '"example.org/a"', "its trust domain has other characters"),
+        ('"example.org"', '"spiffe://example.org"', "its trust domain has spiffe:// before it: leave that out"),
         ('"example.org"', '""', "its trust domain is empty"),
         ('"example.org"', "example.org", "example.org is not a setting; a name with dots in it stands in quotes"),
         ("0.0.0.0:7444", "0.0.0.0:7443", "is 0.0.0.0:7443, which listener has already"),

@@ -74,3 +74,16 @@ def test_a_folder_that_everybody_can_write(tmp_path: Path) -> None:
         UnixSocket(tmp_path / "edge.sock", 0o600).made_safely(),
     ):
         pytest.fail("it was made")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder to a group that it is not in")
+def test_a_folder_that_another_group_can_write(tmp_path: Path) -> None:
+    """Where those of another group could put another socket in its place, none is made."""
+    os.chown(tmp_path, -1, 12345)
+    tmp_path.chmod(0o770)
+
+    with (
+        pytest.raises(ValueError, match=r"can be written by group 12345.*`chmod g-w"),
+        UnixSocket(tmp_path / "edge.sock", 0o600).made_safely(),
+    ):
+        pytest.fail("it was made")

@@ -69,6 +69,7 @@ def bearer_token(shown: Shown) -> str:
         raise Unauthenticated(
             "CREDENTIAL_MISSING",
             "The call shows no credential: send the metadata `authorization: Bearer TOKEN`, with a "
-            "ServiceAccount's token, one of an issuer that the settings name, or the bootstrap admin's.",
+            "ServiceAccount's token, one of an issuer that the settings name, or the bootstrap admin's; with a "
+            "certificate, call the listener of its trust domain.",
         )
     return token.strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections import OrderedDict
@@ -26,6 +27,9 @@ _log = structlog.get_logger()
 
 _LONGEST_ISSUER = 200
 _SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
+
+# pkg/serviceaccount/claims.go and jwt.go of Kubernetes, and what the API server says of every token.
+_TELLABLE = re.compile(r"invalid bearer token|[Tt]oken is expired|(?:service account )?[Tt]oken has [a-z ]{1,40}")
 
 _Answer = Caller | Unauthenticated | Unavailable
 _Remembered = OrderedDict[bytes, tuple[float, Caller | Unauthenticated]]
@@ -137,14 +141,15 @@ class ServiceAccounts:
                 continue
             if reviewed.authenticated:
                 return _service_account(cluster.name, reviewed)
-            reasons.append(f"{cluster.name}: {reviewed.error or 'not valid'}")
+            reasons.append(f"{cluster.name}: {_why_not(cluster, reviewed.error)}")
         if unchecked is not None:
             return unchecked
         if not candidates:
             return Unauthenticated(
                 "TOKEN_FOREIGN",
                 "No cluster whose ServiceAccounts may call here issues such tokens, and no issuer of the settings. The "
-                f"bearer token's iss is {shown(issuer, _LONGEST_ISSUER)!r}; the settings must have exactly that.",
+                f"bearer token's iss is {shown(issuer, _LONGEST_ISSUER)!r}; the settings must have exactly "
+                "that, and count from a start of the server on.",
             )
         return Unauthenticated("TOKEN_REJECTED", f"The bearer token was not accepted ({'; '.join(reasons)}).")
 
@@ -158,6 +163,17 @@ def _not_checked(cluster: CallerCluster, error: KubevendError) -> Unavailable:
         "server's operator finds more in its log.",
         metadata={"cluster": cluster.name, "cause": error.reason},
     )
+
+
+def _why_not(cluster: CallerCluster, error: str) -> str:
+    """Why a cluster does not accept a token, as far as that is for somebody whom nobody knows yet.
+
+    What it has besides ServiceAccounts (OIDC, webhooks) speaks up too, with client ids and addresses.
+    """
+    told = [part for part in re.split(r", |[\[\]]", error) if _TELLABLE.fullmatch(part)]
+    if error:
+        _log.info("token_not_accepted", cluster=cluster.name, error=error)
+    return ", ".join(told) or "not valid"
 
 
 def _service_account(cluster: str, reviewed: Reviewed) -> Caller | Unauthenticated:

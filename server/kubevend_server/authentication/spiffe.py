@@ -18,6 +18,8 @@ def trust_domain_fault(name: str) -> str:
     """What is wrong with the name of a trust domain; empty where nothing is."""
     if not name:
         return "its trust domain is empty"
+    if name.startswith(_SCHEME):
+        return f"its trust domain has {_SCHEME} before it: leave that out"
     if len(name) > _MOST_OF_A_TRUST_DOMAIN:
         return f"its trust domain is longer than {_MOST_OF_A_TRUST_DOMAIN} characters"
     if not _TRUST_DOMAIN.fullmatch(name):

@@ -33,6 +33,15 @@ _NO_ACTION = (
     ": no action is for such a principal and such a resource, so the policy could never apply. Roles and leases are in "
     "no other entity: compare resource.config, or a label"
 )
+_ACTION_GROUPS = ("view", "administer")
+_STRANGE_CHARACTER = ": texts stand in double quotes, and patterns are written with like and *"
+_TO_WRITE = (
+    ("invalid policy effect", ": write permit or forbid"),
+    ("token `and`", ": write &&"),
+    ("token `or`", ": write ||"),
+    ("token `not`", ": write !"),
+    ("expected an entity uid", ': write its type and, in quotes, its name: ServiceAccount::"kubernetes://…"'),
+)
 _OF_TYPE = re.compile(r"(.* on entity type )`(\w+)`(.*)")
 _POLICY = re.compile(r"^for policy `[^`]*`, ")
 
@@ -140,13 +149,13 @@ def _parse(file: str, statement: Statement) -> Policy | Finding:
 
 
 def _what_to_write(fault: str, statement: Statement) -> str:
-    if "invalid token" in fault and statement.text.count('"') % 2:
-        return ': is a " missing?'
+    if "invalid token" in fault:
+        return ': is a " missing?' if statement.text.count('"') % 2 else _STRANGE_CHARACTER
     if not statement.text.endswith(";") or re.search("`(@|permit|forbid)`", fault):
         return ": is the ; missing that ends a policy?"
     if "'=' is not a valid operator" in fault:
         return ": write =="
-    return ""
+    return next((what for part, what in _TO_WRITE if part in fault), "")
 
 
 def _finding(policy: Policy, message: str, severity: Literal["error", "warning"] = "error") -> Finding:
@@ -164,7 +173,19 @@ def _unfit(policy: Policy, schema: cedarpy.Schema) -> Iterator[Finding]:
         faults = [fault for fault in faults if not fault.startswith("unable to find an applicable action")]
     for fault in _joined(faults):
         line = line_of_fault(Statement(policy.text, policy.line), fault)
-        yield Finding(policy.file, line, policy.id, f"{fault}{_what_to_do(fault)}")
+        yield Finding(policy.file, line, policy.id, f"{fault}{_of_a_group(policy, fault) or _what_to_do(fault)}")
+
+
+def _of_a_group(policy: Policy, fault: str) -> str:
+    """What to do where `==` compares with a group, which no caller and no call is."""
+    if "applicable action" not in fault:
+        return ""
+    for part in ("principal", "action"):
+        scope = policy.parsed[part]
+        entity = scope.get("entity", {})
+        if scope["op"] == "==" and (entity["type"] == "Group" or (part == "action" and entity["id"] in _ACTION_GROUPS)):
+            return f': for what is in a group write {part} in {entity["type"]}::"{entity["id"]}"'
+    return ""
 
 
 def _joined(faults: Iterable[str]) -> list[str]:
@@ -186,8 +207,10 @@ def _what_to_do(fault: str) -> str:
     for part, what in (
         ("access to tag", f': ask for it first, as in resource.hasTag("{named}") && …'),
         ("access to optional attribute", f": ask for it first, as in principal has {named} && …"),
+        ("on entity type `OidcSubject` not found", f': claims are tags: principal.hasTag("{named}") && …'),
         ("on entity type", ": where only some callers have it, begin with principal is …"),
         ("applicable action", _NO_ACTION),
+        ("expected Long but saw String", ": numbers have no quotes, and context.ttl is in seconds"),
     ):
         if part in fault:
             return what

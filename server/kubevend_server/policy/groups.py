@@ -98,7 +98,7 @@ def _entries(table: object) -> Iterator[tuple[str, str]]:
         if not _NAME.fullmatch(group):
             raise PolicyError(f"{group!r} is no name of a group: lower-case letters, digits and dashes")
         if not isinstance(members, list) or not all(isinstance(entry, str) for entry in members):
-            raise PolicyError(f"group {group!r} is no list of callers' names")
+            raise PolicyError(f'group {group!r} is no list of callers\' names; write {group} = ["…", "…"]')
         for entry in members:
             yield group, entry
 

@@ -32,6 +32,7 @@ from kubevend_server.policy_commands.questions import (
     proposed_type,
     resource_type,
 )
+from kubevend_server.policy_commands.recognized import caller_fault
 from kubevend_server.roles import Role
 from kubevend_server.wiring import make_limits
 
@@ -88,11 +89,19 @@ class Possible:
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """What is known of a server: its roles and configs, None where nothing is, its limits, and its policies' folder."""
+    """What is known of a server.
+
+    Attributes:
+        folder: that of its policies.
+        catalog: its roles and configs; None where nothing is known of them.
+        limits: its own, for every role.
+        recognized: who may call, by its settings; None where they are not known.
+    """
 
     folder: Path
     catalog: Catalog | None
     limits: Limits
+    recognized: settings.CallersSettings | None = None
 
 
 class _Unlabeled:
@@ -118,6 +127,8 @@ def ask(folder: Path | None, settings_file: Path | None, options: Options, clock
         node=options.node,
         proxy=options.proxy,
     )
+    if server.recognized is not None and (fault := caller_fault(caller, server.recognized)):
+        raise ValueError(fault)
     resource, assumed = _resource(server, options)
     labels = dict(_pairs(options.namespace_labels, "namespace-label"))
     asking = Asking(
@@ -159,7 +170,9 @@ def _any_terms(role: Role) -> Terms:
 def _server(folder: Path | None, settings_file: Path | None) -> _Server:
     if settings_file is not None:
         found = settings.load(settings_file)
-        return _Server(folder or Path(found.policy.folder), inspection.read_catalog(found), make_limits(found))
+        return _Server(
+            folder or Path(found.policy.folder), inspection.read_catalog(found), make_limits(found), found.callers
+        )
     if folder is None:
         raise ValueError("Give the folder of the policies, or --settings.")
     return _Server(folder, None, LIMITS)

@@ -87,6 +87,8 @@ def parse(content: bytes) -> CasesFile:
         return _convert(yaml.load(content, _Loader))  # noqa: S506 - a SafeLoader, but for keys that are there twice
     except yaml.YAMLError as error:
         raise CasesError(f"it is no YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise CasesError("it is nested too deep") from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -95,6 +97,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise CasesError(f"line {key.start_mark.line + 1}: a key is no name")
             if key.value in seen:
                 raise CasesError(f"line {key.start_mark.line + 1}: {key.value!r} is there twice")
             seen.add(key.value)

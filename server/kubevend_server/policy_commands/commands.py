@@ -10,9 +10,11 @@ from typing import TypeVar
 import click
 
 from kubevend_server.redaction import redact
+from kubevend_server.text import shown
 
 T = TypeVar("T")
 
+_LONGEST_LINE = 4000
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, path_type=Path)
 
@@ -73,7 +75,16 @@ def explain(folder: Path | None, settings_file: Path | None, **given: object) ->
     The policies are those in DIR. With --settings the roles are those of the server's store; else the role is taken to
     allow just what is asked, and to have the labels given. Without --caller it says who may. The exit code is 0 where
     it is allowed, 1 where not, and 2 where that cannot be told.
-    """
+
+    \b
+    A workload, by what the server has:
+      kubevend-server policy explain --settings settings.toml --role roles/ci \\
+        --caller spiffe://example.org/ns/apps/sa/web
+    A CI job, by a folder of policies alone:
+      kubevend-server policy explain policies --role roles/ci \\
+        --claim ref=refs/heads/main \\
+        --caller oidc://github/repo%3Aacme%2Fshop%3Aref%3Arefs%2Fheads%2Fmain
+    """  # noqa: D301 - click wants the character itself
     from kubevend_server.clock import utc_now
     from kubevend_server.policy_commands import reports
     from kubevend_server.policy_commands.asked import Options, ask, ask_who
@@ -93,9 +104,19 @@ def explain(folder: Path | None, settings_file: Path | None, **given: object) ->
 def test(files: Sequence[Path], policies: Path | None) -> None:
     """Test policies by cases in YAML: FILE, or every *.yaml in DIR.
 
-    docs/policies.md has the form of the files. The exit code is 1 where a case fails, and 2 where one
-    cannot be tried.
-    """
+    The exit code is 1 where a case fails, and 2 where one cannot be tried. docs/policies.md has all that a file can
+    have; a small one, beside the policies:
+
+    \b
+      callers:
+        web: {name: "spiffe://example.org/ns/apps/sa/web"}
+      roles:
+        ci: {allowed_namespaces: [apps], allowed_service_accounts: [web],
+             allowed_audiences: [vault]}
+      cases:
+      - {name: a short one, caller: web, role: ci, ttl: 10m, expect: allow}
+      - {name: a long one, caller: web, role: ci, ttl: 1h, expect: deny}
+    """  # noqa: D301 - click wants the character itself
     from kubevend_server.policy_commands import reports, testing
 
     tested = _usable(lambda: testing.run(files, policies))
@@ -107,4 +128,6 @@ def _usable(make: Callable[[], T]) -> T:
     try:
         return make()
     except (ValueError, OSError) as error:
-        raise _Unanswered(redact(str(error))) from error
+        # Names in files may hold what a terminal obeys.
+        lines = redact(str(error)).split("\n")
+        raise _Unanswered("\n".join(shown(line, _LONGEST_LINE) for line in lines)) from error

@@ -72,7 +72,7 @@ def show_tested(tested: Tested) -> None:
     """Print what came of each case, as pytest does: dots, then what failed, then the sum."""
     for file, cases in _by_file(tested):
         marks = "".join(click.style("F", fg="red") if one.faults else "." for one in cases)
-        click.echo(f"{file} {marks}")
+        click.echo(f"{_plain(str(file))} {marks}")
     for one in tested.failed:
         click.echo()
         _say(click.style("FAILED ", fg="red"), f"{one.file}: {one.case.name}")
