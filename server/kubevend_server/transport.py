@@ -35,6 +35,9 @@ def transport_options(limits: LimitSettings) -> tuple[tuple[str, int], ...]:
         ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
         ("grpc.max_allowed_incoming_connections", limits.connections),
         ("grpc.max_concurrent_streams", limits.streams_per_connection),
+        # Else calls count until their memory is freed, which is after the caller has the answer: gRPC would refuse the
+        # next ones of callers who keep to the limit. Calls opened and reset are bounded by what may be pending.
+        ("grpc.http.overload_protection", 0),
         ("grpc.max_connection_idle_ms", _milliseconds(limits.connection_idle_seconds)),
         ("grpc.max_connection_age_ms", _milliseconds(limits.connection_age_seconds)),
         ("grpc.max_connection_age_grace_ms", _milliseconds(_AGE_GRACE_SECONDS)),

@@ -90,6 +90,10 @@ class RawConnection:
         """Send bytes of a message, which need not be all."""
         self.socket.sendall(_frame(DATA, _END_STREAM if end else 0, stream, piece))
 
+    def reset(self, stream: int) -> None:
+        """Take a request back (CANCEL)."""
+        self.socket.sendall(_frame(RST_STREAM, 0, stream, (8).to_bytes(4, "big")))
+
     def ping(self, count: int) -> None:
         """Send pings."""
         self.socket.sendall(_frame(PING, 0, 0, bytes(8)) * count)
