@@ -497,7 +497,8 @@ def test_a_case_fails_with_what_came_instead(case: str, told: str, tmp_path: Pat
     [
         ("expect: allow", "expct: allow", "cases[0].expct is nothing that it can have; did you mean expect?"),
         (", expect: allow", "", "cases[0] (one): it has no expect: say allow, deny, or refuse"),
-        ("expect: allow", "expect: maybe", "cases[0].expect (one): Invalid enum value 'maybe'"),
+        ("expect: allow", "expect: maybe", "cases[0].expect (one): Invalid enum value 'maybe': say allow, deny"),
+        ("expect: allow", "expect: allow, ttl: 600", "cases[0].ttl (one): Expected `str`, got `int`: write 600s"),
         ("expect: allow", "expect: allow, by: []", "what no policy permits is denied"),
         ("expect: allow", "expect: allow, by: [owns]", "by names owns, but no policy has that @id"),
         ("expect: allow", "expect: refuse, by: [own]", "give reason"),

@@ -129,6 +129,10 @@ def _in_words(fault: str, loaded: Any) -> str:
     path = place.rstrip("`").removeprefix(".")
     if what == "Object missing required field `expect`":
         what = "it has no expect: say allow, deny, or refuse"
+    if path.endswith(".expect"):
+        what += ": say allow, deny, or refuse"
+    if path.endswith(".ttl"):
+        what += ": write 600s, 10m, 1h or 1d"
     if path.startswith("cases["):
         name = loaded["cases"][int(path[6 : path.index("]")])].get("name")
         path = f"{path} ({name})" if name else path
