@@ -259,9 +259,14 @@ async def parse_request(call: Call, proceed: Handler) -> Message:
     """Parse the request, hold it against the rules in the protos, and refuse credentials where none belong."""
     request = call.method.request()
     payload = call.payload
+    if payload is None:
+        # Where gRPC itself refused a message, the caller has its words, and this is for the audit log.
+        raise InvalidArgument(
+            "REQUEST_MISSING",
+            "The call was ended without a message that the server takes: it sent none, or a larger one than "
+            "limits.request_bytes allows.",
+        )
     try:
-        if payload is None:
-            raise DecodeError  # noqa: TRY301 - no message is none that can be parsed
         request.ParseFromString(payload)
     except DecodeError as error:
         raise InvalidArgument(

@@ -397,12 +397,13 @@ def test_what_admission_says(
 
 
 def test_an_oversized_message(vending: Vending) -> None:
-    """What is larger than the server takes is refused by grpc-core itself, before any code of ours: no details."""
+    """What is larger than the server takes is refused by grpc-core itself, so without details, and leaves an event."""
     refusal = vending.admin.issue_refused(audiences=["x" * 300_000])
 
     assert (refusal.status, refusal.reason, refusal.details) == ("RESOURCE_EXHAUSTED", "", ())
     assert "larger than max" in refusal.message
-    assert not vending.events(method="kubevend.v1.IssueService/IssueToken")
+    (event,) = vending.events(method="kubevend.v1.IssueService/IssueToken")
+    assert (event["outcome"], event["reason"]) == ("OUTCOME_FAILED", "REQUEST_MISSING")
 
 
 def test_names_that_are_taken(vending: Vending, cluster: DevCluster) -> None:

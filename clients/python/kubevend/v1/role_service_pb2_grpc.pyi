@@ -43,8 +43,8 @@ class RoleServiceStub:
         (TWO_IDENTITIES); `x-forwarded-client-cert` from nobody who may forward it (FORWARDED_NOT_BELIEVED), or from a proxy,
         but it does not say which workload calls (FORWARDED_MISSING, FORWARDED_MALFORMED, FORWARDED_AMBIGUOUS,
         FORWARDED_URIS, FORWARDED_DNS_NAMES, FORWARDED_NOT_SPIFFE, FORWARDED_TRUST_DOMAIN, PROXY_CHAIN).
-      - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
-        google.rpc.BadRequest names each).
+      - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), none (REQUEST_MISSING), or a field that breaks its
+        rule (FIELD_INVALID; google.rpc.BadRequest names each).
       - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
         written (NOT_RECORDED); nothing was handed out or changed.
       - RESOURCE_EXHAUSTED: too many calls from one address (SOURCE_LIMIT), too many that show no credential that is accepted
@@ -111,8 +111,8 @@ class RoleServiceAsyncStub(RoleServiceStub):
         (TWO_IDENTITIES); `x-forwarded-client-cert` from nobody who may forward it (FORWARDED_NOT_BELIEVED), or from a proxy,
         but it does not say which workload calls (FORWARDED_MISSING, FORWARDED_MALFORMED, FORWARDED_AMBIGUOUS,
         FORWARDED_URIS, FORWARDED_DNS_NAMES, FORWARDED_NOT_SPIFFE, FORWARDED_TRUST_DOMAIN, PROXY_CHAIN).
-      - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
-        google.rpc.BadRequest names each).
+      - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), none (REQUEST_MISSING), or a field that breaks its
+        rule (FIELD_INVALID; google.rpc.BadRequest names each).
       - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
         written (NOT_RECORDED); nothing was handed out or changed.
       - RESOURCE_EXHAUSTED: too many calls from one address (SOURCE_LIMIT), too many that show no credential that is accepted
@@ -175,8 +175,8 @@ class RoleServiceServicer(metaclass=_abc_1.ABCMeta):
         (TWO_IDENTITIES); `x-forwarded-client-cert` from nobody who may forward it (FORWARDED_NOT_BELIEVED), or from a proxy,
         but it does not say which workload calls (FORWARDED_MISSING, FORWARDED_MALFORMED, FORWARDED_AMBIGUOUS,
         FORWARDED_URIS, FORWARDED_DNS_NAMES, FORWARDED_NOT_SPIFFE, FORWARDED_TRUST_DOMAIN, PROXY_CHAIN).
-      - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), or a field that breaks its rule (FIELD_INVALID;
-        google.rpc.BadRequest names each).
+      - INVALID_ARGUMENT: bytes that are no such message (REQUEST_MALFORMED), none (REQUEST_MISSING), or a field that breaks its
+        rule (FIELD_INVALID; google.rpc.BadRequest names each).
       - UNAVAILABLE: whose token it is could not be checked (CALLER_NOT_CHECKED), or the audit event or the store could not be
         written (NOT_RECORDED); nothing was handed out or changed.
       - RESOURCE_EXHAUSTED: too many calls from one address (SOURCE_LIMIT), too many that show no credential that is accepted
