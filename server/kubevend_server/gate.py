@@ -118,6 +118,9 @@ class Gate:
 
     def _accept(self, call: Call) -> None:
         """Remember a credential that was accepted: others' failures from the same address are not to stop it."""
+        if self._carries_others(call.shown):
+            # It is held to no failures, and may show no credential of its own: none at all would then be accepted.
+            return
         credential = _credential(call)
         self._accepted[credential] = None
         self._accepted.move_to_end(credential)

@@ -20,7 +20,7 @@ from kubevend_server.audit.log import AuditLog
 from kubevend_server.authentication.forwarded import Proxies, Proxy
 from kubevend_server.callers import service_account
 from kubevend_server.calls import Call
-from kubevend_server.errors import KubevendError, OverLimit
+from kubevend_server.errors import KubevendError, OverLimit, Unauthenticated
 from kubevend_server.gate import Gate
 from kubevend_server.interceptors import Patience
 from kubevend_server.journal import Journal
@@ -285,6 +285,21 @@ async def test_a_source_has_so_many_under_way() -> None:
     assert await over(tried.admit_source, by("a", shown=shown({}, by_certificate.listener, two))) != ""
     await finish()
     assert await over(tried.admit_source, by("b")) == ""
+
+
+async def test_what_comes_by_a_proxy_excuses_nobody_else() -> None:
+    """A caller whom a proxy vouches for shows no credential; who shows none to kubevend itself is no less a failure."""
+    tried = gate(source_failures_per_second=1, source_failures_burst=1)
+    await (await begin(tried.admit_caller, by("a", shown=shown({}, Listener("mesh", proxy="mesh")))))()
+
+    async def fail(_: Call) -> Any:
+        raise Unauthenticated("CREDENTIAL_MISSING", "none")
+
+    with pytest.raises(Unauthenticated):
+        await tried.admit_source(call(caller=None, shown=shown({})), fail)
+    await (await begin(tried.admit_caller, by("a", shown=shown({}, Listener("mesh", proxy="mesh")))))()
+    with pytest.raises(OverLimit, match="source_failures_per_second"):
+        await tried.admit_source(call(caller=None, shown=shown({})), fail)
 
 
 async def test_a_flood_from_everywhere_is_bounded(database: Database, audit: AuditLog, tmp_path: Path) -> None:
