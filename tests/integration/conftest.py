@@ -175,9 +175,12 @@ def note_metrics(vending: Vending) -> None:
     process, port = vending.server.process, metrics_port(vending)
     if process is not None and process.poll() is None and port:
         url = f"http://127.0.0.1:{port}/metrics"
-        # A test that fails may leave a server that is stopping.
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=10) as answer:
-            EVIDENCE.told.append(("the metrics", answer.read()))
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                EVIDENCE.told.append(("the metrics", answer.read()))
+        except OSError:
+            # After a test that failed a server may be stopping. One that is not must answer.
+            process.wait(timeout=30)
 
 
 @pytest.fixture
