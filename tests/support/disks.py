@@ -25,8 +25,10 @@ def small_disk(folder: Path, megabytes: int = 1) -> Iterator[Path]:
         if os.environ.get("CI"):
             pytest.fail(f"CI must be able to mount a small disk: {mounted.stderr}")
         pytest.skip(f"mounting needs root: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill(disk: Path) -> Path:
