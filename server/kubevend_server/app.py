@@ -55,6 +55,7 @@ from kubevend_server.revocation import Revocation
 from kubevend_server.rotation import StoreKeyRotation
 from kubevend_server.services import Service
 from kubevend_server.services.configs import ConfigService
+from kubevend_server.services.identity import IdentityService
 from kubevend_server.services.issue import IssueService
 from kubevend_server.services.leases import LeaseService
 from kubevend_server.services.roles import RoleService
@@ -63,6 +64,7 @@ from kubevend_server.store import replicas as replica_store
 from kubevend_server.store import roles as role_store
 from kubevend_server.store.configs import ConfigStore
 from kubevend_server.store.database import Database
+from kubevend_server.streams import Streams
 from kubevend_server.tls import TlsFiles
 from kubevend_server.transport import make_room, transport_options
 from kubevend_server.turns import Turns
@@ -181,9 +183,11 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     services: list[Service] = [
         ConfigService(catalog, authorizer, page_tokens, config_store, rules, clusters, checker, clock),
         RoleService(catalog, authorizer, page_tokens, Promises(catalog, clusters), limits, clock),
-        IssueService(issuance),
+        IssueService(issuance, settings.issuance.renew_after, clock),
         LeaseService(database, authorizer, page_tokens, revocation, clock),
+        IdentityService(authorizer),
     ]
+    streams = Streams(settings.limits.streams_per_caller)
     recorder = Recorder(journal, metrics, checkpoint)
     health = await make_health([service.name for service in services])
     identities = read_identities(settings)
@@ -191,7 +195,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     patience = Patience(settings.limits.request_seconds, settings.limits.call_seconds)
     interceptors = chain(authenticator, policy_source, recorder, gate, refusals, patience)
     options = transport_options(settings.limits)
-    doors = Doors(make_doors(settings, identities, bundles), services, interceptors, health, options)
+    doors = Doors(make_doors(settings, identities, bundles), services, interceptors, health, streams, options)
     reload = PolicyReload(policy_folder, policy_source, policy_version, clock, health.tell_policies)
 
     # Open the doors, and wait.

@@ -30,12 +30,14 @@ class Method:
         name: its own, `IssueToken`, which is its action in the access policy.
         request: the type of its request.
         reads: whether it only reads; then its audit event is written only where it is denied.
+        streams: whether it has many answers, each with an audit event of its own.
     """
 
     service: str
     name: str
     request: type[Message]
     reads: bool
+    streams: bool = False
 
     @property
     def full_name(self) -> str:
@@ -111,6 +113,7 @@ class Call:
             outside that must be recorded.
         abandoned: the caller has given up.
         record: what the audit log shall know.
+        stream: of a later step of a stream, the request id of the call that opened it; else empty.
     """
 
     method: Method
@@ -127,6 +130,7 @@ class Call:
     irrevocable: bool = False
     abandoned: bool = False
     record: Record = field(default_factory=Record)
+    stream: str = ""
 
     def __repr__(self) -> str:
         return f"Call({self.method.full_name}, {self.request_id})"

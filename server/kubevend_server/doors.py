@@ -15,13 +15,14 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 from grpc import aio
 
+from kubevend_server.behaviors import behavior, stream_behavior
 from kubevend_server.calls import Interceptor, Method
 from kubevend_server.health import Health, add_health, add_reflection
-from kubevend_server.interceptors import behavior
 from kubevend_server.listeners import Listener
-from kubevend_server.policy.access import actions
+from kubevend_server.policy.access import DECIDED_AS, actions
 from kubevend_server.services import Service
 from kubevend_server.sockets import UnixSocket
+from kubevend_server.streams import Streams
 
 _log = structlog.get_logger()
 
@@ -50,6 +51,7 @@ class Doors:
         services: Sequence[Service],
         interceptors: Sequence[Interceptor],
         health: Health,
+        streams: Streams,
         options: Sequence[tuple[str, int]],
     ) -> None:
         """Take what is behind the doors. Nothing is open yet.
@@ -59,6 +61,7 @@ class Doors:
             services: what is served at each of them.
             interceptors: what every call passes through.
             health: what is told of it at each of them.
+            streams: the open streams of them all.
             options: gRPC's, for each door.
 
         Raises:
@@ -69,6 +72,7 @@ class Doors:
         self._interceptors = interceptors
         self._options = options
         self._health = health
+        self._streams = streams
         self._servers: list[aio.Server] = []
 
     async def open(self) -> list[int]:
@@ -97,32 +101,36 @@ class Doors:
     async def close(self, drain_seconds: float) -> None:
         """Say NOT_SERVING, let what runs end, at the most for so many seconds, then close them."""
         await self._health.enter_graceful_shutdown()
+        self._streams.close()
         await asyncio.gather(*(server.stop(drain_seconds) for server in self._servers))
 
     def _server(self, door: Door) -> aio.Server:
         server = aio.server(options=self._options)
         for service, methods in self._services:
-            found = service.handlers()
-            handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-                method.name: grpc.stream_unary_rpc_method_handler(
-                    behavior(method, found[method.name], self._interceptors, door.listener)
-                )
-                for method in methods
-            }
+            handlers = {method.name: self._handler(service, method, door.listener) for method in methods}
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, handlers),))
         add_health(server, self._health)
         add_reflection(server, [service.name for service, _ in self._services])
         return server
 
+    def _handler(self, service: Service, method: Method, listener: Listener) -> grpc.RpcMethodHandler[bytes, bytes]:
+        if method.streams:
+            opener = service.openers()[method.name]
+            return grpc.stream_stream_rpc_method_handler(
+                stream_behavior(method, opener, self._interceptors, self._streams, listener)
+            )
+        handler = service.handlers()[method.name]
+        return grpc.stream_unary_rpc_method_handler(behavior(method, handler, self._interceptors, listener))
+
 
 def _methods(service: Service) -> list[Method]:
     known, methods = actions(), []
     for method in descriptor_pool.Default().FindServiceByName(service.name).methods:
-        if method.name not in known:
+        if method.name not in known and method.name not in DECIDED_AS:
             raise ValueError(f"The access policy's schema does not know {method.full_name}, so nobody may call it.")
         request: type[Message] = message_factory.GetMessageClass(method.input_type)
-        reads = method.name.startswith(("Get", "List"))
-        methods.append(Method(service.name, method.name, request, reads))
+        reads = method.name.startswith(("Get", "List", "Watch", "WhoAmI"))
+        methods.append(Method(service.name, method.name, request, reads, method.server_streaming))
     return methods
 
 

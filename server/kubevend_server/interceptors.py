@@ -7,33 +7,25 @@ anew for each call; these are put together once, and every one sees the whole ca
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
-import ssl
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import structlog
 from google.protobuf.message import DecodeError, Message
-from grpc import aio
-from grpc_status import rpc_status
 
 from kubevend_server.audit import event
 from kubevend_server.audit.log import Event
 from kubevend_server.authentication.authenticator import Authenticator
-from kubevend_server.calls import Call, Handler, Interceptor, Method
+from kubevend_server.calls import Call, Handler, Interceptor
 from kubevend_server.checkpoints import Checkpoint, pass_by
-from kubevend_server.errors import DeadlineExceeded, Internal, InvalidArgument, KubevendError, OverLimit, to_status
+from kubevend_server.errors import DeadlineExceeded, Internal, InvalidArgument, KubevendError, OverLimit
 from kubevend_server.field_rules import check_no_credential, check_rules
 from kubevend_server.gate import Gate
 from kubevend_server.journal import Entry, Journal
-from kubevend_server.listeners import BEARER, Listener, PeerCertificate, Shown
 from kubevend_server.metrics import Metrics
 from kubevend_server.policy_folder import PolicySource
 from kubevend_server.refusals import Refusals
-
-Behavior = Callable[[AsyncIterator[bytes], "aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
 
 _log = structlog.get_logger()
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -47,7 +39,7 @@ def chain(
     refusals: Refusals,
     patience: Patience,
 ) -> Sequence[Interceptor]:
-    """The interceptors, the outermost first. Error mapping, outside them all, is in `behavior`."""
+    """The interceptors, the outermost first. Error mapping, outside them all, is in `behaviors.py`."""
     return [
         identify_call,
         catch_defects,
@@ -61,39 +53,10 @@ def chain(
     ]
 
 
-def behavior(
-    method: Method, handler: Handler, interceptors: Sequence[Interceptor], listener: Listener = BEARER
-) -> Behavior:
-    """Put a method's handler inside the interceptors, as gRPC wants it: bytes in, bytes out.
-
-    To gRPC each method takes a stream of requests, of which it reads the first: so a call is seen when its headers are
-    there, and not only once its caller has sent the rest.
-
-    An error becomes a google.rpc.Status here, and nowhere else.
-    """
-    handle = handler
-    for interceptor in reversed(interceptors):
-        handle = _inside(interceptor, handle)
-
-    async def behave(requests: AsyncIterator[bytes], context: aio.ServicerContext[bytes, bytes]) -> bytes:
-        async def receive() -> bytes | None:
-            async for payload in requests:
-                return payload
-            return None
-
-        call = Call(method, receive, _shown(listener, context), context.peer(), time.monotonic())
-        try:
-            reply = await handle(call)
-        except KubevendError as error:
-            await context.abort_with_status(rpc_status.to_status(to_status(error, call.request_id)))
-        return reply.SerializeToString()
-
-    return behave
-
-
 async def identify_call(call: Call, proceed: Handler) -> Message:
-    """Give the call its request id, the caller's own where it is a UUID, and its trace id."""
-    call.request_id = _uuid(call.shown.first("x-request-id")) or str(uuid.uuid4())
+    """Give the call its request id, the caller's own where it is a UUID and not used yet, and its trace id."""
+    own = "" if call.stream else _uuid(call.shown.first("x-request-id"))
+    call.request_id = own or str(uuid.uuid4())
     traceparent = _TRACEPARENT.fullmatch(call.shown.first("traceparent"))
     call.trace_id = traceparent.group(1) if traceparent else ""
     return await proceed(call)
@@ -107,7 +70,7 @@ async def catch_defects(call: Call, proceed: Handler) -> Message:
         raise
     except Exception as defect:
         _log.exception("defect", method=call.method.full_name, request_id=call.request_id)
-        raise _defect(call) from defect
+        raise defect_of(call.request_id) from defect
 
 
 class Recorder:
@@ -158,7 +121,7 @@ class Recorder:
             await self._commit(call, None, cancelled=True)
             raise
         except Exception as problem:
-            error = problem if isinstance(problem, KubevendError) else _defect(call)
+            error = problem if isinstance(problem, KubevendError) else defect_of(call.request_id)
             call.irrevocable = True
             await self._commit(call, error)
             raise
@@ -280,32 +243,6 @@ async def parse_request(call: Call, proceed: Handler) -> Message:
     return await proceed(call)
 
 
-def _inside(interceptor: Interceptor, handler: Handler) -> Handler:
-    async def handle(call: Call) -> Message:
-        return await interceptor(call, handler)
-
-    return handle
-
-
-def _shown(listener: Listener, context: aio.ServicerContext[bytes, bytes]) -> Shown:
-    metadata: dict[str, tuple[str, ...]] = {}
-    for key, value in context.invocation_metadata() or ():
-        text = value if isinstance(value, str) else value.decode("latin-1")
-        metadata[key] = (*metadata.get(key, ()), text)
-    certificate = _peer_certificate(context) if listener.trust_domain else None
-    return Shown(listener, metadata, certificate)
-
-
-def _peer_certificate(context: aio.ServicerContext[bytes, bytes]) -> PeerCertificate:
-    # Not `peer_spiffe_id`: gRPC leaves it out without a word where there are two URIs.
-    proven = context.auth_context()
-    pem = b"".join(proven.get("x509_pem_cert", ()))
-    uris = tuple(uri.decode("latin-1") for uri in proven.get("peer_uri", ()))
-    fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest()
-    # On the server's side BoringSSL leaves the certificate itself out of the chain.
-    return PeerCertificate(uris, fingerprint, pem + b"".join(proven.get("x509_pem_cert_chain", ())))
-
-
 def _uuid(text: str) -> str:
     try:
         return str(uuid.UUID(text))
@@ -313,10 +250,11 @@ def _uuid(text: str) -> str:
         return ""
 
 
-def _defect(call: Call) -> Internal:
+def defect_of(request_id: str) -> Internal:
+    """What a caller is told of a defect: where its cause is found, and nothing of the cause."""
     return Internal(
         "DEFECT",
-        f"kubevend has a defect. Its operator finds the cause in the server's log under request id {call.request_id}.",
+        f"kubevend has a defect. Its operator finds the cause in the server's log under request id {request_id}.",
     )
 
 

@@ -165,7 +165,9 @@ class Issuance:
             self._require_sight(call, role)
             raise refusal if found else role_not_found(role_name) from None
         call.record.rules, call.record.warnings = offered.rules, offered.warnings
-        decision = self._authorizer.require(call, role, hidden=role_not_found(role.name), terms=offered)
+        decision = self._authorizer.require(
+            call, role, action="IssueToken", hidden=role_not_found(role.name), terms=offered
+        )
         call.record.grant = grant(offered, decision)
         return call.record.grant
 

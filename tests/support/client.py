@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 
 from kubevend.v1 import (
     config_service_pb2_grpc,
+    identity_service_pb2_grpc,
     issue_service_pb2,
     issue_service_pb2_grpc,
     lease_service_pb2_grpc,
@@ -62,6 +63,7 @@ class Client:
         self.configs = config_service_pb2_grpc.ConfigServiceStub(self.channel)
         self.roles = role_service_pb2_grpc.RoleServiceStub(self.channel)
         self.issuing = issue_service_pb2_grpc.IssueServiceStub(self.channel)
+        self.identity = identity_service_pb2_grpc.IdentityServiceStub(self.channel)
         self.leases = lease_service_pb2_grpc.LeaseServiceStub(self.channel)
 
     def call(self, method: Callable[..., Reply], request: Message, timeout: float = 30) -> Reply:
@@ -82,6 +84,12 @@ class Client:
         reply = self.call(self.issuing.IssueToken, request)
         self.tokens.append(reply.token)
         return reply
+
+    def stream(self, role: str = "roles/ci", timeout: float = 120, **fields: Any) -> Any:
+        """Open a stream of tokens: an iterator of its answers, which can be cancelled."""
+        issue = issue_service_pb2.IssueTokenRequest(role=role, **fields)
+        request = issue_service_pb2.StreamTokensRequest(issue=issue)
+        return self.issuing.StreamTokens(request, metadata=self.metadata, timeout=timeout)
 
     def issue_refused(self, role: str = "roles/ci", **fields: Any) -> Refusal:
         """Ask for a token that must not be issued."""

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from kubevend.v1 import issue_service_pb2 as iss
 from kubevend.v1 import role_service_pb2 as rs
 from kubevend_server import interceptors
+from kubevend_server.behaviors import behavior
 from kubevend_server.calls import Call, Handler, Interceptor
 from kubevend_server.gate import Gate
-from kubevend_server.interceptors import Authentication, behavior, identify_call
+from kubevend_server.interceptors import Authentication, identify_call
 from kubevend_server.refusals import Refusals
 from tests.unit.builders import ADMIN_TOKEN, ISSUE_TOKEN, call, shown
 from tests.unit.world import Refused, World, context, sending

@@ -28,6 +28,7 @@ from kubevend_server.authentication.forwarded import Proxies
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
 from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.authorization import Authorizer
+from kubevend_server.behaviors import behavior
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
 from kubevend_server.checks import Checker
@@ -43,7 +44,7 @@ from kubevend_server.encryption import Keyring
 from kubevend_server.errors import KubevendError
 from kubevend_server.gate import Gate
 from kubevend_server.in_flight import InFlight
-from kubevend_server.interceptors import Patience, Recorder, behavior, chain
+from kubevend_server.interceptors import Patience, Recorder, chain
 from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
 from kubevend_server.making import Maker
@@ -59,6 +60,7 @@ from kubevend_server.removal import Remover
 from kubevend_server.revocation import Revocation
 from kubevend_server.services import Service
 from kubevend_server.services.configs import ConfigService
+from kubevend_server.services.identity import IdentityService
 from kubevend_server.services.issue import IssueService
 from kubevend_server.services.leases import LeaseService
 from kubevend_server.services.roles import RoleService
@@ -278,8 +280,9 @@ class World:
         self.services: list[Service] = [
             ConfigService(self.catalog, authorizer, tokens, self.config_store, rules, clusters, checker, clock),
             RoleService(self.catalog, authorizer, tokens, Promises(self.catalog, clusters), limits(), clock),
-            IssueService(issuance),
+            IssueService(issuance, 0.67, clock),
             LeaseService(self.database, authorizer, tokens, revocation, clock),
+            IdentityService(authorizer),
         ]
 
     async def call(
@@ -306,7 +309,7 @@ class World:
         service = next(service for service in self.services if name in service.handlers())
         described = descriptor_pool.Default().FindServiceByName(service.name).FindMethodByName(name)
         request = message_factory.GetMessageClass(described.input_type)
-        method = Method(service.name, name, request, reads=name.startswith(("Get", "List")))
+        method = Method(service.name, name, request, reads=name.startswith(("Get", "List", "WhoAmI")))
         behave = behavior(method, service.handlers()[name], self.interceptors)
         reply = await behave(sending(payload), context(metadata, peer))
         return message_factory.GetMessageClass(described.output_type).FromString(reply)

@@ -151,6 +151,7 @@ def _identity(call: Call) -> dict[str, Any]:
         {
             "method": call.method.full_name,
             "requestId": call.request_id,
+            "streamId": call.stream or (call.request_id if call.method.streams else ""),
             "traceId": call.trace_id,
             "caller": _caller(call),
             "source": call.peer,

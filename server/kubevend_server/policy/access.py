@@ -19,10 +19,10 @@ from kubevend_server.leases import Lease
 from kubevend_server.policy import entities
 from kubevend_server.policy.candidates import Candidates, facts_of
 from kubevend_server.policy.entities import Circumstances, Labels, Resource, Server
-from kubevend_server.policy.parsing import COMPILED_SCHEMA, Parsed, PolicyError, actions, parse
+from kubevend_server.policy.parsing import COMPILED_SCHEMA, DECIDED_AS, Parsed, PolicyError, actions, parse
 from kubevend_server.policy.visible import FIELDS, Kind, kinds
 
-__all__ = ["AccessPolicy", "Circumstances", "Decision", "PolicyError", "Resource", "Server", "actions"]
+__all__ = ["DECIDED_AS", "AccessPolicy", "Circumstances", "Decision", "PolicyError", "Resource", "Server", "actions"]
 
 _MOST_REMEMBERED = 4096
 _MOST_SETS = 512

@@ -13,6 +13,9 @@ import cedarpy
 from kubevend_server.policy.nesting import TooDeepError, read_cedar
 
 SCHEMA = resources.files(__package__).joinpath("kubevend.cedarschema").read_text()
+DECIDED_AS = {"StreamTokens": "IssueToken", "WhoAmI": ""}
+"""The methods without an action of their own, and the action that is decided in its place: a stream of tokens is
+allowed to whom each of them is. WhoAmI tells callers of themselves alone, so nobody is kept from it."""
 COMPILED_SCHEMA = cedarpy.Schema.from_str(SCHEMA)
 
 

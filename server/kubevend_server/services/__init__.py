@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from kubevend_server.calls import Handler
+from kubevend_server.streams import Opener
 
 
 class Service(Protocol):
@@ -14,4 +16,8 @@ class Service(Protocol):
     """Its full name, `kubevend.v1.IssueService`."""
 
     def handlers(self) -> dict[str, Handler]:
-        """Its methods by name."""
+        """Its methods with one answer, by name."""
+
+    def openers(self) -> Mapping[str, Opener]:
+        """Its methods with many answers, by name."""
+        return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -25,6 +26,7 @@ from kubevend_server.policy.access import Server
 from kubevend_server.services import convert, listing
 from kubevend_server.services.updating import check_etag, merge, require_named
 from kubevend_server.store.configs import ConfigStore, config_not_found
+from kubevend_server.streams import Opener
 
 _CREDENTIALS = ("in_cluster", "token_file", "service_account_jwt", "client_certificate", "client_certificate_files")
 _SEALED = ("service_account_jwt", "client_certificate")
@@ -69,6 +71,10 @@ class ConfigService:
             "DeleteConfig": self.delete_config,
             "CheckConfig": self.check_config,
         }
+
+    def openers(self) -> Mapping[str, Opener]:
+        """None with many answers."""
+        return {}
 
     async def get_config(self, call: Call) -> Message:
         """Read one config."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 from google.protobuf.message import Message
@@ -9,10 +12,14 @@ from google.protobuf.message import Message
 from kubevend.v1 import issue_service_pb2 as pb
 from kubevend.v1 import role_service_pb2
 from kubevend_server.calls import Call, Handler
+from kubevend_server.clock import Clock
+from kubevend_server.errors import InvalidArgument, Violation
 from kubevend_server.issuance import Issuance, Issued
 from kubevend_server.policy.lifetimes import seconds
 from kubevend_server.policy.terms import Asked
 from kubevend_server.services import convert
+from kubevend_server.streams import Opener
+from kubevend_server.token_streams import TokenStreams
 
 
 class IssueService:
@@ -20,16 +27,36 @@ class IssueService:
 
     name = "kubevend.v1.IssueService"
 
-    def __init__(self, issuance: Issuance) -> None:
+    def __init__(self, issuance: Issuance, renew_after: float, clock: Clock) -> None:
         self._issuance = issuance
+        # Not a secret: it keeps tokens that were issued together from being renewed together.
+        spread = partial(random.uniform, 0.95, 1.05)
+        self._token_streams = TokenStreams(self.issue_on_stream, renew_after, clock, spread)
 
     def handlers(self) -> dict[str, Handler]:
-        """Its methods by name."""
+        """Its methods with one answer, by name."""
         return {"IssueToken": self.issue_token}
+
+    def openers(self) -> Mapping[str, Opener]:
+        """Its methods with many answers, by name."""
+        return {"StreamTokens": self._token_streams.run}
 
     async def issue_token(self, call: Call) -> Message:
         """Issue one token."""
-        request = cast("pb.IssueTokenRequest", call.request)
+        return await self._issue(call, cast("pb.IssueTokenRequest", call.request))
+
+    async def issue_on_stream(self, call: Call) -> Message:
+        """Issue the next token of a stream."""
+        request = cast("pb.StreamTokensRequest", call.request).issue
+        if request.validate_only:
+            raise InvalidArgument(
+                "FIELD_INVALID",
+                "issue.validate_only must be left out: a stream issues tokens. IssueToken takes it.",
+                violations=[Violation("issue.validate_only", "must be left out")],
+            )
+        return await self._issue(call, request)
+
+    async def _issue(self, call: Call, request: pb.IssueTokenRequest) -> Message:
         call.record.resource = request.role
         asked = Asked(
             namespace=request.namespace,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -25,6 +25,7 @@ from kubevend_server.services import convert
 from kubevend_server.store import leases as store
 from kubevend_server.store.database import Database
 from kubevend_server.store.lease_filters import MOST_SCANNED, by_end, position
+from kubevend_server.streams import Opener
 
 # Whatever the page size, so that the time of a page says little of what was passed over.
 _BATCH = 200
@@ -60,6 +61,10 @@ class LeaseService:
             "RevokeLease": self.revoke_lease,
             "RevokeLeases": self.revoke_leases,
         }
+
+    def openers(self) -> Mapping[str, Opener]:
+        """None with many answers."""
+        return {}
 
     async def get_lease(self, call: Call) -> Message:
         """Read one lease."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -37,6 +37,7 @@ from kubevend_server.services import convert, listing
 from kubevend_server.services.updating import check_etag, merge, require_named
 from kubevend_server.store import roles as store
 from kubevend_server.store.configs import config_missing
+from kubevend_server.streams import Opener
 from kubevend_server.warning import Warning
 
 _FIELDS = frozenset(
@@ -94,6 +95,10 @@ class RoleService:
             "UpdateRole": self.update_role,
             "DeleteRole": self.delete_role,
         }
+
+    def openers(self) -> Mapping[str, Opener]:
+        """None with many answers."""
+        return {}
 
     async def get_role(self, call: Call) -> Message:
         """Read one role."""

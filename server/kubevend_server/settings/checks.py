@@ -52,6 +52,11 @@ def check(settings: Settings) -> None:
                 f"issuance.{key} is {seconds}; Kubernetes issues tokens for {MINIMUM_TTL.total_seconds():.0f} to "
                 f"{_LONGEST_TTL} seconds."
             )
+    if not 0 < settings.issuance.renew_after < 1:
+        raise SettingsError(
+            f"issuance.renew_after is {settings.issuance.renew_after}; it must be a part of a token's life: more "
+            "than 0 and less than 1."
+        )
     for fault in limit_faults(settings.limits):
         raise SettingsError(fault)
     _check_clusters(settings.callers.clusters)

@@ -12,6 +12,7 @@ _LEAST = {
     "in_flight_per_source": 1,
     "in_flight_per_caller": 1,
     "issuing_per_cluster": 1,
+    "streams_per_caller": 1,
     "streams_per_connection": 1,
     "connections": 1,
     # The smallest that lets everything through that is allowed otherwise.

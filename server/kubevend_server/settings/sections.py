@@ -69,10 +69,12 @@ class IssuanceSettings:
     Attributes:
         default_ttl_seconds: where neither request nor role names a TTL.
         max_ttl_seconds: what is longer is shortened.
+        renew_after: on a stream, the part of a token's life after which the next one follows.
     """
 
     default_ttl_seconds: int = 3600
     max_ttl_seconds: int = 86400
+    renew_after: float = 0.67
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +169,7 @@ class LimitSettings:
         request_bytes: of a request's message.
         metadata_bytes: of a request's metadata, its token among it.
         connections: at once, to each listener.
+        streams_per_caller: streams of tokens and watches that one caller may have open.
         streams_per_connection: calls under way at once on one connection; clients let what is more wait.
         connection_idle_seconds: after which a connection without calls is closed.
         connection_age_seconds: after which a connection is closed, once its calls are done or a minute is over.
@@ -189,6 +192,7 @@ class LimitSettings:
     request_bytes: int = 1 << 18
     metadata_bytes: int = 1 << 15
     connections: int = 5000
+    streams_per_caller: int = 1000
     streams_per_connection: int = 250
     connection_idle_seconds: float = 600.0
     connection_age_seconds: float = 3600.0

@@ -32,6 +32,7 @@ class IssueTokenRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     MIN_TTL_FIELD_NUMBER: _builtins.int
     AUDIENCES_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     CLUSTER_WIDE_FIELD_NUMBER: _builtins.int
     role: _builtins.str
@@ -40,6 +41,11 @@ class IssueTokenRequest(_message.Message):
     """The ServiceAccount's namespace. Default: the only one that the role allows."""
     service_account_name: _builtins.str
     """The ServiceAccount's name. Default: the only one that the role allows. Left out where the role makes one for each lease."""
+    request_id: _builtins.str
+    """A UUID of the caller's own making (RFC 9562, version 4), one for each token that it wants. Sent again with the same
+    fields by the same caller, within ten minutes or while the lease lives, whichever is shorter, it gets another token
+    of the same lease in place of a second lease: so a call whose answer was lost can be made again. Default: none.
+    """
     validate_only: _builtins.bool
     """Answer what would happen and why, and issue nothing: no call to the cluster, no token, no lease. What the
     cluster itself would say (its RBAC, its cap on lifetimes) is therefore not part of the answer.
@@ -76,12 +82,13 @@ class IssueTokenRequest(_message.Message):
         ttl: _duration_pb2.Duration | None = ...,
         min_ttl: _duration_pb2.Duration | None = ...,
         audiences: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         cluster_wide: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["min_ttl", b"min_ttl", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audiences", b"audiences", "cluster_wide", b"cluster_wide", "min_ttl", b"min_ttl", "namespace", b"namespace", "role", b"role", "service_account_name", b"service_account_name", "ttl", b"ttl", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audiences", b"audiences", "cluster_wide", b"cluster_wide", "min_ttl", b"min_ttl", "namespace", b"namespace", "request_id", b"request_id", "role", b"role", "service_account_name", b"service_account_name", "ttl", b"ttl", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -104,6 +111,7 @@ class IssueTokenResponse(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     DECISION_FIELD_NUMBER: _builtins.int
     REVOCATION_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
     token: _builtins.str
     """The token. Empty with `validate_only`."""
     namespace: _builtins.str
@@ -120,6 +128,8 @@ class IssueTokenResponse(_message.Message):
     """The `auditID` under which Kubernetes' audit log has the TokenRequest. Empty with `validate_only`."""
     revocation: _role_service_pb2.Revocation.ValueType
     """How the lease can be ended before its time, and whether that ends the token: REVOCATION_NONE does not."""
+    replayed: _builtins.bool
+    """Whether this is another token of a lease that an earlier call with the same `request_id` got."""
     @_builtins.property
     def expiration(self) -> _timestamp_pb2.Timestamp:
         """The lease's end: until when kubevend answers for the token."""
@@ -162,14 +172,111 @@ class IssueTokenResponse(_message.Message):
         warnings: _abc.Iterable[_warning_pb2.Warning] | None = ...,
         decision: Global___Decision | None = ...,
         revocation: _role_service_pb2.Revocation.ValueType = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "expiration", b"expiration", "granted_ttl", b"granted_ttl", "token_expiration", b"token_expiration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audiences", b"audiences", "decision", b"decision", "expiration", b"expiration", "granted_ttl", b"granted_ttl", "jti", b"jti", "kubernetes_audit_id", b"kubernetes_audit_id", "lease", b"lease", "namespace", b"namespace", "revocation", b"revocation", "service_account", b"service_account", "token", b"token", "token_expiration", b"token_expiration", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audiences", b"audiences", "decision", b"decision", "expiration", b"expiration", "granted_ttl", b"granted_ttl", "jti", b"jti", "kubernetes_audit_id", b"kubernetes_audit_id", "lease", b"lease", "namespace", b"namespace", "replayed", b"replayed", "revocation", b"revocation", "service_account", b"service_account", "token", b"token", "token_expiration", b"token_expiration", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IssueTokenResponse: _TypeAlias = IssueTokenResponse  # noqa: Y015
+
+@_typing.final
+class StreamTokensRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ISSUE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def issue(self) -> Global___IssueTokenRequest:
+        """What each token is to be, as in IssueToken. `validate_only` is refused. Required."""
+
+    def __init__(
+        self,
+        *,
+        issue: Global___IssueTokenRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["issue", b"issue"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issue", b"issue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamTokensRequest: _TypeAlias = StreamTokensRequest  # noqa: Y015
+
+@_typing.final
+class StreamTokensResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    NOTICE_FIELD_NUMBER: _builtins.int
+    NEXT_TOKEN_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def token(self) -> Global___IssueTokenResponse:
+        """The next token. The one before goes on working until its own end."""
+
+    @_builtins.property
+    def notice(self) -> Global___StreamNotice:
+        """Why the stream ends now. Its status, which follows, says the same."""
+
+    @_builtins.property
+    def next_token_time(self) -> _timestamp_pb2.Timestamp:
+        """When the next token is to be expected, at a server that is well. Set with a token."""
+
+    def __init__(
+        self,
+        *,
+        token: Global___IssueTokenResponse | None = ...,
+        notice: Global___StreamNotice | None = ...,
+        next_token_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "next_token_time", b"next_token_time", "notice", b"notice", "token", b"token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "next_token_time", b"next_token_time", "notice", b"notice", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["token", "notice"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___StreamTokensResponse: _TypeAlias = StreamTokensResponse  # noqa: Y015
+
+@_typing.final
+class StreamNotice(_message.Message):
+    """Why a stream ends."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    WORKS_UNTIL_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """As in google.rpc.ErrorInfo: LEASE_REVOKED, or why no further token is allowed, as ACCESS_DENIED."""
+    message: _builtins.str
+    """The same, in words."""
+    lease: _builtins.str
+    """The lease of the last token, `leases/{lease}`."""
+    @_builtins.property
+    def works_until(self) -> _timestamp_pb2.Timestamp:
+        """Until when the last token goes on working, as far as it is known: now, for a lease that was ended with what its token
+        stands on.
+        """
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        lease: _builtins.str = ...,
+        works_until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["works_until", b"works_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "message", b"message", "reason", b"reason", "works_until", b"works_until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamNotice: _TypeAlias = StreamNotice  # noqa: Y015
 
 @_typing.final
 class Decision(_message.Message):

@@ -61,6 +61,11 @@ class IssueServiceStub:
                 request_serializer=kubevend_dot_v1_dot_issue__service__pb2.IssueTokenRequest.SerializeToString,
                 response_deserializer=kubevend_dot_v1_dot_issue__service__pb2.IssueTokenResponse.FromString,
                 _registered_method=True)
+        self.StreamTokens = channel.unary_stream(
+                '/kubevend.v1.IssueService/StreamTokens',
+                request_serializer=kubevend_dot_v1_dot_issue__service__pb2.StreamTokensRequest.SerializeToString,
+                response_deserializer=kubevend_dot_v1_dot_issue__service__pb2.StreamTokensResponse.FromString,
+                _registered_method=True)
 
 
 class IssueServiceServicer:
@@ -132,6 +137,27 @@ class IssueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamTokens(self, request, context):
+        """Keeps a caller supplied with tokens through a role: the first at once, the next one when about two thirds of its
+        life are over, and so on, until the caller ends the stream.
+
+        Who may call: whom the access policy permits `IssueToken`, which is asked again for each token, as is who the caller is:
+        a stream ends with the credential that it was opened with. Each token has its lease and its audit event, which
+        has the request id of the first in `stream_id`. Where a token cannot be had for a while (UNAVAILABLE,
+        RESOURCE_EXHAUSTED, ABORTED, UNKNOWN), it is tried again for as long as the one before lives.
+
+        Before a stream ends because its lease was ended or because no further token is allowed, a notice says so.
+
+        Errors: those of IssueToken, and
+        - ABORTED (LEASE_REVOKED): the lease of the token was ended before its time. Open another stream only where that was
+        not meant for you.
+        - UNAVAILABLE (SERVER_STOPPING): open the stream again, at another server or a moment later; the token goes on working.
+        - RESOURCE_EXHAUSTED (TOO_MANY_STREAMS): the caller has as many open as it may have.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IssueServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -139,6 +165,11 @@ def add_IssueServiceServicer_to_server(servicer, server):
                     servicer.IssueToken,
                     request_deserializer=kubevend_dot_v1_dot_issue__service__pb2.IssueTokenRequest.FromString,
                     response_serializer=kubevend_dot_v1_dot_issue__service__pb2.IssueTokenResponse.SerializeToString,
+            ),
+            'StreamTokens': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamTokens,
+                    request_deserializer=kubevend_dot_v1_dot_issue__service__pb2.StreamTokensRequest.FromString,
+                    response_serializer=kubevend_dot_v1_dot_issue__service__pb2.StreamTokensResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -190,6 +221,33 @@ class IssueService:
             '/kubevend.v1.IssueService/IssueToken',
             kubevend_dot_v1_dot_issue__service__pb2.IssueTokenRequest.SerializeToString,
             kubevend_dot_v1_dot_issue__service__pb2.IssueTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kubevend.v1.IssueService/StreamTokens',
+            kubevend_dot_v1_dot_issue__service__pb2.StreamTokensRequest.SerializeToString,
+            kubevend_dot_v1_dot_issue__service__pb2.StreamTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

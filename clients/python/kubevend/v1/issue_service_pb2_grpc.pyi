@@ -95,6 +95,23 @@ class IssueServiceStub:
         (KUBERNETES_CONNECTION_LOST) or none that can be read (KUBERNETES_UNREADABLE); a token may exist, but nobody has it.
       - DEADLINE_EXCEEDED, CANCELLED: the caller gave up.
     """
+    StreamTokens: _grpc.UnaryStreamMultiCallable[_issue_service_pb2.StreamTokensRequest, _issue_service_pb2.StreamTokensResponse]
+    """Keeps a caller supplied with tokens through a role: the first at once, the next one when about two thirds of its
+    life are over, and so on, until the caller ends the stream.
+
+    Who may call: whom the access policy permits `IssueToken`, which is asked again for each token, as is who the caller is:
+    a stream ends with the credential that it was opened with. Each token has its lease and its audit event, which
+    has the request id of the first in `stream_id`. Where a token cannot be had for a while (UNAVAILABLE,
+    RESOURCE_EXHAUSTED, ABORTED, UNKNOWN), it is tried again for as long as the one before lives.
+
+    Before a stream ends because its lease was ended or because no further token is allowed, a notice says so.
+
+    Errors: those of IssueToken, and
+      - ABORTED (LEASE_REVOKED): the lease of the token was ended before its time. Open another stream only where that was
+        not meant for you.
+      - UNAVAILABLE (SERVER_STOPPING): open the stream again, at another server or a moment later; the token goes on working.
+      - RESOURCE_EXHAUSTED (TOO_MANY_STREAMS): the caller has as many open as it may have.
+    """
 
 @_typing.type_check_only
 class IssueServiceAsyncStub(IssueServiceStub):
@@ -162,6 +179,23 @@ class IssueServiceAsyncStub(IssueServiceStub):
       - UNKNOWN: the request was sent, and no answer came in time (KUBERNETES_TIMED_OUT), before the connection was lost
         (KUBERNETES_CONNECTION_LOST) or none that can be read (KUBERNETES_UNREADABLE); a token may exist, but nobody has it.
       - DEADLINE_EXCEEDED, CANCELLED: the caller gave up.
+    """
+    StreamTokens: _aio.UnaryStreamMultiCallable[_issue_service_pb2.StreamTokensRequest, _issue_service_pb2.StreamTokensResponse]  # type: ignore[assignment]
+    """Keeps a caller supplied with tokens through a role: the first at once, the next one when about two thirds of its
+    life are over, and so on, until the caller ends the stream.
+
+    Who may call: whom the access policy permits `IssueToken`, which is asked again for each token, as is who the caller is:
+    a stream ends with the credential that it was opened with. Each token has its lease and its audit event, which
+    has the request id of the first in `stream_id`. Where a token cannot be had for a while (UNAVAILABLE,
+    RESOURCE_EXHAUSTED, ABORTED, UNKNOWN), it is tried again for as long as the one before lives.
+
+    Before a stream ends because its lease was ended or because no further token is allowed, a notice says so.
+
+    Errors: those of IssueToken, and
+      - ABORTED (LEASE_REVOKED): the lease of the token was ended before its time. Open another stream only where that was
+        not meant for you.
+      - UNAVAILABLE (SERVER_STOPPING): open the stream again, at another server or a moment later; the token goes on working.
+      - RESOURCE_EXHAUSTED (TOO_MANY_STREAMS): the caller has as many open as it may have.
     """
 
 class IssueServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -233,6 +267,29 @@ class IssueServiceServicer(metaclass=_abc_1.ABCMeta):
           - UNKNOWN: the request was sent, and no answer came in time (KUBERNETES_TIMED_OUT), before the connection was lost
             (KUBERNETES_CONNECTION_LOST) or none that can be read (KUBERNETES_UNREADABLE); a token may exist, but nobody has it.
           - DEADLINE_EXCEEDED, CANCELLED: the caller gave up.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamTokens(
+        self,
+        request: _issue_service_pb2.StreamTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_issue_service_pb2.StreamTokensResponse], _abc.AsyncIterator[_issue_service_pb2.StreamTokensResponse]]:
+        """Keeps a caller supplied with tokens through a role: the first at once, the next one when about two thirds of its
+        life are over, and so on, until the caller ends the stream.
+
+        Who may call: whom the access policy permits `IssueToken`, which is asked again for each token, as is who the caller is:
+        a stream ends with the credential that it was opened with. Each token has its lease and its audit event, which
+        has the request id of the first in `stream_id`. Where a token cannot be had for a while (UNAVAILABLE,
+        RESOURCE_EXHAUSTED, ABORTED, UNKNOWN), it is tried again for as long as the one before lives.
+
+        Before a stream ends because its lease was ended or because no further token is allowed, a notice says so.
+
+        Errors: those of IssueToken, and
+          - ABORTED (LEASE_REVOKED): the lease of the token was ended before its time. Open another stream only where that was
+            not meant for you.
+          - UNAVAILABLE (SERVER_STOPPING): open the stream again, at another server or a moment later; the token goes on working.
+          - RESOURCE_EXHAUSTED (TOO_MANY_STREAMS): the caller has as many open as it may have.
         """
 
 def add_IssueServiceServicer_to_server(servicer: IssueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
