@@ -293,8 +293,34 @@ SHAPES = [
         "permit(principal is OidcSubject, action, resource) when {{ "
         'principal.hasTag("repository") && principal.getTag("repository") == "acme/{0}" }};'
     ),
-    'permit(principal is Workload, action == Action::"IssueToken", resource) when {{ context.namespace == "{0}" }};',
+    (
+        'permit(principal is Workload, action == Action::"IssueToken", resource) when '
+        '{{ context.namespace == "{0}-a{0}" }};'
+    ),
     'permit(principal, action, resource) when {{ principal.name == "kubernetes://prod/n{0}/runner" }};',
+    *(
+        f'permit(principal, action == Action::"IssueToken", resource) {condition};'
+        for condition in (
+            "when {{ context.ttl > {0}000 && context.ttl < {0}200 }}",
+            "when {{ context.ttl >= {0}100 && !(context.ttl > {0}100) }}",
+            "unless {{ context.ttl < {0}000 || {0}900 < context.ttl }}",
+            'when {{ context.namespace like "{0}-*" }}',
+            'when {{ context.namespace like "*-a{0}" }}',
+            'when {{ context.namespace like "{0}-*" || context.namespace like "nobody-{0}-*" }}',
+            'when {{ context.audiences.contains("https://{0}") }}',
+            'when {{ context.audiences.containsAny(["https://{0}", "nobody"]) && context.ttl > 5 }}',
+            'unless {{ !context.audiences.containsAll(["https://{0}", "https://api"]) }}',
+            'when {{ ["https://api", "https://{0}"].containsAll(context.audiences) }}',
+            'when {{ resource.allowed_namespaces.contains("{0}-a{0}") }}',
+            'when {{ !(context.namespace != "{0}-a{0}") }}',
+            'when {{ context has source && context.source.isInRange(ip("10.{0}.0.0/16")) }}',
+            'when {{ if context.cluster_wide then false else context.service_account == "s{0}" }}',
+            'when {{ resource.config.hasTag("stage") && resource.config.getTag("stage") == "s{0}" }}',
+            "when {{ context.namespace != context.service_account }} when {{ context.ttl == {0}100 }}",
+            # What comes before may not be understood, as long as it cannot err.
+            'when {{ context.namespace like "*a*" }} when {{ context.ttl == {0}100 }}',
+        )
+    ),
 ]
 
 
@@ -310,14 +336,22 @@ def test_few_of_many_are_evaluated(shape: str) -> None:
         replace(workload("spiffe://td/a"), groups=("g7", "other")),
         oidc_subject("github", "me", (("repository", "acme/7"),)),
     ]
+    wanted = asked(ttl=timedelta(seconds=7100), audiences=("https://api", "https://7"))
     found = set()
     for caller in callers:
-        of = role(name="roles/7", labels=(("a", "7"),))
+        of = role(
+            name="roles/7",
+            labels=(("a", "7"),),
+            allowed_namespaces=("7-a7",),
+            allowed_audiences=("https://api", "https://7"),
+            allowed_service_accounts=("s7",),
+        )
+        offered = terms(of, wanted, limits(), NAMING)
         request, known = question(
             caller,
             "IssueToken",
             of,
-            Circumstances(NOW, "", terms(role(allowed_namespaces=("7",)), asked(), limits(), NAMING)),
+            Circumstances(NOW, "10.7.0.1", offered, config_labels=(("configs/default", (("stage", "s7"),)),)),
         )
         found.add(candidates.ids(candidates.find(Question(request, known))))
     assert found - {()} == {("p7",)}

@@ -11,7 +11,7 @@ Path = tuple[Any, ...]
 """Where a value is in a question: a variable, and the steps from there, as `("resource", ("tag", "team"))`. What is
 asked of two values, which is true or false, has a path too: `("same", path, path)`, `("contains", path, path)`."""
 
-Key = tuple[str, ...] | tuple[str, int] | tuple[str, str, int, int]
+Key = tuple[Any, ...]
 """A value that is equal to another just where Cedar says so."""
 
 TYPE, ANCESTORS, ATTRIBUTES, TAGS = ("type",), ("ancestors",), ("attributes",), ("tags",)
