@@ -100,6 +100,10 @@ CONDITIONS = [
     'context.namespace like "*-a"',
     'context.namespace like "team-*-a"',
     'context.namespace like "*3*"',
+    '!(context.namespace like "*3*")',
+    '!(context.namespace like "team-*x*")',
+    # What begins and ends so need not be like it: team-a.
+    '!(context.namespace like "team-*-a")',
     'context.namespace like "*"',
     'context.namespace like "apps"',
     'context.namespace like "te\\*m-*"',
@@ -181,7 +185,7 @@ CALLERS: list[Caller] = [
 ]
 ROLES = [
     role(),
-    role(name="roles/b", labels=(("repo", "acme/shop"),), allowed_namespaces=("apps", "web", "team-3-a")),
+    role(name="roles/b", labels=(("repo", "acme/shop"),), allowed_namespaces=("apps", "web", "team-3-a", "team-a")),
     role(
         labels=(), config="configs/b", extra_labels=(("a", "b"),), allowed_audiences=("https://api", "https://b", "x")
     ),
