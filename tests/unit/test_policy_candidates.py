@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
@@ -11,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubevend_server.callers import BOOTSTRAP_ADMIN, Caller, oidc_subject, service_account, workload
+from kubevend_server.configs import Config
 from kubevend_server.policy.access import AccessPolicy, question
 from kubevend_server.policy.candidates import Candidates
 from kubevend_server.policy.entities import Circumstances, Resource, Server
 from kubevend_server.policy.parsing import PolicyError, parse
 from kubevend_server.policy.questions import Question
-from kubevend_server.policy.terms import terms
+from kubevend_server.policy.terms import Terms, terms
 from kubevend_server.roles import Role
 from tests.unit.builders import NAMING, NOW, asked, config, lease, limits, role
 
@@ -251,7 +255,8 @@ class Asking:
 def questions(draw: st.DrawFn) -> Asking:
     """A question: mostly for a token."""
     action, resource = draw(st.sampled_from(RESOURCES_ASKED))
-    offered = proposed = None
+    offered: Terms | None = None
+    proposed: Role | Config | None = None
     if action == "IssueToken":
         assert isinstance(resource, Role)
         chosen = asked(
@@ -261,7 +266,7 @@ def questions(draw: st.DrawFn) -> Asking:
         )
         offered = terms(resource, chosen, limits(), NAMING)
     elif action.endswith(("Role", "Config")) and action.startswith(("Create", "Update")):
-        proposed = draw(st.sampled_from([each for each in (*ROLES, *CONFIGS) if type(each) is type(resource)]))
+        proposed = draw(st.sampled_from(ROLES) if isinstance(resource, Role) else st.sampled_from(CONFIGS))
     moment = draw(st.sampled_from([NOW, NOW.replace(hour=11, minute=59), NOW.replace(day=3)]))
     labels = (("configs/b", (("stage", "prod"),)),)
     return Asking(
@@ -286,6 +291,39 @@ def test_the_answer_is_that_of_all_policies(written: list[str], put: list[Asking
     for each in put:
         question_ = (each.caller, each.action, each.resource, each.circumstances)
         assert chosen.authorize(*question_) == every.authorize(*question_)
+
+
+def every_way() -> Iterator[Asking]:
+    """Questions in which each value that policies look at is now this, now that."""
+    asked_of: list[tuple[str, Resource, Terms | None, Role | Config | None]] = [("GetLease", lease(), None, None)]
+    asked_of += [("UpdateConfig", each, None, each) for each in CONFIGS]
+    for of in ROLES:
+        asked_of += [("GetRole", of, None, None), ("UpdateRole", of, None, of)]
+        for namespace, seconds in itertools.product(of.allowed_namespaces, (600, 900, 3600)):
+            wanted = asked(
+                namespace=namespace, ttl=timedelta(seconds=seconds), audiences=of.allowed_audiences[: seconds // 600]
+            )
+            asked_of.append(("IssueToken", of, terms(of, wanted, limits(), NAMING), None))
+    for caller, source in itertools.product(CALLERS, ("", "10.1.2.3", "2001:db8:8000::1")):
+        for action, resource, offered, proposed in asked_of:
+            yield Asking(caller, action, resource, Circumstances(NOW, source, offered, proposed))
+
+
+@pytest.mark.parametrize("kind", ["when", "unless"])
+def test_no_condition_is_left_out_where_it_matters(kind: str) -> None:
+    """Each condition by itself, and its contrary: what permits or errs in the whole set is always chosen."""
+    scopes = [f'principal, action == Action::"{name}", resource' for name in ("IssueToken", "UpdateRole", "GetRole")]
+    scopes += ['principal, action == Action::"UpdateConfig", resource', 'principal, action in Action::"view", resource']
+    written = [f"permit({scope}) {kind} {{ {condition} }};" for scope in scopes for condition in CONDITIONS]
+    usable = [policy for policy in written if fits(policy)]
+    parsed = parse({"": "\n".join(f'@id("p{number}") {policy}' for number, policy in enumerate(usable))})
+    candidates, every = Candidates(parsed.by_id), AccessPolicy(parsed, most_chosen=-1)
+    for each in every_way():
+        decision = every.authorize(each.caller, each.action, each.resource, each.circumstances)
+        matter = {*decision.policies, *re.findall(r"`(p\d+)`", " ".join(decision.errors))}
+        put = question(each.caller, each.action, each.resource, each.circumstances)
+        missing = matter - {*candidates.ids(candidates.find(Question(*put)))}
+        assert [usable[int(identity[1:])] for identity in missing] == []
 
 
 SHAPES = [

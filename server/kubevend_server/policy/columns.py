@@ -51,7 +51,8 @@ class Column:
         All where the value is not known: a policy that looks at it all the same may err.
         """
         # Of another type it is where no question comes to it, which the schema then lets pass.
-        if value is UNKNOWN or not isinstance(value, _TYPES.get(self.kind, object)):
+        fits = isinstance(value, _TYPES.get(self.kind, object))
+        if value is UNKNOWN or not fits:
             return self._all
         match self.kind:
             case "number" | "moment":
