@@ -195,6 +195,7 @@ ROLES = [
     ),
 ]
 CONFIGS = [config(), config(name="configs/b", labels=(("stage", "prod"),))]
+PROPOSED: list[Role | Config] = [*ROLES, *CONFIGS]
 RESOURCES_ASKED: list[tuple[str, Resource]] = [
     *((action, each) for action in ("GetRole", "DeleteRole", "CreateRole", "UpdateRole") for each in ROLES),
     *(("IssueToken", each) for each in ROLES * 8),
@@ -266,7 +267,7 @@ def questions(draw: st.DrawFn) -> Asking:
         )
         offered = terms(resource, chosen, limits(), NAMING)
     elif action.endswith(("Role", "Config")) and action.startswith(("Create", "Update")):
-        proposed = draw(st.sampled_from(ROLES) if isinstance(resource, Role) else st.sampled_from(CONFIGS))
+        proposed = draw(st.sampled_from([each for each in PROPOSED if type(each) is type(resource)]))
     moment = draw(st.sampled_from([NOW, NOW.replace(hour=11, minute=59), NOW.replace(day=3)]))
     labels = (("configs/b", (("stage", "prod"),)),)
     return Asking(
