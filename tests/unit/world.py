@@ -29,7 +29,7 @@ from kubevend_server.authentication.forwarded import Proxies
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
 from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.authorization import Authorizer
-from kubevend_server.behaviors import behavior
+from kubevend_server.behaviors import behavior, stream_behavior
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
 from kubevend_server.checks import Checker
@@ -71,6 +71,7 @@ from kubevend_server.settings import LimitSettings
 from kubevend_server.store import roles as role_store
 from kubevend_server.store.configs import ConfigStore
 from kubevend_server.store.database import Database
+from kubevend_server.streams import Streams
 from kubevend_server.turns import Turns
 from tests.unit.builders import ADMIN_TOKEN, AUDIT_KEY, NOW, PERMIT_ALL, clock, limits, minted
 
@@ -291,6 +292,7 @@ class World:
             LeaseService(self.database, authorizer, tokens, revocation, clock),
             IdentityService(authorizer),
         ]
+        self.streams = Streams(1000)
 
     async def call(
         self, request: Message, metadata: Mapping[str, str | bytes] | None = None, peer: str = "ipv4:10.0.0.7:51234"
@@ -310,15 +312,31 @@ class World:
         metadata: Mapping[str, str | bytes] | None = None,
         peer: str = "ipv4:10.0.0.7:51234",
     ) -> Any:
-        """Call a method with any bytes."""
+        """Call a method with any bytes. Of a stream the first answer counts, after which the caller leaves."""
         if metadata is None:
             metadata = {"authorization": f"Bearer {ADMIN_TOKEN}"}
-        service = next(service for service in self.services if name in service.handlers())
+        service = next(s for s in self.services if name in s.handlers() or name in s.openers())
         described = descriptor_pool.Default().FindServiceByName(service.name).FindMethodByName(name)
         request = message_factory.GetMessageClass(described.input_type)
-        method = Method(service.name, name, request, reads=name.startswith(("Get", "List", "WhoAmI")))
-        behave = behavior(method, service.handlers()[name], self.interceptors)
-        reply = await behave(sending(payload), context(metadata, peer))
+        method = Method(
+            service.name,
+            name,
+            request,
+            reads=name.startswith(("Get", "List", "WhoAmI")),
+            streams=described.server_streaming,
+        )
+        if described.server_streaming:
+            opener = service.openers()[name]
+            answers = stream_behavior(method, opener, self.interceptors, self.streams)(
+                sending(payload), context(metadata, peer)
+            )
+            try:
+                reply = await anext(answers)
+            finally:
+                await answers.aclose()
+        else:
+            behave = behavior(method, service.handlers()[name], self.interceptors)
+            reply = await behave(sending(payload), context(metadata, peer))
         return message_factory.GetMessageClass(described.output_type).FromString(reply)
 
     def lines(self) -> list[dict[str, Any]]:
