@@ -31,8 +31,9 @@ def time_left(lease: Lease, now: datetime) -> timedelta:
     """
     left = lease.expire_time - now
     if lease.revocation != "PER_LEASE" and lease.tokens:
-        first = lease.tokens[0]
-        left = min(left, first.expire_time - first.issue_time - (now - lease.create_time))
+        # The first one's, which is the longest: tokens of the same second come in no order.
+        whole = max(token.expire_time - token.issue_time for token in lease.tokens)
+        left = min(left, whole - (now - lease.create_time))
     return left // _SECOND * _SECOND
 
 
