@@ -13,6 +13,9 @@ from kubevend_server.policy.lifetimes import seconds
 from kubevend_server.policy.limits import MINIMUM_TTL
 from kubevend_server.policy.terms import Terms
 
+MOST_TOKENS = 100
+"""Of one lease. Whoever reads a lease reads all of its tokens, and no call loses so many answers."""
+
 _SECOND = timedelta(seconds=1)
 
 
@@ -83,6 +86,8 @@ def _facts(lease: Lease, left: timedelta) -> dict[str, str]:
 
 def worth_more(lease: Lease, now: datetime) -> bool:
     """Whether a stream that is opened again goes on with a lease: with the next one, where little is left of it."""
+    if len(lease.tokens) >= MOST_TOKENS:
+        return False
     left = time_left(lease, now)
     # Its turn at the cluster takes some of what is left.
     least = timedelta(0) if lease.revocation == "PER_LEASE" else MINIMUM_TTL * 1.05

@@ -22,7 +22,7 @@ from kubevend_server.in_flight import InFlight
 from kubevend_server.journal import request_in_progress
 from kubevend_server.leases import Lease
 from kubevend_server.policy.terms import Terms
-from kubevend_server.replaying import terms_digest, worth_more
+from kubevend_server.replaying import MOST_TOKENS, terms_digest, worth_more
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store import replicas as replica_store
 from kubevend_server.store import requests as request_store
@@ -193,6 +193,8 @@ class RequestIds:
         lives = lease.state(now) == "ACTIVE"
         if once.kind == "renewal" or (once.kind == "stream" and not _goes_on_with(lease, now, lives=lives)):
             return Found(once, held=held)
+        if lives and len(lease.tokens) >= MOST_TOKENS:
+            return Found(refusal=_used_up(once, lease))
         return Found(once, lease, held) if lives else Found(refusal=lease_over(lease))
 
     def _is_under_way(self, connection: sa.Connection, lease: Lease, now: datetime) -> bool:
@@ -213,6 +215,15 @@ def _reused(once: Once, held: Claim) -> InvalidArgument:
         "you want, and the same one only to make the same call again.",
         metadata={"request_id": once.id, "role": held.role},
         violations=[Violation("request_id", "a new one for each request, unless all other fields are the same")],
+    )
+
+
+def _used_up(once: Once, lease: Lease) -> FailedPrecondition:
+    return FailedPrecondition(
+        "REQUEST_ID_USED_UP",
+        f"request_id {once.id} has got {len(lease.tokens)} tokens of {lease.name} already. Use a new one for each that "
+        "you want, and the same one only where the answer was lost.",
+        metadata={"request_id": once.id, "lease": lease.name, "most": str(MOST_TOKENS), "subject": lease.name},
     )
 
 

@@ -292,6 +292,19 @@ async def test_too_little_is_left(tmp_path: Path) -> None:
         again.close()
 
 
+async def test_an_id_is_used_up(again: Again) -> None:
+    """A lease has a hundred tokens at the most; a stream goes on with the next one."""
+    first = await again.step()
+    for _ in range(9):
+        await asyncio.gather(*(again.step() for _ in range(11)))
+    refused = await again.refused()
+    other = await again.step()
+
+    assert len(again.lease(first.lease).tokens) == 100
+    assert refused[1] == "REQUEST_ID_USED_UP"
+    assert (other.replayed, (await again.issue()).lease) == (False, other.lease)
+
+
 async def test_a_short_rest_that_kubevend_itself_ends(tmp_path: Path) -> None:
     """Where the token ends with the lease's own anchor, any rest will do, and the reply says how little it is."""
     again = Again(tmp_path, revocation="PER_LEASE", ttl=MINUTE)

@@ -111,8 +111,8 @@ class IssueServiceServicer:
         - PERMISSION_DENIED: the access policy (ACCESS_DENIED) or the role (NAMESPACE_NOT_ALLOWED,
         SERVICE_ACCOUNT_NOT_ALLOWED, AUDIENCE_NOT_ALLOWED, CLUSTER_WIDE_NOT_ALLOWED) does not allow it.
         - FAILED_PRECONDITION: `min_ttl` cannot be had (MIN_TTL_NOT_MET); the lease that the `request_id` has got has ended
-        (REQUEST_ID_LEASE_ENDED), lives for too short to have another token (REQUEST_ID_LEASE_TOO_SHORT), or the role gives
-        something else by now (REQUEST_ID_ROLE_CHANGED); the role's config is missing (CONFIG_NOT_FOUND) or its
+        (REQUEST_ID_LEASE_ENDED), lives for too short to have another token (REQUEST_ID_LEASE_TOO_SHORT) or has had 100 of
+        them (REQUEST_ID_USED_UP), or the role gives something else by now (REQUEST_ID_ROLE_CHANGED); the role's config is missing (CONFIG_NOT_FOUND) or its
         credential cannot be shown (CREDENTIAL_UNUSABLE); the cluster's certificate is not trusted (KUBERNETES_UNTRUSTED), it
         does not speak TLS (KUBERNETES_TLS_FAILED) or is no API server (NOT_KUBERNETES); it does not accept kubevend's own
         credential (KUBERNETES_UNAUTHORIZED), RBAC does not let kubevend (KUBERNETES_FORBIDDEN), or not for this
