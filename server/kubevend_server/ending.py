@@ -14,7 +14,6 @@ import sqlalchemy as sa
 from kubevend_server.leases import ClusterObject, Lease
 from kubevend_server.store import lease_ends
 from kubevend_server.store import objects as object_store
-from kubevend_server.store import requests as request_store
 from kubevend_server.store.lease_ends import Due
 from kubevend_server.store.schema import objects
 
@@ -48,7 +47,7 @@ def fail(
     now: datetime,
     sparing: Collection[str] = (),
 ) -> Collection[str]:
-    """End a lease whose token never left; a request id that it holds can be used again.
+    """End a lease whose token never left.
 
     Args:
         connection: an open transaction.
@@ -62,7 +61,6 @@ def fail(
     Returns:
         The ids of the anchors that go.
     """
-    request_store.free(connection, [lease.name])
     there = {each.id for each in touched}
     # What somebody else has marked is theirs: without its row nobody would find that the lease has ended.
     object_store.forget_live(connection, [each.id for each in lease.objects if each.id not in there])

@@ -176,17 +176,15 @@ class RequestIds:
         now = self._clock()
         if held is None or held.create_time + self._window <= now:
             return Found(once, held=held)
+        lease = lease_store.get(connection, held.lease)
+        pending = lease is not None and lease.stored_state == "PENDING" and self._is_under_way(connection, lease, now)
+        # Of a lease without a token nobody has anything, once it has failed, or whoever issued it is dead.
+        if lease is None or not (lease.tokens or pending):
+            return Found(once, held=held)
         if held.fingerprint != once.fingerprint:
             # A stream that has had the id for long goes on without it, if the caller uses it for something else.
             return NOTHING if once.kind == "renewal" else Found(refusal=_reused(once, held))
-        lease = lease_store.get(connection, held.lease)
-        # Of one that ended without a token nobody has anything.
-        if lease is None or not (lease.tokens or lease.stored_state == "PENDING"):
-            return Found(once, held=held)
-        if lease.stored_state == "PENDING":
-            under_way = self._is_under_way(connection, lease, now)
-            return Found(refusal=request_in_progress(once.id)) if under_way else Found(once, held=held)
-        return self._of_lease(once, held, lease, now)
+        return Found(refusal=request_in_progress(once.id)) if pending else self._of_lease(once, held, lease, now)
 
     def _of_lease(self, once: Once, held: Claim, lease: Lease, now: datetime) -> Found:
         """What comes of a request id whose lease has had a token."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -82,11 +82,6 @@ def lost(connection: sa.Connection, claims: Iterable[Claim]) -> set[str]:
     held = connection.execute(_HELD, {"ids": sorted({request_id for request_id, _ in by_id})})
     found = ((by_id.get((row.id, row.caller)), row.lease) for row in held)
     return {claim.lease for claim, lease in found if claim is not None and lease not in (claim.replaces, claim.lease)}
-
-
-def free(connection: sa.Connection, leases: Sequence[str]) -> None:
-    """Let request ids be used again whose leases have come to nothing."""
-    connection.execute(sa.delete(requests).where(requests.c.lease.in_(leases)))
 
 
 def purge(connection: sa.Connection, before: datetime, limit: int) -> int:

@@ -174,7 +174,7 @@ tokens = sa.Table(
     sa.Column("expire_time", Moment, nullable=False),
 )
 
-# Which lease a caller's request id has got. A row goes when its window is over, or its lease has come to nothing.
+# Which lease a caller's request id has got. A row goes when its window is over.
 requests = sa.Table(
     "requests",
     metadata,
@@ -187,7 +187,6 @@ requests = sa.Table(
     sa.Column("terms", sa.String(64), nullable=False),
     sa.Column("lease", sa.String(33), nullable=False),
     sa.Column("create_time", Moment, nullable=False),
-    sa.Index("requests_lease", "lease"),
     sa.Index("requests_create_time", "create_time"),
 )
 

@@ -21,5 +21,4 @@ def upgrade() -> None:
         sa.Column("lease", sa.String(33), nullable=False),
         sa.Column("create_time", sa.BigInteger, nullable=False),
     )
-    op.create_index("requests_lease", "requests", ["lease"])
     op.create_index("requests_create_time", "requests", ["create_time"])
