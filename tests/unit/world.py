@@ -47,6 +47,7 @@ from kubevend_server.in_flight import InFlight
 from kubevend_server.interceptors import Patience, Recorder, chain
 from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
+from kubevend_server.lease_feed import LeaseFeed
 from kubevend_server.making import Maker
 from kubevend_server.metrics import Metrics
 from kubevend_server.namespaces import Namespaces
@@ -277,12 +278,13 @@ class World:
             limits(),
             clock,
         )
-        revocation = Revocation(self.database, self.journal, authorizer, self.anchors, self.remover, clock)
+        self.feed = LeaseFeed(self.database, clock)
+        revocation = Revocation(self.database, self.journal, authorizer, self.anchors, self.remover, self.feed, clock)
         self.services: list[Service] = [
             ConfigService(self.catalog, authorizer, tokens, self.config_store, rules, clusters, checker, clock),
             RoleService(self.catalog, authorizer, tokens, Promises(self.catalog, clusters), limits(), clock),
-            IssueService(issuance, 0.67, clock),
-            LeaseService(self.database, authorizer, tokens, revocation, clock),
+            IssueService(issuance, self.feed, 0.67, clock),
+            LeaseService(self.database, authorizer, tokens, revocation, self.feed, clock),
             IdentityService(authorizer),
         ]
         self.streams = Streams(1000)
@@ -315,7 +317,7 @@ class World:
             service.name,
             name,
             request,
-            reads=name.startswith(("Get", "List", "WhoAmI")),
+            reads=name.startswith(("Get", "List", "Watch", "WhoAmI")),
             streams=described.server_streaming,
         )
         if described.server_streaming:
