@@ -70,6 +70,11 @@ class LeaseFeed:
         """All that ended before this moment was told, to those who have listened long enough."""
         return max(self._begin().moment, self._looked - _LATE)
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether anybody follows a lease, or listens to all."""
+        return bool(self._followed or self._listeners)
+
     @contextmanager
     def following(self, lease: str, ring: Callable[[], None]) -> Iterator[Followed]:
         """Follow one lease; `ring` is called when it is ended before its time, or was before it was followed."""
@@ -109,7 +114,7 @@ class LeaseFeed:
             except TimeoutError:
                 pass
             self._poked.clear()
-            if not self._followed and not self._listeners:
+            if not self.is_followed:
                 self._position = None
                 self._unasked.clear()
                 continue
