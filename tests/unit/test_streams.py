@@ -62,8 +62,17 @@ class Opened:
         self.task = asyncio.ensure_future(behave(sending(REQUEST.SerializeToString()), shown))
 
     async def next(self) -> issue_service_pb2.StreamTokensResponse:
-        """Its next answer."""
-        return issue_service_pb2.StreamTokensResponse.FromString(await self.context.written.get())
+        """Its next answer.
+
+        Raises:
+            Refused: it has ended.
+        """
+        answer = asyncio.create_task(self.context.written.get())
+        await asyncio.wait([self.task, answer], return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            answer.cancel()
+            await self.task
+        return issue_service_pb2.StreamTokensResponse.FromString(await answer)
 
     async def leave(self) -> None:
         """Let its caller leave."""
@@ -80,6 +89,7 @@ async def held(tmp_path: Path) -> Any:
     role = role_service_pb2.Role(
         allowed_namespaces=["apps"], allowed_service_accounts=["deployer"], allowed_audiences=["https://api"]
     )
+    role.ttl.seconds = 3600
     await world.call(role_service_pb2.CreateRoleRequest(role_id="ci", role=role))
     yield world
     await world.recorder.drain()
@@ -89,9 +99,9 @@ async def held(tmp_path: Path) -> Any:
 def outcomes(world: World) -> list[str]:
     """How the calls of streams have ended, as the audit log has it."""
     return [
-        line["event"]["outcome"]
+        line["outcome"]
         for line in world.lines()
-        if line["event"]["method"].endswith("StreamTokens") and line["event"]["stage"] == "STAGE_COMPLETE"
+        if line["method"].endswith("StreamTokens") and line["stage"] == "STAGE_COMPLETE"
     ]
 
 
