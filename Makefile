@@ -12,7 +12,7 @@ BUF := tools/buf/node_modules/.bin/buf
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-integration test-e2e lint types proto proto-check proto-lint lock fuzz bench bench-leases bench-policies bench-fairness bench-connections clean
+.PHONY: help run test test-unit test-integration test-e2e lint types proto proto-check proto-lint lock fuzz bench bench-leases bench-policies bench-fairness bench-connections bench-streams clean
 
 help: ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 20
@@ -81,6 +81,9 @@ bench-fairness: .venv/.installed ## what one caller notices of another's 64 at o
 
 bench-connections: .venv/.installed ## what 10,000 connections leave in memory; writes bench-connections.json
 	$(BIN)/python -m tests.bench.connections
+
+bench-streams: .venv/.installed ## what 1,000 streams cost that are open and wait; writes bench-streams.json
+	$(BIN)/python -m tests.bench.streams
 
 lock: ## resolve the dependencies again into requirements.lock
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate --upgrade \

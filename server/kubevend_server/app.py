@@ -194,6 +194,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
         IdentityService(authorizer),
     ]
     streams = Streams(settings.limits.streams_per_caller)
+    metrics.streams.set_function(lambda: len(streams))
     recorder = Recorder(journal, metrics, checkpoint)
     health = await make_health([service.name for service in services])
     identities = read_identities(settings)

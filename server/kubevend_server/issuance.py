@@ -180,6 +180,14 @@ class Issuance:
                 return await self._issue_made(issuing, await self._make(issuing, planned))
         return await self._issue_shared(issuing, scope_of(granted, issuing.call.who.name))
 
+    async def decide(self, call: Call, role_name: str, asked: Asked) -> Grant:
+        """Decide what would be granted now, and do nothing.
+
+        Raises:
+            KubevendError: nothing would be, or it cannot be told.
+        """
+        return await self._decide(call, role_name, asked, names.new_lease_name(self._clock()))
+
     def _turn(self, issuing: _Issuing) -> AbstractAsyncContextManager[None]:
         """The caller's turn at the cluster. Nobody waits for anything else meanwhile, lest all turns wait for it."""
         return self._turns.take(issuing.config.name, issuing.call.who.name)

@@ -57,6 +57,7 @@ class Metrics:
             registry=registry,
         )
         self.in_flight = Gauge("kubevend_calls_in_flight", "Calls that are under way.", registry=registry)
+        self.streams = Gauge("kubevend_streams_open", "Streams of tokens and watches that are open.", registry=registry)
         self.waiting = Gauge(
             "kubevend_issuances_waiting", "Issuances that wait for their turn at a cluster.", registry=registry
         )
@@ -76,7 +77,7 @@ class Metrics:
         self._calls.labels(call.method.full_name, status, reason).inc()
         if call.record.replayed and status == "OK":
             self._replays.labels(call.record.resource).inc()
-        if call.method.name != "IssueToken":
+        if call.method.name not in ("IssueToken", "StreamTokens") or call.record.only_asks:
             return
         if status != "OK":
             self._failures.labels(reason or status).inc()

@@ -228,6 +228,40 @@ def test_one_ends_what_the_other_issues(pair: Pair, cluster: DevCluster, namespa
     assert not any(works(cluster, token) for token in over[::5])
 
 
+@pytest.mark.parametrize("revocation", ["REVOCATION_NONE", "REVOCATION_PER_LEASE"])
+def test_one_tells_of_what_the_other_ends(pair: Pair, namespace: str, revocation: Any) -> None:
+    """A stream and a watch at b are told of a lease that is revoked at a."""
+    role = pair.role(namespace, "own", revocation)
+    stream = pair.b.admin.stream(role)
+    token = next(stream).token
+    watch = pair.b.admin.leases.WatchLeases(
+        lease_service_pb2.WatchLeasesRequest(), metadata=pair.b.admin.metadata, timeout=60
+    )
+    assert next(watch).HasField("watched_until")
+
+    revoke_all(pair.a)
+
+    notice = next(stream).notice
+    assert (notice.reason, notice.lease) == ("LEASE_REVOKED", token.lease)
+    with pytest.raises(grpc.RpcError) as ended:
+        next(stream)
+    refusal = take_apart(ended.value)
+    assert (refusal.status, refusal.metadata["cause"]) == ("ABORTED", "revoked by admin://local/bootstrap")
+    assert next(watch).lease.name == token.lease
+    watch.cancel()
+
+
+def test_a_role_that_goes_at_one_ends_streams_at_the_other(pair: Pair, namespace: str) -> None:
+    """A stream at b ends once b knows that its role was deleted at a."""
+    role = pair.role(namespace, "own", PER_LEASE)
+    stream = pair.b.admin.stream(role)
+    next(stream)
+
+    pair.a.admin.call(pair.a.admin.roles.DeleteRole, role_service_pb2.DeleteRoleRequest(name=role))
+
+    assert next(stream).notice.reason == "ROLE_NOT_FOUND"
+
+
 @pytest.mark.parametrize("place", ["remove.claimed", "remove.deleted"])
 def test_deletions_of_one_that_dies(pair: Pair, cluster: DevCluster, namespace: str, place: str) -> None:
     """What a killed process had taken on the other takes over; all ends."""

@@ -29,7 +29,7 @@ from kubevend_server.authentication.forwarded import Proxies
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
 from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.authorization import Authorizer
-from kubevend_server.behaviors import behavior, stream_behavior
+from kubevend_server.behaviors import StreamBehavior, behavior, stream_behavior
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
 from kubevend_server.checks import Checker
@@ -181,6 +181,7 @@ class FakeContext:
         """Take the caller's metadata and address."""
         self._metadata = tuple(metadata.items())
         self._peer = peer
+        self.written: asyncio.Queue[bytes] = asyncio.Queue()
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """What the caller sent."""
@@ -189,6 +190,10 @@ class FakeContext:
     def peer(self) -> str:
         """From where it called."""
         return self._peer
+
+    async def write(self, payload: bytes) -> None:
+        """Take an answer of a stream."""
+        await self.written.put(payload)
 
     async def abort_with_status(self, status: grpc.Status) -> NoReturn:
         """End the call."""
@@ -327,19 +332,27 @@ class World:
             reads=name.startswith(("Get", "List", "Watch", "WhoAmI")),
             streams=described.server_streaming,
         )
+        shown = FakeContext(metadata, peer)
         if described.server_streaming:
             opener = service.openers()[name]
-            answers = stream_behavior(method, opener, self.interceptors, self.streams)(
-                sending(payload), context(metadata, peer)
-            )
-            try:
-                reply = await anext(answers)
-            finally:
-                await answers.aclose()
+            reply = await self._first(stream_behavior(method, opener, self.interceptors, self.streams), payload, shown)
         else:
             behave = behavior(method, service.handlers()[name], self.interceptors)
-            reply = await behave(sending(payload), context(metadata, peer))
+            reply = await behave(sending(payload), cast("aio.ServicerContext[bytes, bytes]", shown))
         return message_factory.GetMessageClass(described.output_type).FromString(reply)
+
+    async def _first(self, behave: StreamBehavior, payload: bytes, shown: FakeContext) -> bytes:
+        """The first answer of a stream, whose caller then leaves."""
+        stream = asyncio.ensure_future(behave(sending(payload), cast("aio.ServicerContext[bytes, bytes]", shown)))
+        answer = asyncio.create_task(shown.written.get())
+        await asyncio.wait([stream, answer], return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            answer.cancel()
+            await stream
+            raise AssertionError("The stream has ended without an answer.")
+        stream.cancel()
+        await asyncio.gather(stream, return_exceptions=True)
+        return answer.result()
 
     def lines(self) -> list[dict[str, Any]]:
         """The audit log's lines."""

@@ -16,7 +16,7 @@ from kubevend.v1 import issue_service_pb2 as pb
 from kubevend.v1 import role_service_pb2
 from kubevend_server.calls import Call, Handler
 from kubevend_server.clock import Clock
-from kubevend_server.errors import InvalidArgument, Violation
+from kubevend_server.errors import InvalidArgument, KubevendError, Violation
 from kubevend_server.issuance import Issuance, Issued
 from kubevend_server.lease_feed import LeaseFeed
 from kubevend_server.policy.lifetimes import seconds
@@ -37,7 +37,7 @@ class IssueService:
         # Not a secret: it keeps tokens that were issued together from being renewed together.
         spread = partial(random.uniform, 0.95, 1.05)
         self._token_streams = TokenStreams(
-            Issuer(self.issue_on_stream, self.ask_on_stream), feed, renew_after, clock, spread
+            Issuer(self.issue_on_stream, self.ask_on_stream, self.may_issue), feed, renew_after, clock, spread
         )
 
     def handlers(self) -> dict[str, Handler]:
@@ -64,24 +64,28 @@ class IssueService:
         return await self._issue(call, request, "renewal" if call.stream else "stream")
 
     async def ask_on_stream(self, call: Call) -> Message:
-        """Tell whether the next token of a stream would be issued."""
-        request = pb.IssueTokenRequest()
-        request.CopyFrom(cast("pb.StreamTokensRequest", call.request).issue)
-        request.validate_only = call.record.only_asks = True
-        return await self._issue(call, request, "renewal")
+        """Refuse where the next token of a stream would be."""
+        request = cast("pb.StreamTokensRequest", call.request).issue
+        call.record.only_asks = True
+        asked = _asked(request)
+        call.record.request = _written(request, asked)
+        await self._issuance.decide(call, request.role, asked)
+        return pb.StreamTokensResponse()
+
+    async def may_issue(self, call: Call) -> bool:
+        """Whether the next token of a stream looks allowed, told of a call that is never made."""
+        request = cast("pb.StreamTokensRequest", call.request).issue
+        try:
+            await self._issuance.decide(call, request.role, _asked(request))
+        except KubevendError:
+            return False
+        return True
 
     async def _issue(
         self, call: Call, request: pb.IssueTokenRequest, kind: Literal["call", "stream", "renewal"]
     ) -> Message:
         call.record.resource = request.role
-        asked = Asked(
-            namespace=request.namespace,
-            service_account=request.service_account_name,
-            audiences=tuple(request.audiences),
-            ttl=convert.duration(request, "ttl"),
-            min_ttl=convert.duration(request, "min_ttl"),
-            cluster_wide=request.cluster_wide,
-        )
+        asked = _asked(request)
         call.record.request = _written(request, asked)
         once = once_of(request.request_id, call.record.request, kind) if request.request_id else None
         issued = await self._issuance.issue(call, request.role, asked, once, validate_only=request.validate_only)
@@ -93,6 +97,17 @@ def once_of(request_id: str, written: Mapping[str, Any], kind: Literal["call", "
     others = {key: value for key, value in written.items() if key != "requestId"}
     fingerprint = hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
     return Once(str(uuid.UUID(request_id)), fingerprint, kind)
+
+
+def _asked(request: pb.IssueTokenRequest) -> Asked:
+    return Asked(
+        namespace=request.namespace,
+        service_account=request.service_account_name,
+        audiences=tuple(request.audiences),
+        ttl=convert.duration(request, "ttl"),
+        min_ttl=convert.duration(request, "min_ttl"),
+        cluster_wide=request.cluster_wide,
+    )
 
 
 def _written(request: pb.IssueTokenRequest, asked: Asked) -> dict[str, Any]:

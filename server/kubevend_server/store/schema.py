@@ -91,6 +91,9 @@ leases = sa.Table(
     sa.Column("ends_as", sa.String(8), nullable=False, server_default=""),
     sa.Column("end_cause", sa.Text, nullable=False, server_default=""),
     sa.Column("end_time", Moment),
+    # When it was last written down that it ends, or has ended: each time a later moment than all before, whatever the
+    # clocks of their processes say. So whoever has read up to a moment has missed nothing.
+    sa.Column("change_time", Moment),
     # One for each filter of a list, in the order of a list.
     sa.Index("leases_role", "role", "name"),
     sa.Index("leases_config", "config", "name"),
@@ -103,6 +106,7 @@ leases = sa.Table(
     # with what is the same in all of its rows: else SQLite thinks that leases_state finds fewer.
     sa.Index("leases_expiry", "state", "expire_time", "name", sqlite_where=sa.text("state = 'ACTIVE'")),
     sa.Index("leases_ended", "end_time", sqlite_where=sa.text("end_time IS NOT NULL")),
+    sa.Index("leases_change", "change_time", "name", sqlite_where=sa.text("change_time IS NOT NULL")),
     sa.Index("leases_anchor", "anchor", "state", sqlite_where=sa.text("anchor <> ''")),
 )
 

@@ -267,7 +267,9 @@ class StreamNotice(_message.Message):
     """The lease of the last token, `leases/{lease}`."""
     @_builtins.property
     def works_until(self) -> _timestamp_pb2.Timestamp:
-        """Until when the last token goes on working. Not set while what it stands on is being deleted in the cluster: then soon."""
+        """The latest moment at which the last token works. Not set where kubevend has not been able yet to delete what it stands
+        on in the cluster, so that nobody can tell.
+        """
 
     def __init__(
         self,

@@ -107,7 +107,10 @@ class IssueServiceStub:
     has the request id of the first in `stream_id`. Where a token cannot be had for a while (UNAVAILABLE,
     RESOURCE_EXHAUSTED, ABORTED, UNKNOWN), it is tried again for as long as the one before lives.
 
-    Before a stream ends because its lease was ended or because no further token is allowed, a notice says so.
+    Before a stream ends because its lease was ended or because no further token is allowed, a notice says so: at once where
+    this server ended the lease, within about a second where another one did, or where the role, the policies or their groups
+    were changed. It is the lease of the last token that counts: those of earlier ones may live on, and when one of them is
+    ended the stream goes on, and that token is its caller's to give up.
 
     Errors: those of IssueToken, and
       - ABORTED (LEASE_REVOKED): the lease of the token was ended before its time. Open another stream only where that was
@@ -195,7 +198,10 @@ class IssueServiceAsyncStub(IssueServiceStub):
     has the request id of the first in `stream_id`. Where a token cannot be had for a while (UNAVAILABLE,
     RESOURCE_EXHAUSTED, ABORTED, UNKNOWN), it is tried again for as long as the one before lives.
 
-    Before a stream ends because its lease was ended or because no further token is allowed, a notice says so.
+    Before a stream ends because its lease was ended or because no further token is allowed, a notice says so: at once where
+    this server ended the lease, within about a second where another one did, or where the role, the policies or their groups
+    were changed. It is the lease of the last token that counts: those of earlier ones may live on, and when one of them is
+    ended the stream goes on, and that token is its caller's to give up.
 
     Errors: those of IssueToken, and
       - ABORTED (LEASE_REVOKED): the lease of the token was ended before its time. Open another stream only where that was
@@ -292,7 +298,10 @@ class IssueServiceServicer(metaclass=_abc_1.ABCMeta):
         has the request id of the first in `stream_id`. Where a token cannot be had for a while (UNAVAILABLE,
         RESOURCE_EXHAUSTED, ABORTED, UNKNOWN), it is tried again for as long as the one before lives.
 
-        Before a stream ends because its lease was ended or because no further token is allowed, a notice says so.
+        Before a stream ends because its lease was ended or because no further token is allowed, a notice says so: at once where
+        this server ended the lease, within about a second where another one did, or where the role, the policies or their groups
+        were changed. It is the lease of the last token that counts: those of earlier ones may live on, and when one of them is
+        ended the stream goes on, and that token is its caller's to give up.
 
         Errors: those of IssueToken, and
           - ABORTED (LEASE_REVOKED): the lease of the token was ended before its time. Open another stream only where that was
