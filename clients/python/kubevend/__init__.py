@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Unavailable,
         Violation,
     )
+    from kubevend.source import TokenSource
     from kubevend.tokens import Token, TokenWarning
 
 __version__ = "0.1.0"
@@ -41,13 +42,20 @@ __all__ = [
     "NotFound",
     "Settings",
     "Token",
+    "TokenSource",
     "TokenWarning",
     "Unauthenticated",
     "Unavailable",
     "Violation",
 ]
 
-_HOMES = {"Client": "client", "Settings": "connection", "Token": "tokens", "TokenWarning": "tokens"}
+_HOMES = {
+    "Client": "client",
+    "Settings": "connection",
+    "Token": "tokens",
+    "TokenSource": "source",
+    "TokenWarning": "tokens",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -69,20 +69,15 @@ class Lines(Generic[Channel]):
     grpcio offers Python no credentials that reload themselves.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        make: Callable[[grpc.ChannelCredentials | None], Channel],
-        close: Callable[[Channel], object],
-    ) -> None:
-        """Take how a channel is made, from credentials or in plain text, and closed."""
+    def __init__(self, settings: Settings, make: Callable[[grpc.ChannelCredentials | None], Channel]) -> None:
+        """Take how a channel is made, from credentials or, from none, in plain text."""
         self._insecure = settings.insecure
         self._files = [_watched(settings, name) for name in ("ca_file", "client_key_file", "client_cert_file")]
         self._token_file = _watched(settings, "token_file")
         self._make = make
-        self._close = close
         self._lock = threading.Lock()
         self._line: Line[Channel] | None = None
+        self._old: list[Line[Channel]] = []
         self._closed = False
         self._process = os.getpid()
 
@@ -109,34 +104,34 @@ class Lines(Generic[Channel]):
         with self._lock:
             if self._closed:
                 raise ClientError("The client is closed. Make another.", reason="CLOSED")
-            old = self._line
-            line = old
+            line = self._line
             if line is None or line.made_from != (ca, key, certificate):
+                self._old += [line] if line else []
                 line = Line(self._make(self._credentials(ca, key, certificate)), (ca, key, certificate))
                 self._line, self._process = line, os.getpid()
             line.calls += 1
-        if old is not None and old is not line:
-            self._close_idle(old)
         return line
 
     def give_back(self, line: Line[Channel]) -> None:
         """Say that a call has ended."""
         with self._lock:
             line.calls -= 1
-        self._close_idle(line)
 
-    def end(self) -> Channel | None:
-        """Have no further calls, and return the channel, which is to be closed with whatever runs on it."""
+    def idle(self) -> list[Channel]:
+        """Channels of old on which no call runs any longer. They are to be closed."""
+        if not self._old:
+            return []
         with self._lock:
-            self._closed = True
-            line, self._line = self._line, None
-        return line.channel if line is not None and os.getpid() == self._process else None
+            idle = [line for line in self._old if not line.calls]
+            self._old = [line for line in self._old if line.calls]
+        return [line.channel for line in idle]
 
-    def _close_idle(self, line: Line[Channel]) -> None:
+    def end(self) -> list[Channel]:
+        """Have no further calls. Returns the channels, which are to be closed with whatever runs on them."""
         with self._lock:
-            idle = line is not self._line and not line.calls and not self._closed
-        if idle:
-            self._close(line.channel)
+            lines = [*self._old, *([self._line] if self._line else [])]
+            self._closed, self._line, self._old = True, None, []
+        return [line.channel for line in lines] if os.getpid() == self._process else []
 
     def _credentials(
         self, ca: bytes | None, key: bytes | None, certificate: bytes | None

@@ -10,7 +10,7 @@ from typing import Any, Generic, NoReturn, Self, TypeVar, cast
 import grpc
 from google.protobuf.message import Message
 
-from kubevend.channels import CALL_SECONDS, OPTIONS, Lines, error_of
+from kubevend.channels import CALL_SECONDS, OPTIONS, Line, Lines, error_of
 from kubevend.connection import Settings
 from kubevend.tokens import Token, issue_request, new_request_id
 from kubevend.v1 import (
@@ -46,7 +46,7 @@ class Client:
             ClientError: the environment does not say (SETTINGS_INVALID).
         """
         settings = settings or Settings.from_environment()
-        self._lines = Lines(settings, lambda credentials: _connect(settings.address, credentials), _close)
+        self._lines = Lines(settings, lambda credentials: _connect(settings.address, credentials))
         channel = _CallingChannel(self._lines)
         self.issuing = issue_service_pb2_grpc.IssueServiceStub(channel)
         self.roles = role_service_pb2_grpc.RoleServiceStub(channel)
@@ -106,8 +106,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection, and end the calls that run."""
-        channel = self._lines.end()
-        if channel is not None:
+        for channel in self._lines.end():
             channel.close()
 
     def __enter__(self) -> Self:
@@ -125,8 +124,11 @@ def _connect(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.
     return grpc.secure_channel(address, credentials, OPTIONS)
 
 
-def _close(channel: grpc.Channel) -> None:
-    channel.close()
+def _take(lines: Lines[grpc.Channel]) -> Line[grpc.Channel]:
+    # Here, and not where a call ends: that is in gRPC's own thread, which must not wait for itself.
+    for channel in lines.idle():
+        channel.close()
+    return lines.take()
 
 
 class Stream(Generic[Answer]):
@@ -162,7 +164,7 @@ class _UnaryUnary:
     def with_call(self, request: Message, timeout: float | None = None, metadata: Any = None, **others: Any) -> Any:
         """The answer, and the call."""
         sent = self._lines.metadata(metadata)
-        line = self._lines.take()
+        line = _take(self._lines)
         try:
             return self._on(line.channel).with_call(request, timeout or CALL_SECONDS, sent, **others)
         except grpc.RpcError as failure:
@@ -182,7 +184,7 @@ class _UnaryStream:
         self, request: Message, timeout: float | None = None, metadata: Any = None, **others: Any
     ) -> Stream[Any]:
         sent = self._lines.metadata(metadata)
-        line = self._lines.take()
+        line = _take(self._lines)
         call = self._on(line.channel)(request, timeout, sent, **others)
         if not call.add_callback(lambda: self._lines.give_back(line)):
             self._lines.give_back(line)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kubevend.aio.client import Client
+    from kubevend.aio.source import TokenSource
 
-__all__ = ["Client"]
+__all__ = ["Client", "TokenSource"]
 
-_HOMES = {"Client": "client"}
+_HOMES = {"Client": "client", "TokenSource": "source"}
 
 
 def __getattr__(name: str) -> Any:

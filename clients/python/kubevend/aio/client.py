@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -55,8 +54,7 @@ class Client:
             ClientError: the environment does not say (SETTINGS_INVALID).
         """
         settings = settings or Settings.from_environment()
-        self._closing: set[asyncio.Task[None]] = set()
-        self._lines = Lines(settings, lambda credentials: _connect(settings.address, credentials), self._close_later)
+        self._lines = Lines(settings, lambda credentials: _connect(settings.address, credentials))
         channel = cast("grpc.aio.Channel", _CallingChannel(self._lines))
         self.issuing: IssueServiceAsyncStub = issue_service_pb2_grpc.IssueServiceStub(channel)
         self.roles: RoleServiceAsyncStub = role_service_pb2_grpc.RoleServiceStub(channel)
@@ -104,10 +102,8 @@ class Client:
 
     async def close(self) -> None:
         """Close the connection, and end the calls that run."""
-        channel = self._lines.end()
-        if channel is not None:
+        for channel in [*self._lines.idle(), *self._lines.end()]:
             await channel.close()
-        await asyncio.gather(*self._closing)
 
     async def __aenter__(self) -> Self:
         return self
@@ -116,11 +112,6 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
-
-    def _close_later(self, channel: grpc.aio.Channel) -> None:
-        task = asyncio.get_running_loop().create_task(channel.close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
 
 
 def _connect(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
@@ -162,6 +153,8 @@ class _UnaryUnary:
         metadata: Any = None,
         **others: Any,
     ) -> Any:
+        for channel in self._lines.idle():
+            await channel.close()
         sent = self._lines.metadata(metadata)
         line = self._lines.take()
         try:
