@@ -1,7 +1,8 @@
 """kubevend's tokens in the official Kubernetes client (`pip install kubevend[kubernetes]`).
 
     source = kubevend.TokenSource("quickstart")
-    core = kubernetes.client.CoreV1Api(kubevend.kubernetes.api_client(source, host="https://10.0.0.1:6443", ca_file="ca.crt"))
+    api = kubevend.kubernetes.api_client(source, host="https://10.0.0.1:6443", ca_file="ca.crt")
+    pods = kubernetes.client.CoreV1Api(api).list_namespaced_pod("apps")
 
 `kubevend.aio.kubernetes` has the same for `kubernetes.aio`.
 """
@@ -45,7 +46,7 @@ def plug_in(configuration: k8s.Configuration, source: TokenSource) -> None:
         cluster.set_token(current, source.token().token)
 
     configuration.api_key[cluster.KEY] = ""  # else no token is looked for
-    configuration.refresh_api_key_hook = refresh
+    configuration.refresh_api_key_hook = refresh  # type: ignore[assignment]  # typed as None
 
 
 class ApiClient(k8s.ApiClient):

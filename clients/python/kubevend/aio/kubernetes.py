@@ -37,7 +37,7 @@ def plug_in(configuration: k8s.Configuration, source: TokenSource) -> None:
         cluster.set_token(current, (await source.token()).token)
 
     configuration.api_key[cluster.KEY] = ""  # else no token is looked for
-    configuration.refresh_api_key_hook = refresh
+    configuration.refresh_api_key_hook = refresh  # type: ignore[assignment]  # typed as None
 
 
 class ApiClient(k8s.ApiClient):
