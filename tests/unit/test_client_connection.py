@@ -215,10 +215,15 @@ def test_where_the_api_server_is() -> None:
 
 
 def test_a_token_replaces_what_a_configuration_had() -> None:
-    """A request is made with the source's token, whatever prefix and key were set before."""
-    configuration = Configuration(api_key={"BearerToken": "old"}, api_key_prefix={"BearerToken": "Token"})
-    cluster.set_token(configuration, "new")
-    assert configuration.auth_settings()["BearerToken"]["value"] == "Bearer new"
+    """A request is made with the source's token alone, whatever keys, prefixes and certificates were set before."""
+    for name in ("BearerToken", "authorization"):
+        configuration = Configuration(
+            api_key={name: "old"}, api_key_prefix={name: "Token"}, cert_file="c", key_file="k"
+        )
+        cluster.forget_credentials(configuration)
+        cluster.set_token(configuration, "new")
+        assert configuration.auth_settings()["BearerToken"]["value"] == "Bearer new"
+        assert (configuration.cert_file, configuration.key_file) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 _RETRIES = {
     "methodConfig": [
+        # Who reads a stream opens it again in a way of its own, and is to know at once why it ended.
+        {"name": [{"service": "kubevend.v1.IssueService", "method": "StreamTokens"}]},
         {
             "name": [{}],
             "retryPolicy": {
@@ -33,7 +35,7 @@ _RETRIES = {
                 "backoffMultiplier": 2,
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
-        }
+        },
     ]
 }
 

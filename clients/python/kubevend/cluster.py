@@ -35,10 +35,16 @@ def target(host: str, ca_file: Path | str | None, environ: Mapping[str, str] = o
     return f"https://{name}:{port}", str(ca_file or _CA_FILE)
 
 
+def forget_credentials(configuration: Any) -> None:
+    """Take all credentials out of a configuration: an API server that is shown two may well go by the other one."""
+    configuration.api_key = {KEY: ""}  # without an entry no token is looked for
+    configuration.api_key_prefix = {}
+    configuration.cert_file = configuration.key_file = configuration.username = configuration.password = None
+
+
 def set_token(configuration: Any, token: str) -> None:
     """Have the next request made with a token."""
     configuration.api_key[KEY] = f"{_PREFIX}{token}"
-    configuration.api_key_prefix.pop(KEY, None)
 
 
 def shown(headers: Mapping[str, str] | None) -> str:

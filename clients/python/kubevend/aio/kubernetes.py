@@ -28,7 +28,7 @@ def api_client(source: TokenSource, host: str = "", ca_file: Path | str | None =
 
 
 def plug_in(configuration: k8s.Configuration, source: TokenSource) -> None:
-    """Have a configuration of the Kubernetes client ask a source for the token of each request, whatever it had before.
+    """Have a configuration of the Kubernetes client ask a source for the token of each request, and forget what it had.
 
     Clients that are made of it do not make requests again that were refused for their token.
     """
@@ -36,15 +36,15 @@ def plug_in(configuration: k8s.Configuration, source: TokenSource) -> None:
     async def refresh(current: Any) -> None:
         cluster.set_token(current, (await source.token()).token)
 
-    configuration.api_key[cluster.KEY] = ""  # else no token is looked for
+    cluster.forget_credentials(configuration)
     configuration.refresh_api_key_hook = refresh  # type: ignore[assignment]  # typed as None
 
 
 class ApiClient(k8s.ApiClient):
-    """A Kubernetes client with a token source."""
+    """A Kubernetes client that asks a source for the token of each request, and makes it again after a 401."""
 
     def __init__(self, source: TokenSource, configuration: k8s.Configuration, **others: Any) -> None:
-        """Take the source, and where the API server is."""
+        """Take the source, and where the API server is, such as `kubernetes.config` finds it; see `plug_in`."""
         plug_in(configuration, source)
         super().__init__(configuration, **others)
         self._source = source
