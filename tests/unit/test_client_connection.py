@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from google.rpc import code_pb2
 from kubernetes.client import Configuration
 
@@ -23,6 +25,7 @@ from kubevend.v1 import issue_service_pb2 as pb
 from kubevend.watched import WatchedFile
 from kubevend_server.errors import InvalidArgument, PermissionDenied, to_status
 from kubevend_server.errors import Violation as ServerViolation
+from tests.support.spiffe import Authority
 
 
 @pytest.mark.parametrize(
@@ -112,14 +115,17 @@ def test_what_is_no_token_is_not_sent(tmp_path: Path, content: str) -> None:
 
 def test_a_new_certificate_gets_a_new_channel(tmp_path: Path) -> None:
     """The old channel is closed only when no call runs on it any longer."""
-    certificate, key = tmp_path / "crt", tmp_path / "key"
-    certificate.write_text("1")
-    key.write_text("1")
+    authority = Authority()
+    certificate, key = authority.svid("/a").write(tmp_path)
     lines = _lines(Settings("localhost:1", client_cert_file=certificate, client_key_file=key))
     first = lines.take()
     assert lines.take() is first
     lines.give_back(first)
-    certificate.write_text("22")
+    new = authority.svid("/a")
+    certificate.write_text(new.certificate)
+    assert lines.take() is first, "the key is not replaced yet"
+    lines.give_back(first)
+    key.write_text(new.private_key)
     second = lines.take()
     assert second.channel is not first.channel
     assert lines.idle() == []
@@ -128,6 +134,21 @@ def test_a_new_certificate_gets_a_new_channel(tmp_path: Path) -> None:
     assert lines.end() == [second.channel]
     with pytest.raises(ClientError, match="CLOSED"):
         lines.take()
+
+
+@pytest.mark.parametrize("kind", ["another", "encrypted", "no key"])
+def test_a_key_that_is_not_the_certificates(tmp_path: Path, kind: str) -> None:
+    """A key that does not fit, or has a password, is an error that names both files and shows nothing of the key."""
+    certificate, key = Authority().svid("/a").write(tmp_path)
+    other = ec.generate_private_key(ec.SECP256R1())
+    how = serialization.BestAvailableEncryption(b"password") if kind == "encrypted" else serialization.NoEncryption()
+    written = other.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
+    key.write_bytes(b"none" if kind == "no key" else written)
+    with pytest.raises(ClientError) as refused:
+        _lines(Settings("localhost:1", client_cert_file=certificate, client_key_file=key)).take()
+    assert refused.value.reason == "KEY_MISMATCH"
+    assert str(key) in str(refused.value)
+    assert written.decode().splitlines()[1] not in str(refused.value)
 
 
 def test_errors_have_all_that_the_server_said() -> None:

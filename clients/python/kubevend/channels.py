@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import grpc
 
 from kubevend import __version__
+from kubevend.certificates import mismatch
 from kubevend.connection import Settings
 from kubevend.errors import ClientError, KubevendError
 from kubevend.statuses import to_error
@@ -73,7 +74,7 @@ class Lines(Generic[Channel]):
 
     def __init__(self, settings: Settings, make: Callable[[grpc.ChannelCredentials | None], Channel]) -> None:
         """Take how a channel is made, from credentials or, from none, in plain text."""
-        self._insecure = settings.insecure
+        self._settings = settings
         self._files = [_watched(settings, name) for name in ("ca_file", "client_key_file", "client_cert_file")]
         self._token_file = _watched(settings, "token_file")
         self._make = make
@@ -98,19 +99,17 @@ class Lines(Generic[Channel]):
         """The line for a call, which it gives back when it has ended.
 
         Raises:
-            ClientError: a file cannot be read (FILE_UNREADABLE); the client is closed (CLOSED), or was used in the
-                process that this one was forked from (FORKED).
+            ClientError: a file cannot be read (FILE_UNREADABLE), the key is not the certificate's (KEY_MISMATCH), the
+                client is closed (CLOSED), or was used in the process that this one was forked from (FORKED).
         """
         self._check_process()
-        ca, key, certificate = (file.read() if file else None for file in self._files)
+        files = tuple(file.read() if file else None for file in self._files)
         with self._lock:
             if self._closed:
                 raise ClientError("The client is closed. Make another.", reason="CLOSED")
             line = self._line
-            if line is None or line.made_from != (ca, key, certificate):
-                self._old += [line] if line else []
-                line = Line(self._make(self._credentials(ca, key, certificate)), (ca, key, certificate))
-                self._line, self._process = line, os.getpid()
+            if line is None or line.made_from != files:
+                line = self._line = self._renewed(line, files)
             line.calls += 1
         return line
 
@@ -135,10 +134,17 @@ class Lines(Generic[Channel]):
             self._closed, self._line, self._old = True, None, []
         return [line.channel for line in lines] if os.getpid() == self._process else []
 
-    def _credentials(
-        self, ca: bytes | None, key: bytes | None, certificate: bytes | None
-    ) -> grpc.ChannelCredentials | None:
-        return None if self._insecure else grpc.ssl_channel_credentials(ca, key, certificate)
+    def _renewed(self, old: Line[Channel] | None, files: tuple[bytes | None, ...]) -> Line[Channel]:
+        fault = mismatch(self._settings)
+        if fault and old:
+            return old  # until the other file is replaced as well
+        if fault:
+            raise ClientError(fault, reason="KEY_MISMATCH")
+        self._old += [old] if old else []
+        self._process = os.getpid()
+        ca, key, certificate = files
+        credentials = None if self._settings.insecure else grpc.ssl_channel_credentials(ca, key, certificate)
+        return Line(self._make(credentials), files)
 
     def _check_process(self) -> None:
         if self._line is not None and os.getpid() != self._process:
