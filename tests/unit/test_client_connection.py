@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.rpc import code_pb2
 from kubernetes.client import Configuration
 
-from kubevend import ClientError, Denied, KubevendError, Settings, Token, cluster
-from kubevend.channels import OPTIONS, Lines
+from kubevend import Client, ClientError, Denied, KubevendError, Settings, Token, Unavailable, cluster
+from kubevend.channels import OPTIONS, Line, Lines
 from kubevend.errors import Violation
 from kubevend.statuses import to_error
 from kubevend.tokens import issue_request
@@ -118,22 +120,22 @@ def test_a_new_certificate_gets_a_new_channel(tmp_path: Path) -> None:
     authority = Authority()
     certificate, key = authority.svid("/a").write(tmp_path)
     lines = _lines(Settings("localhost:1", client_cert_file=certificate, client_key_file=key))
-    first = lines.take()
-    assert lines.take() is first
+    first, _ = lines.take(id)
+    assert lines.take(id)[0] is first
     lines.give_back(first)
     new = authority.svid("/a")
     certificate.write_text(new.certificate)
-    assert lines.take() is first, "the key is not replaced yet"
+    assert lines.take(id)[0] is first, "the key is not replaced yet"
     lines.give_back(first)
     key.write_text(new.private_key)
-    second = lines.take()
+    second, _ = lines.take(id)
     assert second.channel is not first.channel
     assert lines.idle() == []
     lines.give_back(first)
     assert lines.idle() == [first.channel]
     assert lines.end() == [second.channel]
     with pytest.raises(ClientError, match="CLOSED"):
-        lines.take()
+        lines.take(id)
 
 
 @pytest.mark.parametrize("kind", ["another", "encrypted", "no key"])
@@ -145,7 +147,7 @@ def test_a_key_that_is_not_the_certificates(tmp_path: Path, kind: str) -> None:
     written = other.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
     key.write_bytes(b"none" if kind == "no key" else written)
     with pytest.raises(ClientError) as refused:
-        _lines(Settings("localhost:1", client_cert_file=certificate, client_key_file=key)).take()
+        _lines(Settings("localhost:1", client_cert_file=certificate, client_key_file=key)).take(id)
     assert refused.value.reason == "KEY_MISMATCH"
     assert str(key) in str(refused.value)
     assert written.decode().splitlines()[1] not in str(refused.value)
@@ -262,3 +264,22 @@ def test_a_token_replaces_what_a_configuration_had() -> None:
 def test_what_may_be_sent_again(status: int, body: object, again: bool) -> None:
     """A request is made again after a 401, and only if its body is still there."""
     assert cluster.may_be_sent_again(status, body) is again
+
+
+def test_closing_while_others_call() -> None:
+    """Whoever calls in the moment in which a client is closed is told that, however late it is noticed."""
+    client = Client(Settings("127.0.0.1:1", insecure=True))
+    with pytest.raises(Unavailable):
+        client.whoami(5)
+    take = client._lines.take
+
+    def take_and_close(on: Callable[[grpc.Channel], Any]) -> tuple[Line[grpc.Channel], Any]:
+        taken = take(on)
+        client.close()
+        return taken
+
+    client._lines.take = take_and_close  # type: ignore[method-assign]
+    with pytest.raises(ClientError, match="CLOSED"):
+        client.issuing.StreamTokens(pb.StreamTokensRequest())
+    with pytest.raises(ClientError, match="CLOSED"):
+        client.whoami()

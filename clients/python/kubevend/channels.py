@@ -55,6 +55,7 @@ OPTIONS: list[tuple[str, str | int]] = [
 """What every channel is made with. See https://github.com/grpc/grpc/blob/master/include/grpc/impl/channel_arg_names.h."""
 
 Channel = TypeVar("Channel")
+Method = TypeVar("Method")
 
 
 @dataclass(eq=False)
@@ -95,8 +96,10 @@ class Lines(Generic[Channel]):
             return own
         return (*own, ("authorization", f"Bearer {_text(self._token_file.read())}"))
 
-    def take(self) -> Line[Channel]:
-        """The line for a call, which it gives back when it has ended.
+    def take(self, on: Callable[[Channel], Method]) -> tuple[Line[Channel], Method]:
+        """The line for a call, which it gives back when it has ended, and the method to call, on the line's channel.
+
+        The method is made before anybody can close the channel: grpcio crashes where it is made afterwards.
 
         Raises:
             ClientError: a file cannot be read (FILE_UNREADABLE), the key is not the certificate's (KEY_MISMATCH), the
@@ -105,18 +108,27 @@ class Lines(Generic[Channel]):
         self._check_process()
         files = tuple(file.read() if file else None for file in self._files)
         with self._lock:
-            if self._closed:
-                raise ClientError("The client is closed. Make another.", reason="CLOSED")
+            self.check_open()
             line = self._line
             if line is None or line.made_from != files:
                 line = self._line = self._renewed(line, files)
+            method = on(line.channel)
             line.calls += 1
-        return line
+        return line, method
 
     def give_back(self, line: Line[Channel]) -> None:
         """Say that a call has ended."""
         with self._lock:
             line.calls -= 1
+
+    def check_open(self, problem: Exception | None = None) -> None:
+        """Refuse where the client is closed, which may be what was behind a problem.
+
+        Raises:
+            ClientError: it is (CLOSED).
+        """
+        if self._closed:
+            raise ClientError("The client is closed. Make another.", reason="CLOSED") from problem
 
     def idle(self) -> list[Channel]:
         """Channels of old on which no call runs any longer. They are to be closed."""

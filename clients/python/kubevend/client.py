@@ -10,7 +10,7 @@ from typing import Any, Generic, NoReturn, Self, TypeVar, cast
 import grpc
 from google.protobuf.message import Message
 
-from kubevend.channels import CALL_SECONDS, OPTIONS, Line, Lines, error_of
+from kubevend.channels import CALL_SECONDS, OPTIONS, Lines, error_of
 from kubevend.connection import Settings
 from kubevend.tokens import Token, issue_request, new_request_id
 from kubevend.v1 import (
@@ -124,11 +124,10 @@ def _connect(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.
     return grpc.secure_channel(address, credentials, OPTIONS)
 
 
-def _take(lines: Lines[grpc.Channel]) -> Line[grpc.Channel]:
-    # Here, and not where a call ends: that is in gRPC's own thread, which must not wait for itself.
+def _close_idle(lines: Lines[grpc.Channel]) -> None:
+    # Before a call, and not where one ends: that is in gRPC's own thread, which must not wait for itself.
     for channel in lines.idle():
         channel.close()
-    return lines.take()
 
 
 class Stream(Generic[Answer]):
@@ -164,11 +163,15 @@ class _UnaryUnary:
     def with_call(self, request: Message, timeout: float | None = None, metadata: Any = None, **others: Any) -> Any:
         """The answer, and the call."""
         sent = self._lines.metadata(metadata)
-        line = _take(self._lines)
+        _close_idle(self._lines)
+        line, method = self._lines.take(self._on)
         try:
-            return self._on(line.channel).with_call(request, timeout or CALL_SECONDS, sent, **others)
+            return method.with_call(request, timeout or CALL_SECONDS, sent, **others)
         except grpc.RpcError as failure:
             raise error_of(failure) from failure
+        except ValueError as problem:  # gRPC's word for a channel that was closed just now
+            self._lines.check_open(problem)
+            raise
         finally:
             self._lines.give_back(line)
 
@@ -184,8 +187,14 @@ class _UnaryStream:
         self, request: Message, timeout: float | None = None, metadata: Any = None, **others: Any
     ) -> Stream[Any]:
         sent = self._lines.metadata(metadata)
-        line = _take(self._lines)
-        call = self._on(line.channel)(request, timeout, sent, **others)
+        _close_idle(self._lines)
+        line, method = self._lines.take(self._on)
+        try:
+            call = method(request, timeout, sent, **others)
+        except ValueError as problem:  # gRPC's word for a channel that was closed just now
+            self._lines.give_back(line)
+            self._lines.check_open(problem)
+            raise
         if not call.add_callback(lambda: self._lines.give_back(line)):
             self._lines.give_back(line)
         return Stream(call)

@@ -156,9 +156,9 @@ class _UnaryUnary:
         for channel in self._lines.idle():
             await channel.close()
         sent = self._lines.metadata(metadata)
-        line = self._lines.take()
+        line, method = self._lines.take(self._on)
         try:
-            return await self._on(line.channel)(request, timeout=timeout or CALL_SECONDS, metadata=sent, **others)
+            return await method(request, timeout=timeout or CALL_SECONDS, metadata=sent, **others)
         except grpc.RpcError as failure:
             raise error_of(failure) from failure
         finally:
@@ -174,8 +174,8 @@ class _UnaryStream:
 
     def __call__(self, request: Message, *, metadata: Any = None, **others: Any) -> Stream[Any]:
         sent = self._lines.metadata(metadata)
-        line = self._lines.take()
-        call = self._on(line.channel)(request, metadata=sent, **others)
+        line, method = self._lines.take(self._on)
+        call = method(request, metadata=sent, **others)
         call.add_done_callback(lambda _: self._lines.give_back(line))
         return Stream(call)
 
