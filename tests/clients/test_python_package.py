@@ -67,6 +67,18 @@ def test_both_have_all_that_users_need(built: Path) -> None:
     assert [name for name in wheel | source if strange.search(name)] == []
 
 
+def test_the_source_distribution_builds(built: Path, tmp_path: Path) -> None:
+    """The source distribution alone makes the same wheel."""
+    (source,) = built.glob("*.tar.gz")
+    shutil.unpack_archive(source, tmp_path / "source", filter="data")
+    (folder,) = (tmp_path / "source").iterdir()
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    (again,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(again) as opened:
+        assert set(opened.namelist()) == names(built)[0]
+
+
 def test_the_licence_is_the_houses() -> None:
     """The library's licence is a copy of the repository's."""
     assert (LIBRARY / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()

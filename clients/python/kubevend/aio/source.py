@@ -82,6 +82,8 @@ class TokenSource:
             if token := self._upkeep.current():
                 return token
             self._keeper = self._keeper or asyncio.create_task(self._keep())
+            if self._keeper.done():
+                self._keeper.result()  # a defect, which would otherwise look like an outage
             left = deadline - asyncio.get_running_loop().time()
             if self._upkeep.refusal or left <= 0:
                 raise self._upkeep.failure(timeout)
