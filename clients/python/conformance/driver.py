@@ -21,6 +21,9 @@ from importlib import import_module
 from inspect import isawaitable
 from typing import Any
 
+import kubernetes.aio.client
+import kubernetes.client
+
 from kubevend import KubevendError, Token
 
 Command = dict[str, Any]
@@ -142,11 +145,10 @@ class Driver:
             found = await getattr(self, f"do_{command['do']}")(command)
         except KubevendError as error:
             found = {"error": told(error)}
-        except Exception as error:
-            status = getattr(error, "status", None)
-            if status is None:
-                raise
-            found = {"error": {"code": f"HTTP_{status}", "reason": "", "message": str(getattr(error, "reason", ""))}}
+        except (kubernetes.client.ApiException, kubernetes.aio.client.ApiException) as error:
+            found = {"error": {"code": f"HTTP_{error.status}", "reason": "", "message": str(error.reason)}}
+        except Exception as error:  # noqa: BLE001 - whatever else comes is a defect, and shows as one
+            found = {"error": {"code": "DEFECT", "reason": type(error).__name__, "message": str(error)}}
         print(json.dumps({"id": command["id"], **found}), flush=True)  # noqa: T201 - this is how it speaks
 
     async def do_issue(self, command: Command) -> Answer:
