@@ -465,10 +465,8 @@ def test_certificates_rotate(start: Start, cluster: DevCluster, namespace: str, 
             seen = client.whoami()
             count = len(heard.renewed)
             until(lambda: len(heard.renewed) > count, "the next token on the old connection")
-        client.whoami()
-
         assert (seen.name, seen.credential_id) == ("spiffe://example.org/ns/shop/sa/cart", new.fingerprint)
-        assert client._lines._old == []
+        until(lambda: client.whoami() and not client._lines._old, "the old connection to be closed")
     streamed = [e["caller"] for e in vending.events(method="kubevend.v1.IssueService/StreamTokens") if e.get("jti")]
     assert {caller["credentialId"] for caller in streamed} == {old.fingerprint}
     assert len({e["streamId"] for e in vending.events() if e.get("streamId")}) == 1

@@ -130,6 +130,7 @@ def test_a_new_certificate_gets_a_new_channel(tmp_path: Path) -> None:
     key.write_text(new.private_key)
     second, _ = lines.take(id)
     assert second.channel is not first.channel
+    assert "PRIVATE KEY" not in repr(second)
     assert lines.idle() == []
     lines.give_back(first)
     assert lines.idle() == [first.channel]

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import grpc
@@ -63,7 +63,7 @@ class Line(Generic[Channel]):
     """A channel, the files' contents that it was made from, and how many calls run on it."""
 
     channel: Channel
-    made_from: tuple[bytes | None, ...]
+    made_from: tuple[bytes | None, ...] = field(repr=False)  # a key among them
     calls: int = 0
 
 
