@@ -40,6 +40,7 @@ lint: .venv/.installed proto-lint ## style, imports, protos
 types: .venv/.installed ## mypy --strict
 	$(BIN)/mypy
 	$(BIN)/mypy tests
+	MYPYPATH=$(STUBS) $(BIN)/mypy $(STUBS)/conformance/driver.py
 
 proto: .venv/.installed ## the Python stubs and the descriptor set, from protos/
 	@find $(STUBS)/kubevend/v1 $(STUBS)/buf -name '*_pb2*' -delete 2>/dev/null || true
