@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import socket
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +17,19 @@ from tests.conformance.driver import Driver
 from tests.conformance.languages import LANGUAGES, command
 from tests.conformance.play import Play
 from tests.integration.conftest import Start, Vending, cluster, empty_store, namespace, start
+from tests.support.clusters import allow_anchors
 from tests.support.proxy import HoldingProxy
 
 __all__ = ["cluster", "empty_store", "namespace", "start"]
+
+
+def _free_port() -> int:
+    """A port that nobody listens on, and that no connection gets by chance: those come from 32768 on."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as trial:
+            if trial.connect_ex(("127.0.0.1", port)):
+                return port
 
 
 @pytest.fixture
@@ -40,7 +52,8 @@ class Stage:
     def play(self, case: Case, language: str) -> None:
         """Play a case with the driver of a language."""
         program = command(language)
-        vending = self.start(case.settings)
+        # A server that comes back is found where it was.
+        vending = self.start({**case.settings, "listener": {"address": f"127.0.0.1:{_free_port()}"}})
         vending.add_config(self.cluster, kubernetes_host=self.way.url)
         token_file = self.folder / "caller.token"
         token_file.write_text(case.credential or vending.server.admin_token)
@@ -70,7 +83,11 @@ class Stage:
 
 @pytest.fixture
 def stage(start: Start, cluster: DevCluster, way: HoldingProxy, namespace: str, tmp_path: Path) -> Stage:
-    """Where cases are played."""
+    """Where cases are played: demo may read ConfigMaps, and kubevend have anchors."""
+    allow_anchors(cluster, namespace)
+    cluster.kubectl("create", "role", "reader", "--verb=list", "--resource=configmaps", "--namespace", namespace)
+    subject = f"--serviceaccount={namespace}:demo"
+    cluster.kubectl("create", "rolebinding", "reader", "--role=reader", subject, "--namespace", namespace)
     return Stage(start, cluster, way, namespace, tmp_path)
 
 

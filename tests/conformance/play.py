@@ -138,9 +138,12 @@ class Play:
             raise ValueError(f"admin: {verb!r} is none of revoke, delete_role, policies.")
 
     def _count_events(self, step: Mapping[str, Any]) -> None:
-        """Count the audit events whose fields are as given."""
-        narrowed = resolve(step["events"], self.known)
-        _held({"count": len(self.vending.events(**narrowed))}, self._expected(step))
+        """Count the audit events whose fields are as given, until there are as many as expected: some come late."""
+        narrowed, expected = resolve(step["events"], self.known), self._expected(step)
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while faults := differences(expected, {"count": len(self.vending.events(**narrowed))}):
+            assert time.monotonic() < end, f"in vain for {_PATIENCE_SECONDS:g} s: {faults}"
+            time.sleep(0.05)
 
 
 def _held(answer: Answer, expected: Any) -> Answer:
