@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -37,10 +38,27 @@ def _python_aio() -> Sequence[str]:
     return [*_python(), "--aio"]
 
 
+def _java() -> Sequence[str]:
+    folder = CLIENTS / "java"
+    offline = ["--offline"] if (Path.home() / ".m2/repository/io/fabric8/kubernetes-client").exists() else []
+    _run(["mvn", "--quiet", *offline, "package", "-DskipTests"], folder)
+    target = folder / "conformance" / "target"
+    # It lives for seconds, so what takes long to start does not pay.
+    quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto"]
+    return ["java", *quick, "-cp", f"{target}/classes:{target}/lib/*", "dev.kubevend.conformance.Driver"]
+
+
+def _run(build: Sequence[str], folder: Path) -> None:
+    done = subprocess.run(build, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"{' '.join(build)} failed:\n{done.stdout[-4000:]}")
+
+
 _Build = tuple[Sequence[str], Callable[[], Sequence[str]]]
 
 _LANGUAGES: Mapping[str, _Build] = {
     "python": ((), _python),
     "python-aio": ((), _python_aio),
+    "java": (("java", "javac", "mvn"), _java),
 }
 LANGUAGES = tuple(_LANGUAGES)
