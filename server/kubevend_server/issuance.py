@@ -190,7 +190,8 @@ class Issuance:
 
     def _turn(self, issuing: _Issuing) -> AbstractAsyncContextManager[None]:
         """The caller's turn at the cluster. Nobody waits for anything else meanwhile, lest all turns wait for it."""
-        return self._turns.take(issuing.config.name, issuing.call.who.name)
+        call = issuing.call
+        return self._turns.take(issuing.config.name, call.who.name, call.record.settled.append)
 
     async def _decide(self, call: Call, role_name: str, asked: Asked, lease: str, replay: Lease | None = None) -> Grant:
         """Decide on a request: for a new lease of this name, or for another token of one that is there."""
