@@ -5,7 +5,8 @@ import { WatchedFile } from "./files.js";
 import { checkSettings, named, type Settings } from "./settings.js";
 import { VERSION } from "./version.js";
 
-// https://github.com/grpc/proposal/blob/master/A6-client-retries.md. Only UNAVAILABLE: nothing was done then, or it is tied to a request id.
+// https://github.com/grpc/proposal/blob/master/A6-client-retries.md. Only UNAVAILABLE: nothing was done then, or it is tied
+// to a request id. Not for streams of tokens, which a TokenSource opens again itself, with pauses of its own.
 const SERVICE_CONFIG = {
   methodConfig: [
     {
@@ -18,6 +19,7 @@ const SERVICE_CONFIG = {
         retryableStatusCodes: ["UNAVAILABLE"],
       },
     },
+    { name: [{ service: "kubevend.v1.IssueService", method: "StreamTokens" }] },
   ],
 };
 

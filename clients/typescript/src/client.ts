@@ -35,7 +35,7 @@ export interface CallOptions {
 /** What `issue` takes besides the role. */
 export interface IssueOptions extends TokenRequest, CallOptions {
   /** Tell what would happen, and issue nothing. Default: no. */
-  validateOnly?: boolean;
+  validateOnly?: boolean | undefined;
 }
 
 /** A connection to kubevend. It connects when it is first used, and again when it has to. */

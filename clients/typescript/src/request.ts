@@ -6,28 +6,28 @@ import { type IssueTokenRequest, IssueTokenRequestSchema } from "./gen/kubevend/
 /** What a token is to be. What is left out the role decides. */
 export interface TokenRequest {
   /** The ServiceAccount's namespace. Default: the only one that the role allows. */
-  namespace?: string;
+  namespace?: string | undefined;
 
   /** The ServiceAccount's name. Default: the only one that the role allows. */
-  serviceAccountName?: string;
+  serviceAccountName?: string | undefined;
 
   /** How long it should live, in whole seconds. Default: what the role says. */
-  ttlSeconds?: number;
+  ttlSeconds?: number | undefined;
 
   /** The shortest life that is of use, in whole seconds: rather fail than get less. Default: any. */
-  minTtlSeconds?: number;
+  minTtlSeconds?: number | undefined;
 
   /** Its audiences. Default: what the role says. */
-  audiences?: readonly string[];
+  audiences?: readonly string[] | undefined;
 
   /** Rights in every namespace, where the role allows that. Default: no. */
-  clusterWide?: boolean;
+  clusterWide?: boolean | undefined;
 
   /**
    * A UUID, version 4. Sent again with the same fields it gets another token of the same lease, and no second lease. Default: one
    * of the library's own making.
    */
-  requestId?: string;
+  requestId?: string | undefined;
 }
 
 /** The message for it. `role` is `quickstart` or `roles/quickstart`. */

@@ -42,7 +42,7 @@ export class Token {
   /** Whether this is another token of a lease that an earlier call with the same request id got. */
   readonly replayed: boolean;
 
-  /** @internal */
+  /** Takes what the server answered. {@link Client.issue} and {@link TokenSource.token} do that. */
   constructor(reply: IssueTokenResponse) {
     this.#value = reply.token;
     this.expiration = dateOf(reply.expiration);
