@@ -16,6 +16,7 @@ import structlog
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, start_http_server
 
 from kubevend_server.anchors import SharedAnchors
+from kubevend_server.asking_again import AskingAgain
 from kubevend_server.audit.log import AuditLog
 from kubevend_server.authentication.admin import read_admin_digest
 from kubevend_server.authentication.authenticator import Authenticator
@@ -40,6 +41,7 @@ from kubevend_server.interceptors import Patience, Recorder, chain
 from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
 from kubevend_server.keeping import Keepers
+from kubevend_server.lease_feed import LeaseFeed
 from kubevend_server.making import Maker
 from kubevend_server.metrics import IssuerCollector, LeaseCollector, Metrics, PolicyCollector, count_all
 from kubevend_server.namespaces import Namespaces
@@ -142,6 +144,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     in_flight = InFlight()
     remover = Remover(database, journal, catalog, clusters, order.process, order.every, clock, checkpoint)
     anchors = SharedAnchors(database, journal, remover, in_flight, clock)
+    feed = LeaseFeed(database, clock)
     expiry = Expiry(database, journal, anchors, remover, in_flight, clock, checkpoint)
     reconciler = Reconciler(database, journal, catalog, clusters, anchors, remover, in_flight, order, clock)
     presence = Presence(journal, order, clock)
@@ -179,12 +182,12 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
         clock,
         checkpoint,
     )
-    revocation = Revocation(database, journal, authorizer, anchors, remover, clock, checkpoint)
+    revocation = Revocation(database, journal, authorizer, anchors, remover, feed, clock, checkpoint)
     services: list[Service] = [
         ConfigService(catalog, authorizer, page_tokens, config_store, rules, clusters, checker, clock),
         RoleService(catalog, authorizer, page_tokens, Promises(catalog, clusters), limits, clock),
-        IssueService(issuance, settings.issuance.renew_after, clock),
-        LeaseService(database, authorizer, page_tokens, revocation, clock),
+        IssueService(issuance, feed, settings.issuance.renew_after, clock),
+        LeaseService(database, authorizer, page_tokens, revocation, feed, clock),
         IdentityService(authorizer),
     ]
     streams = Streams(settings.limits.streams_per_caller)
@@ -206,7 +209,11 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     metrics_server = _serve_metrics(settings.metrics.address, registry)
     port, *_ = await doors.open()
     _log.info("serving", address=settings.listener.address, port=port, tls=not settings.listener.insecure_loopback)
-    keepers = (tls_files, rotation, refresh, reload, remover, expiry, reconciler, presence, namespaces, refusals)
+    asking_again = AskingAgain(streams, catalog, policy_source)
+    keepers = (
+        *(tls_files, rotation, refresh, reload, remover, expiry, reconciler, presence, namespaces, refusals),
+        *(feed, asking_again),
+    )
     namespaces.begin()
     stop = asyncio.Event()
     keeping = Keepers([*keepers, *(issuer.keys for issuer in issuers)], stop)

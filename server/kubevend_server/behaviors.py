@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import NoReturn
 
 import structlog
@@ -25,7 +25,7 @@ from kubevend_server.streams import Opener, Streams
 
 Context = aio.ServicerContext[bytes, bytes]
 Behavior = Callable[[AsyncIterator[bytes], "Context"], Awaitable[bytes]]
-StreamBehavior = Callable[[AsyncIterator[bytes], "Context"], AsyncIterator[bytes]]
+StreamBehavior = Callable[[AsyncIterator[bytes], "Context"], AsyncGenerator[bytes, None]]
 
 _log = structlog.get_logger()
 
@@ -53,7 +53,7 @@ def stream_behavior(
     """Put the opener of a method with many answers inside the interceptors: each step of its stream passes them all."""
     pass_through = _put_together(interceptors)
 
-    async def behave(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    async def behave(requests: AsyncIterator[bytes], context: Context) -> AsyncGenerator[bytes, None]:
         first = _call(method, requests, context, listener)
         with streams.open(first, pass_through) as stream:
             try:

@@ -60,6 +60,7 @@ class Record:
         lease, jti, kubernetes_audit_id, expiration, token_expiration: what was issued.
         warnings: what came out otherwise than asked.
         leases: the leases that the call ends.
+        only_asks: whether it asks what would be, and does nothing: then it leaves an event only where it is denied.
         rows, change, committed, announced, fence: for the journal, as in `journal.Entry`.
         undo: what is to be written in place of these where the call fails.
         settled: called once all is recorded, with the error that the call ends with, or None.
@@ -68,6 +69,7 @@ class Record:
     resource: str = ""
     request: dict[str, Any] | None = None
     denied: bool = False
+    only_asks: bool = False
     policies: tuple[str, ...] | None = None
     rules: tuple[str, ...] = ()
     grant: Grant | None = None

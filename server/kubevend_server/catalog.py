@@ -15,12 +15,14 @@ class Catalog:
 
     Attributes:
         changes: how often this process itself has changed it.
+        version: how often it was changed, by whomever.
     """
 
     def __init__(self, configs: Iterable[Config], roles: Iterable[Role]) -> None:
         self._configs = {config.name: config for config in configs}
         self._roles = {role.name: role for role in roles}
         self.changes = 0
+        self.version = 0
 
     def config(self, name: str) -> Config | None:
         """The config of this name."""
@@ -41,6 +43,7 @@ class Catalog:
     def put(self, resource: Config | Role) -> None:
         """Take a resource in, in place of its older version."""
         self.changes += 1
+        self.version += 1
         if isinstance(resource, Config):
             self._configs[resource.name] = resource
         else:
@@ -49,6 +52,7 @@ class Catalog:
     def remove(self, resource: Config | Role) -> None:
         """Take a resource out."""
         self.changes += 1
+        self.version += 1
         if isinstance(resource, Config):
             self._configs.pop(resource.name, None)
         else:
@@ -56,5 +60,6 @@ class Catalog:
 
     def replace(self, configs: Iterable[Config], roles: Iterable[Role]) -> None:
         """Take all of them as they were read from the store, in place of what was there."""
+        self.version += 1
         self._configs = {config.name: config for config in configs}
         self._roles = {role.name: role for role in roles}

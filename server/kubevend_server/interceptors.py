@@ -157,7 +157,8 @@ def leaves_event(call: Call, error: KubevendError | None) -> bool:
     """Whether a call that ends so leaves an audit event of its own. Refusals beyond a limit are summed up."""
     if isinstance(error, OverLimit):
         return False
-    return not call.method.reads or call.record.denied or call.caller is None
+    reads = call.method.reads or call.record.only_asks
+    return not reads or call.record.denied or call.caller is None
 
 
 class Patience:

@@ -148,3 +148,23 @@ class LeaseFilter:
     expire_after: datetime | None = None
     create_before: datetime | None = None
     create_after: datetime | None = None
+
+    def fits(self, lease: Lease) -> bool:
+        """Whether a lease is one of these, as it is written down."""
+        named = (
+            (self.role, lease.role),
+            (self.config, lease.config),
+            (self.namespace, lease.namespace),
+            (self.service_account, lease.service_account),
+            (self.caller, lease.caller),
+            (self.state, lease.stored_state),
+        )
+        return (
+            all(wanted in ("", None, found) for wanted, found in named)
+            and _is_between(lease.expire_time, self.expire_after, self.expire_before)
+            and _is_between(lease.create_time, self.create_after, self.create_before)
+        )
+
+
+def _is_between(moment: datetime, first: datetime | None, end: datetime | None) -> bool:
+    return (first is None or moment >= first) and (end is None or moment < end)

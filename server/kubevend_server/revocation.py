@@ -18,6 +18,7 @@ from kubevend_server.checkpoints import Checkpoint, pass_by
 from kubevend_server.clock import Clock
 from kubevend_server.errors import FailedPrecondition, PermissionDenied
 from kubevend_server.journal import Entry, Journal
+from kubevend_server.lease_feed import LeaseFeed
 from kubevend_server.leases import NOT_ENDED, Lease, LeaseFilter, State
 from kubevend_server.removal import Remover
 from kubevend_server.store import leases as lease_store
@@ -66,10 +67,12 @@ class Revocation:
         authorizer: Authorizer,
         anchors: SharedAnchors,
         remover: Remover,
+        feed: LeaseFeed,
         clock: Clock,
         checkpoint: Checkpoint = pass_by,
     ) -> None:
         self._database = database
+        self._feed = feed
         self._journal = journal
         self._authorizer = authorizer
         self._anchors = anchors
@@ -296,6 +299,7 @@ class Revocation:
         )
         self._anchors.forget({lease.anchor for lease in ended if lease.anchor})
         self._remover.poke()
+        self._feed.poke()
         await self._checkpoint("revoke.marked")
         names = [lease.name for lease in ended]
         await self._wait(names)

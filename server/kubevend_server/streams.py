@@ -27,6 +27,7 @@ class Stream:
 
     Attributes:
         first: the call that opened it: its first step.
+        is_to_ask: roles or policies have changed, so it is to ask whether it still may go on.
     """
 
     def __init__(self, first: Call, pass_through: Interceptor, streams: Streams) -> None:
@@ -35,6 +36,7 @@ class Stream:
         self._pass_through = pass_through
         self._streams = streams
         self._bell: asyncio.Future[None] | None = None
+        self.is_to_ask = False
 
     async def step(self, handler: Handler) -> Message:
         """Have something done as a call of the stream's caller.
@@ -132,6 +134,13 @@ class Streams:
             )
         self._open[stream] = caller
         self._of[caller] += 1
+
+    def ask_again(self) -> Iterator[None]:
+        """Have each stream ask whether it still may go on; one after the other, as this is iterated."""
+        for stream in list(self._open):
+            stream.is_to_ask = True
+            stream.ring()
+            yield
 
     def close(self) -> None:
         """End them all, as the server stops: whoever waits for its next answer gets UNAVAILABLE, and comes again."""

@@ -3,8 +3,8 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -195,6 +195,34 @@ ISSUE_RULES = [
     *_audiences(
         lambda items: _issue(audiences=items), "audiences", "must be at most 20 audiences, each of them once", least=0
     ),
+    Rule(
+        lambda id_: _issue(request_id=id_),
+        "request_id",
+        "must be a UUID: 6f1c9a52-8b4e-4d0a-9c3e-2f7d5b1a0e48",
+        ["", "6f1c9a52-8b4e-4d0a-9c3e-2f7d5b1a0e48", "6F1C9A52-8B4E-4D0A-9C3E-2F7D5B1A0E48"],
+        {"7": "is '7': ", "6f1c9a528b4e4d0a9c3e2f7d5b1a0e48": "is '6f1c9a528b4e4d0a9c3e2f7d5b1a0e48': ", "x" * 99: ""},
+    ),
+]
+
+
+def _streamed(rule: Rule) -> Rule:
+    """The same rule of what a stream issues."""
+    return replace(
+        rule,
+        request=lambda value: iss.StreamTokensRequest(issue=cast("iss.IssueTokenRequest", rule.request(value))),
+        field=f"issue.{rule.field}",
+    )
+
+
+STREAM_RULES = [
+    Rule(
+        lambda issue: iss.StreamTokensRequest(issue=issue),
+        "issue",
+        "must be given: what each token is to be, with its role",
+        [_issue()],
+        [None],
+    ),
+    *map(_streamed, ISSUE_RULES),
 ]
 
 
@@ -463,7 +491,7 @@ CONFIG_RULES = [
     _named(lambda name: cs.CheckConfigRequest(name=name), "name", A_CONFIG, "configs", empty="is empty: "),
 ]
 
-RULES = [*CONFIG_RULES, *ISSUE_RULES, *ROLE_RULES, *LEASE_RULES]
+RULES = [*CONFIG_RULES, *ISSUE_RULES, *STREAM_RULES, *ROLE_RULES, *LEASE_RULES]
 
 
 def _violations(message: Message, prefix: str = "") -> list[Violation]:

@@ -10,10 +10,11 @@ from google.protobuf import descriptor_pool
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubevend.v1 import config_service_pb2, issue_service_pb2, lease_service_pb2, role_service_pb2
+from kubevend.v1 import config_service_pb2, identity_service_pb2, issue_service_pb2, lease_service_pb2, role_service_pb2
 from kubevend_server.callers import BOOTSTRAP_ADMIN, service_account
 from kubevend_server.configs import Config, Credential
 from kubevend_server.policy.access import (
+    DECIDED_AS,
     AccessPolicy,
     Circumstances,
     Decision,
@@ -28,15 +29,15 @@ from tests.unit.builders import NAMING, NOW, PERMIT_ALL, asked, config, lease, l
 
 RUNNER = service_account("prod", "ci", "runner")
 DENIED = Decision(False, ())
-SERVICES = ("ConfigService", "RoleService", "IssueService", "LeaseService")
+SERVICES = ("ConfigService", "RoleService", "IssueService", "LeaseService", "IdentityService")
 
-_DESCRIBED = (config_service_pb2, role_service_pb2, issue_service_pb2, lease_service_pb2)
+_DESCRIBED = (config_service_pb2, role_service_pb2, issue_service_pb2, lease_service_pb2, identity_service_pb2)
 
 
 def _methods() -> set[str]:
     pool = descriptor_pool.Default()
     services = [pool.FindServiceByName(f"kubevend.v1.{name}") for name in SERVICES]
-    return {method.name for service in services for method in service.methods}
+    return {method.name for service in services for method in service.methods} - DECIDED_AS.keys()
 
 
 def _issue(policies: str, of: Any = None, caller: Any = RUNNER, source: str = "", **request: Any) -> Decision:
@@ -46,8 +47,9 @@ def _issue(policies: str, of: Any = None, caller: Any = RUNNER, source: str = ""
 
 
 def test_the_schema_knows_every_method_and_nothing_else() -> None:
-    """The actions are the methods of the four services, `UseConfig`, and the two groups."""
+    """The actions are the methods of the services that are not decided as another, `UseConfig`, and the two groups."""
     assert actions() == _methods() | {"UseConfig", "view", "administer"}
+    assert set(DECIDED_AS.values()) - {""} <= _methods()
 
 
 def _circumstances(action: str) -> Circumstances:

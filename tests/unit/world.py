@@ -28,7 +28,7 @@ from kubevend_server.authentication.forwarded import Proxies
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
 from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.authorization import Authorizer
-from kubevend_server.behaviors import behavior
+from kubevend_server.behaviors import behavior, stream_behavior
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
 from kubevend_server.checks import Checker
@@ -47,6 +47,7 @@ from kubevend_server.in_flight import InFlight
 from kubevend_server.interceptors import Patience, Recorder, chain
 from kubevend_server.issuance import Issuance
 from kubevend_server.journal import Journal, read_head
+from kubevend_server.lease_feed import LeaseFeed
 from kubevend_server.making import Maker
 from kubevend_server.metrics import Metrics
 from kubevend_server.namespaces import Namespaces
@@ -68,6 +69,7 @@ from kubevend_server.settings import LimitSettings
 from kubevend_server.store import roles as role_store
 from kubevend_server.store.configs import ConfigStore
 from kubevend_server.store.database import Database
+from kubevend_server.streams import Streams
 from kubevend_server.turns import Turns
 from tests.unit.builders import ADMIN_TOKEN, AUDIT_KEY, NOW, PERMIT_ALL, clock, limits, minted
 
@@ -276,14 +278,16 @@ class World:
             limits(),
             clock,
         )
-        revocation = Revocation(self.database, self.journal, authorizer, self.anchors, self.remover, clock)
+        self.feed = LeaseFeed(self.database, clock)
+        revocation = Revocation(self.database, self.journal, authorizer, self.anchors, self.remover, self.feed, clock)
         self.services: list[Service] = [
             ConfigService(self.catalog, authorizer, tokens, self.config_store, rules, clusters, checker, clock),
             RoleService(self.catalog, authorizer, tokens, Promises(self.catalog, clusters), limits(), clock),
-            IssueService(issuance, 0.67, clock),
-            LeaseService(self.database, authorizer, tokens, revocation, clock),
+            IssueService(issuance, self.feed, 0.67, clock),
+            LeaseService(self.database, authorizer, tokens, revocation, self.feed, clock),
             IdentityService(authorizer),
         ]
+        self.streams = Streams(1000)
 
     async def call(
         self, request: Message, metadata: Mapping[str, str | bytes] | None = None, peer: str = "ipv4:10.0.0.7:51234"
@@ -303,15 +307,31 @@ class World:
         metadata: Mapping[str, str | bytes] | None = None,
         peer: str = "ipv4:10.0.0.7:51234",
     ) -> Any:
-        """Call a method with any bytes."""
+        """Call a method with any bytes. Of a stream the first answer counts, after which the caller leaves."""
         if metadata is None:
             metadata = {"authorization": f"Bearer {ADMIN_TOKEN}"}
-        service = next(service for service in self.services if name in service.handlers())
+        service = next(s for s in self.services if name in s.handlers() or name in s.openers())
         described = descriptor_pool.Default().FindServiceByName(service.name).FindMethodByName(name)
         request = message_factory.GetMessageClass(described.input_type)
-        method = Method(service.name, name, request, reads=name.startswith(("Get", "List", "WhoAmI")))
-        behave = behavior(method, service.handlers()[name], self.interceptors)
-        reply = await behave(sending(payload), context(metadata, peer))
+        method = Method(
+            service.name,
+            name,
+            request,
+            reads=name.startswith(("Get", "List", "Watch", "WhoAmI")),
+            streams=described.server_streaming,
+        )
+        if described.server_streaming:
+            opener = service.openers()[name]
+            answers = stream_behavior(method, opener, self.interceptors, self.streams)(
+                sending(payload), context(metadata, peer)
+            )
+            try:
+                reply = await anext(answers)
+            finally:
+                await answers.aclose()
+        else:
+            behave = behavior(method, service.handlers()[name], self.interceptors)
+            reply = await behave(sending(payload), context(metadata, peer))
         return message_factory.GetMessageClass(described.output_type).FromString(reply)
 
     def lines(self) -> list[dict[str, Any]]:

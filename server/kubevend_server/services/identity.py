@@ -12,7 +12,7 @@ from kubevend_server.calls import Call, Handler
 from kubevend_server.policy.access import Server
 from kubevend_server.streams import Opener
 
-_ACTIONS = ("ListConfigs", "ListLeases", "ListRoles", "RevokeLeases")
+_ACTIONS = ("ListConfigs", "ListLeases", "ListRoles", "RevokeLeases", "WatchLeases")
 """What is asked about the server itself."""
 
 

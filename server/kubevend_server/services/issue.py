@@ -15,11 +15,12 @@ from kubevend_server.calls import Call, Handler
 from kubevend_server.clock import Clock
 from kubevend_server.errors import InvalidArgument, Violation
 from kubevend_server.issuance import Issuance, Issued
+from kubevend_server.lease_feed import LeaseFeed
 from kubevend_server.policy.lifetimes import seconds
 from kubevend_server.policy.terms import Asked
 from kubevend_server.services import convert
 from kubevend_server.streams import Opener
-from kubevend_server.token_streams import TokenStreams
+from kubevend_server.token_streams import Issuer, TokenStreams
 
 
 class IssueService:
@@ -27,11 +28,13 @@ class IssueService:
 
     name = "kubevend.v1.IssueService"
 
-    def __init__(self, issuance: Issuance, renew_after: float, clock: Clock) -> None:
+    def __init__(self, issuance: Issuance, feed: LeaseFeed, renew_after: float, clock: Clock) -> None:
         self._issuance = issuance
         # Not a secret: it keeps tokens that were issued together from being renewed together.
         spread = partial(random.uniform, 0.95, 1.05)
-        self._token_streams = TokenStreams(self.issue_on_stream, renew_after, clock, spread)
+        self._token_streams = TokenStreams(
+            Issuer(self.issue_on_stream, self.ask_on_stream), feed, renew_after, clock, spread
+        )
 
     def handlers(self) -> dict[str, Handler]:
         """Its methods with one answer, by name."""
@@ -54,6 +57,13 @@ class IssueService:
                 "issue.validate_only must be left out: a stream issues tokens. IssueToken takes it.",
                 violations=[Violation("issue.validate_only", "must be left out")],
             )
+        return await self._issue(call, request)
+
+    async def ask_on_stream(self, call: Call) -> Message:
+        """Tell whether the next token of a stream would be issued."""
+        request = pb.IssueTokenRequest()
+        request.CopyFrom(cast("pb.StreamTokensRequest", call.request).issue)
+        request.validate_only = call.record.only_asks = True
         return await self._issue(call, request)
 
     async def _issue(self, call: Call, request: pb.IssueTokenRequest) -> Message:

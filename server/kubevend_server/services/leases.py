@@ -16,6 +16,8 @@ from kubevend_server.authorization import Authorizer
 from kubevend_server.calls import Call, Handler
 from kubevend_server.clock import Clock
 from kubevend_server.errors import InvalidArgument, NotFound, Violation
+from kubevend_server.lease_feed import LeaseFeed
+from kubevend_server.lease_watches import LeaseWatches
 from kubevend_server.leases import Lease, LeaseFilter, State
 from kubevend_server.paging import DEFAULT_PAGE_SIZE, PageTokens
 from kubevend_server.policy.access import Server
@@ -45,13 +47,20 @@ class LeaseService:
     name = "kubevend.v1.LeaseService"
 
     def __init__(
-        self, database: Database, authorizer: Authorizer, tokens: PageTokens, revocation: Revocation, clock: Clock
+        self,
+        database: Database,
+        authorizer: Authorizer,
+        tokens: PageTokens,
+        revocation: Revocation,
+        feed: LeaseFeed,
+        clock: Clock,
     ) -> None:
         self._revocation = revocation
         self._database = database
         self._authorizer = authorizer
         self._tokens = tokens
         self._clock = clock
+        self._watches = LeaseWatches(database, authorizer, feed, clock, _filter, _to_proto)
 
     def handlers(self) -> dict[str, Handler]:
         """Its methods by name."""
@@ -63,8 +72,8 @@ class LeaseService:
         }
 
     def openers(self) -> Mapping[str, Opener]:
-        """None with many answers."""
-        return {}
+        """Its methods with many answers, by name."""
+        return {"WatchLeases": self._watches.run}
 
     async def get_lease(self, call: Call) -> Message:
         """Read one lease."""

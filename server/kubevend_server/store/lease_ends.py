@@ -13,7 +13,7 @@ from kubevend_server.store import objects as object_store
 from kubevend_server.store.leases import portions
 from kubevend_server.store.schema import leases, literal, objects, tokens
 
-_ACTIVE, _NONE = literal("ACTIVE"), literal("")
+_ACTIVE, _REVOKING, _NONE = literal("ACTIVE"), literal("REVOKING"), literal("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,48 @@ class Ended:
     role: str
     end: str
     cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How a lease stands that has ended, or begun to.
+
+    Attributes:
+        name: the lease's.
+        state: REVOKING, REVOKED, EXPIRED or FAILED.
+        ends_as: for REVOKING, what it will be.
+        cause: why, where that was not its time.
+        revocation: how it could be ended.
+        end_time: when it had ended; None for REVOKING.
+    """
+
+    name: str
+    state: str
+    ends_as: str
+    cause: str
+    revocation: str
+    end_time: datetime | None
+
+    @property
+    def is_by_time(self) -> bool:
+        """Whether it ended since its time had come."""
+        return "EXPIRED" in (self.state, self.ends_as)
+
+
+def changed_since(connection: sa.Connection, since: datetime) -> list[Change]:
+    """The leases that are being ended now, and those that had ended at a moment or later."""
+    columns = [leases.c[name] for name in ("name", "state", "ends_as", "end_cause", "revocation", "end_time")]
+    revoking = sa.select(*columns).where(leases.c.state == _REVOKING)
+    ended = sa.select(*columns).where(leases.c.end_time.is_not(None), leases.c.end_time >= since)
+    return [Change(*row) for query in (revoking, ended) for row in connection.execute(query)]
+
+
+def ended_after(connection: sa.Connection, position: tuple[datetime, str], limit: int) -> list[str]:
+    """The names of leases that ended after a position, an end and a name; the longest ended first."""
+    end, name = position
+    beyond = sa.or_(leases.c.end_time > end, leases.c.name > name)
+    query = sa.select(leases.c.name).where(leases.c.end_time.is_not(None), leases.c.end_time >= end, beyond)
+    return list(connection.scalars(query.order_by(leases.c.end_time, leases.c.name).limit(limit)))
 
 
 def end_without_objects(connection: sa.Connection, names: Sequence[str], end: End, cause: str, now: datetime) -> None:

@@ -258,9 +258,7 @@ class StreamNotice(_message.Message):
     """The lease of the last token, `leases/{lease}`."""
     @_builtins.property
     def works_until(self) -> _timestamp_pb2.Timestamp:
-        """Until when the last token goes on working, as far as it is known: now, for a lease that was ended with what its token
-        stands on.
-        """
+        """Until when the last token goes on working. Not set while what it stands on is being deleted in the cluster: then soon."""
 
     def __init__(
         self,

@@ -335,6 +335,66 @@ class LeaseFilter(_message.Message):
 Global___LeaseFilter: _TypeAlias = LeaseFilter  # noqa: Y015
 
 @_typing.final
+class WatchLeasesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    END_AFTER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def filter(self) -> Global___LeaseFilter:
+        """Which leases. What is left out does not narrow. A `state` is that to which they come."""
+
+    @_builtins.property
+    def end_after(self) -> _timestamp_pb2.Timestamp:
+        """First those that ended at this moment or later, the longest ended first: the last `watched_until`, after a reconnect. At
+        most a day ago. Default: only what ends from now on.
+        """
+
+    def __init__(
+        self,
+        *,
+        filter: Global___LeaseFilter | None = ...,
+        end_after: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_after", b"end_after", "filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_after", b"end_after", "filter", b"filter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchLeasesRequest: _TypeAlias = WatchLeasesRequest  # noqa: Y015
+
+@_typing.final
+class WatchLeasesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: _builtins.int
+    WATCHED_UNTIL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lease(self) -> Global___Lease:
+        """A lease that has ended, or begun to."""
+
+    @_builtins.property
+    def watched_until(self) -> _timestamp_pb2.Timestamp:
+        """All that ended before this moment was told. Sent first, and then every minute."""
+
+    def __init__(
+        self,
+        *,
+        lease: Global___Lease | None = ...,
+        watched_until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "lease", b"lease", "watched_until", b"watched_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "lease", b"lease", "watched_until", b"watched_until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["lease", "watched_until"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchLeasesResponse: _TypeAlias = WatchLeasesResponse  # noqa: Y015
+
+@_typing.final
 class GetLeaseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -86,6 +86,11 @@ class LeaseServiceStub:
                 request_serializer=kubevend_dot_v1_dot_lease__service__pb2.RevokeLeasesRequest.SerializeToString,
                 response_deserializer=kubevend_dot_v1_dot_lease__service__pb2.RevokeLeasesResponse.FromString,
                 _registered_method=True)
+        self.WatchLeases = channel.unary_stream(
+                '/kubevend.v1.LeaseService/WatchLeases',
+                request_serializer=kubevend_dot_v1_dot_lease__service__pb2.WatchLeasesRequest.SerializeToString,
+                response_deserializer=kubevend_dot_v1_dot_lease__service__pb2.WatchLeasesResponse.FromString,
+                _registered_method=True)
 
 
 class LeaseServiceServicer:
@@ -171,6 +176,21 @@ class LeaseServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchLeases(self, request, context):
+        """Tells of leases that end, as it comes about: those that the caller may get, by their time, before it, or because their
+        issuance failed. Each is told once for each state that it comes to (REVOKING, then how it ended), within about a second,
+        and perhaps once more after a reconnect.
+
+        Who may call: whom the access policy permits `WatchLeases` on the server. Who the caller is, and whether it may, is asked
+        again each minute.
+
+        Errors: PERMISSION_DENIED (ACCESS_DENIED), UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`),
+        ABORTED (WATCH_BEHIND: the caller does not read as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LeaseServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -193,6 +213,11 @@ def add_LeaseServiceServicer_to_server(servicer, server):
                     servicer.RevokeLeases,
                     request_deserializer=kubevend_dot_v1_dot_lease__service__pb2.RevokeLeasesRequest.FromString,
                     response_serializer=kubevend_dot_v1_dot_lease__service__pb2.RevokeLeasesResponse.SerializeToString,
+            ),
+            'WatchLeases': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchLeases,
+                    request_deserializer=kubevend_dot_v1_dot_lease__service__pb2.WatchLeasesRequest.FromString,
+                    response_serializer=kubevend_dot_v1_dot_lease__service__pb2.WatchLeasesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -335,6 +360,33 @@ class LeaseService:
             '/kubevend.v1.LeaseService/RevokeLeases',
             kubevend_dot_v1_dot_lease__service__pb2.RevokeLeasesRequest.SerializeToString,
             kubevend_dot_v1_dot_lease__service__pb2.RevokeLeasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchLeases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kubevend.v1.LeaseService/WatchLeases',
+            kubevend_dot_v1_dot_lease__service__pb2.WatchLeasesRequest.SerializeToString,
+            kubevend_dot_v1_dot_lease__service__pb2.WatchLeasesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -97,6 +97,17 @@ class LeaseServiceStub:
 
     Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (FILTER_EMPTY: it would end everything).
     """
+    WatchLeases: _grpc.UnaryStreamMultiCallable[_lease_service_pb2.WatchLeasesRequest, _lease_service_pb2.WatchLeasesResponse]
+    """Tells of leases that end, as it comes about: those that the caller may get, by their time, before it, or because their
+    issuance failed. Each is told once for each state that it comes to (REVOKING, then how it ended), within about a second,
+    and perhaps once more after a reconnect.
+
+    Who may call: whom the access policy permits `WatchLeases` on the server. Who the caller is, and whether it may, is asked
+    again each minute.
+
+    Errors: PERMISSION_DENIED (ACCESS_DENIED), UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`),
+    ABORTED (WATCH_BEHIND: the caller does not read as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
+    """
 
 @_typing.type_check_only
 class LeaseServiceAsyncStub(LeaseServiceStub):
@@ -166,6 +177,17 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     is permitted, and of the others that the filter finds it tells those that the caller may get.
 
     Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (FILTER_EMPTY: it would end everything).
+    """
+    WatchLeases: _aio.UnaryStreamMultiCallable[_lease_service_pb2.WatchLeasesRequest, _lease_service_pb2.WatchLeasesResponse]  # type: ignore[assignment]
+    """Tells of leases that end, as it comes about: those that the caller may get, by their time, before it, or because their
+    issuance failed. Each is told once for each state that it comes to (REVOKING, then how it ended), within about a second,
+    and perhaps once more after a reconnect.
+
+    Who may call: whom the access policy permits `WatchLeases` on the server. Who the caller is, and whether it may, is asked
+    again each minute.
+
+    Errors: PERMISSION_DENIED (ACCESS_DENIED), UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`),
+    ABORTED (WATCH_BEHIND: the caller does not read as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
     """
 
 class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -257,6 +279,23 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         is permitted, and of the others that the filter finds it tells those that the caller may get.
 
         Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (FILTER_EMPTY: it would end everything).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchLeases(
+        self,
+        request: _lease_service_pb2.WatchLeasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_lease_service_pb2.WatchLeasesResponse], _abc.AsyncIterator[_lease_service_pb2.WatchLeasesResponse]]:
+        """Tells of leases that end, as it comes about: those that the caller may get, by their time, before it, or because their
+        issuance failed. Each is told once for each state that it comes to (REVOKING, then how it ended), within about a second,
+        and perhaps once more after a reconnect.
+
+        Who may call: whom the access policy permits `WatchLeases` on the server. Who the caller is, and whether it may, is asked
+        again each minute.
+
+        Errors: PERMISSION_DENIED (ACCESS_DENIED), UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`),
+        ABORTED (WATCH_BEHIND: the caller does not read as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
         """
 
 def add_LeaseServiceServicer_to_server(servicer: LeaseServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
