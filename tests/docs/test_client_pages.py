@@ -1,29 +1,39 @@
-"""The pages of the client libraries are true: every command works, and prints what the page shows."""
+"""The pages of the client libraries, typed as they stand, after `make run`."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.docs.replies import assert_shown
-from tests.e2e.quickstart_process import Quickstart
+from tests.e2e.quickstart_process import ROOT, Quickstart
 from tests.support.shell_blocks import read_blocks, run_blocks
 from tests.support.typescript import build_library, holding_library
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def test_the_page_on_typescript(tmp_path: Path) -> None:
-    """From the package to a first request to Kubernetes, and a refusal."""
-    build_library()
-    for name in ("Makefile", "clients"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / ".venv").symlink_to(sys.prefix)
-    blocks = read_blocks((ROOT / "docs" / "clients" / "typescript.md").read_text())
-    assert [block.line for block in blocks if not block.runs] == []
-    clean = {n: v for n, v in os.environ.items() if n != "KUBECONFIG" and not n.startswith("KUBEVEND_")}
-    with Quickstart(tmp_path) as running, holding_library():
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a `make run`."""
+    with Quickstart(tmp_path_factory.mktemp("clients")) as running:
         running.wait_ready()
-        for block, printed in run_blocks(blocks, tmp_path, clean):
-            assert_shown(block, printed)
+        yield running.here
+
+
+def test_typescript(here: Path) -> None:
+    """Every command of docs/clients/typescript.md works, and prints what the page shows."""
+    build_library()
+    for name, target in (("Makefile", ROOT / "Makefile"), ("clients", ROOT / "clients"), (".venv", Path(sys.prefix))):
+        (here / name).symlink_to(target)
+    blocks = read_blocks((ROOT / "docs" / "clients" / "typescript.md").read_text())
+    clean = {n: v for n, v in os.environ.items() if n != "KUBECONFIG" and not n.startswith("KUBEVEND_")}
+
+    with holding_library():
+        done = run_blocks(blocks, here, clean, seconds=300)
+    for block, printed in done:
+        assert_shown(block, printed)
+    assert [block.line for block in blocks if not block.runs] == []
+    assert len(blocks) == 3

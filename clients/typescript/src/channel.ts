@@ -1,5 +1,6 @@
 import { Client as GrpcClient, type ClientOptions, credentials, Metadata } from "@grpc/grpc-js";
 
+import { systemClock } from "./clock.js";
 import { clientError } from "./errors.js";
 import { WatchedFile } from "./files.js";
 import { checkSettings, named, type Settings } from "./settings.js";
@@ -22,6 +23,8 @@ const SERVICE_CONFIG = {
     { name: [{ service: "kubevend.v1.IssueService", method: "StreamTokens" }] },
   ],
 };
+
+const RETIRE_MS = 60_000;
 
 const OPTIONS: ClientOptions = {
   "grpc.service_config": JSON.stringify(SERVICE_CONFIG),
@@ -50,6 +53,8 @@ export class Channel {
   readonly #certificates: (WatchedFile | undefined)[];
   #shown: (Buffer | undefined)[] = [];
   #client: GrpcClient | undefined;
+  /** Those that have made way for others, each with what takes its closing back. */
+  readonly #retired = new Map<GrpcClient, () => void>();
 
   /** @throws KubevendError SETTING_INVALID */
   constructor(settings: Settings) {
@@ -91,8 +96,22 @@ export class Channel {
 
   /** Close it; calls under way end by themselves. */
   close(): void {
+    for (const [client, cancel] of this.#retired) {
+      cancel();
+      client.close();
+    }
+    this.#retired.clear();
     this.#client?.close();
     this.#client = undefined;
+  }
+
+  /** Close a connection that makes way for another, but only when no call still waits for it to come about. */
+  #retire(client: GrpcClient): void {
+    const close = (): void => {
+      this.#retired.delete(client);
+      client.close();
+    };
+    this.#retired.set(client, systemClock.after(RETIRE_MS, close, false));
   }
 
   #reconnect(contents: (Buffer | undefined)[], before: GrpcClient | undefined): GrpcClient {
@@ -100,7 +119,7 @@ export class Channel {
     try {
       const secure = this.#plaintext ? credentials.createInsecure() : credentials.createSsl(ca, key, cert);
       const next = new GrpcClient(this.#address, secure, OPTIONS);
-      before?.close();
+      if (before !== undefined) this.#retire(before);
       this.#client = next;
       this.#shown = contents;
       return next;

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file kubevend/v1/lease_service.proto.
  */
 export const file_kubevend_v1_lease_service: GenFile = /*@__PURE__*/
-  fileDesc("Ch9rdWJldmVuZC92MS9sZWFzZV9zZXJ2aWNlLnByb3RvEgtrdWJldmVuZC52MSKhBQoFTGVhc2USDAoEbmFtZRgBIAEoCRIMCgRyb2xlGAIgASgJEg4KBmNvbmZpZxgDIAEoCRIOCgZjYWxsZXIYBCABKAkSEQoJbmFtZXNwYWNlGAUgASgJEhcKD3NlcnZpY2VfYWNjb3VudBgGIAEoCRIRCglhdWRpZW5jZXMYByADKAkSJwoFc3RhdGUYCCABKA4yGC5rdWJldmVuZC52MS5MZWFzZS5TdGF0ZRIvCgtjcmVhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEicKBnRva2VucxgLIAMoCzIXLmt1YmV2ZW5kLnYxLkxlYXNlVG9rZW4SKwoKcmV2b2NhdGlvbhgMIAEoDjIXLmt1YmV2ZW5kLnYxLlJldm9jYXRpb24SLAoIZW5kX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEigKBmVuZGluZxgOIAEoCzIYLmt1YmV2ZW5kLnYxLkxlYXNlRW5kaW5nEikKB29iamVjdHMYDyADKAsyGC5rdWJldmVuZC52MS5MZWFzZU9iamVjdBIUCgxjbHVzdGVyX3dpZGUYECABKAgSEQoJZW5kX2NhdXNlGBEgASgJIo8BCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhAKDFNUQVRFX0FDVElWRRABEhEKDVNUQVRFX0VYUElSRUQQAhIRCg1TVEFURV9QRU5ESU5HEAMSEgoOU1RBVEVfUkVWT0tJTkcQBBIRCg1TVEFURV9SRVZPS0VEEAUSEAoMU1RBVEVfRkFJTEVEEAYidwoLTGVhc2VFbmRpbmcSEAoIYXR0ZW1wdHMYASABKAUSDgoGcmVhc29uGAIgASgJEg8KB21lc3NhZ2UYAyABKAkSNQoRbmV4dF9hdHRlbXB0X3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkwKC0xlYXNlT2JqZWN0EgwKBGtpbmQYASABKAkSEQoJbmFtZXNwYWNlGAIgASgJEgwKBG5hbWUYAyABKAkSDgoGc2hhcmVkGAQgASgIIpcBCgpMZWFzZVRva2VuEgsKA2p0aRgBIAEoCRIbChNrdWJlcm5ldGVzX2F1ZGl0X2lkGAIgASgJEi4KCmlzc3VlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCL4AwoLTGVhc2VGaWx0ZXISHAoEcm9sZRgBIAEoCUIOukgLcgaIjbGvDAHYAQESHgoGY29uZmlnGAIgASgJQg66SAtyBoCNsa8MAdgBARIaCgluYW1lc3BhY2UYAyABKAlCB7pIBHICGD8SIQoPc2VydmljZV9hY2NvdW50GAQgASgJQgi6SAVyAxj9ARIYCgZjYWxsZXIYBSABKAlCCLpIBXIDGIAQEocBCgVzdGF0ZRgGIAEoDjIYLmt1YmV2ZW5kLnYxLkxlYXNlLlN0YXRlQl66SAWCAQIQAYKNsa8MUG11c3QgYmUgb25lIG9mIExlYXNlLlN0YXRlLCBhcyBTVEFURV9BQ1RJVkUsIG9yIGxlZnQgb3V0IGZvciBsZWFzZXMgaW4gYW55IHN0YXRlEjEKDWV4cGlyZV9iZWZvcmUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKDGV4cGlyZV9hZnRlchgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoNY3JlYXRlX2JlZm9yZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMY3JlYXRlX2FmdGVyGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIsCg9HZXRMZWFzZVJlcXVlc3QSGQoEbmFtZRgBIAEoCUILukgIcgaQjbGvDAEiNQoQR2V0TGVhc2VSZXNwb25zZRIhCgVsZWFzZRgBIAEoCzISLmt1YmV2ZW5kLnYxLkxlYXNlInsKEUxpc3RMZWFzZXNSZXF1ZXN0EigKBmZpbHRlchgBIAEoCzIYLmt1YmV2ZW5kLnYxLkxlYXNlRmlsdGVyEh4KCXBhZ2Vfc2l6ZRgCIAEoBUILukgIGgaAjbGvDAESHAoKcGFnZV90b2tlbhgDIAEoCUIIukgFcgMYgBAiUQoSTGlzdExlYXNlc1Jlc3BvbnNlEiIKBmxlYXNlcxgBIAMoCzISLmt1YmV2ZW5kLnYxLkxlYXNlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJaChJSZXZva2VMZWFzZVJlcXVlc3QSGQoEbmFtZRgBIAEoCUILukgIcgaQjbGvDAESEgoKZW5kX3NoYXJlZBgCIAEoCBIVCg12YWxpZGF0ZV9vbmx5GAMgASgIInUKE1Jldm9rZUxlYXNlUmVzcG9uc2USMAoKcmV2b2NhdGlvbhgBIAEoCzIcLmt1YmV2ZW5kLnYxLkxlYXNlUmV2b2NhdGlvbhIsCgZvdGhlcnMYAiADKAsyHC5rdWJldmVuZC52MS5MZWFzZVJldm9jYXRpb24iagoTUmV2b2tlTGVhc2VzUmVxdWVzdBIoCgZmaWx0ZXIYASABKAsyGC5rdWJldmVuZC52MS5MZWFzZUZpbHRlchISCgplbmRfc2hhcmVkGAIgASgIEhUKDXZhbGlkYXRlX29ubHkYAyABKAgiVwoUUmV2b2tlTGVhc2VzUmVzcG9uc2USMQoLcmV2b2NhdGlvbnMYASADKAsyHC5rdWJldmVuZC52MS5MZWFzZVJldm9jYXRpb24SDAoEbW9yZRgCIAEoCCKLAQoPTGVhc2VSZXZvY2F0aW9uEg0KBWxlYXNlGAEgASgJEicKBXN0YXRlGAIgASgOMhgua3ViZXZlbmQudjEuTGVhc2UuU3RhdGUSLwoLd29ya3NfdW50aWwYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB21lc3NhZ2UYBCABKAkyzQIKDExlYXNlU2VydmljZRJHCghHZXRMZWFzZRIcLmt1YmV2ZW5kLnYxLkdldExlYXNlUmVxdWVzdBodLmt1YmV2ZW5kLnYxLkdldExlYXNlUmVzcG9uc2USTQoKTGlzdExlYXNlcxIeLmt1YmV2ZW5kLnYxLkxpc3RMZWFzZXNSZXF1ZXN0Gh8ua3ViZXZlbmQudjEuTGlzdExlYXNlc1Jlc3BvbnNlElAKC1Jldm9rZUxlYXNlEh8ua3ViZXZlbmQudjEuUmV2b2tlTGVhc2VSZXF1ZXN0GiAua3ViZXZlbmQudjEuUmV2b2tlTGVhc2VSZXNwb25zZRJTCgxSZXZva2VMZWFzZXMSIC5rdWJldmVuZC52MS5SZXZva2VMZWFzZXNSZXF1ZXN0GiEua3ViZXZlbmQudjEuUmV2b2tlTGVhc2VzUmVzcG9uc2VCOAoPZGV2Lmt1YmV2ZW5kLnYxUAFaI2t1YmV2ZW5kLmRldi9rdWJldmVuZC92MTtrdWJldmVuZHYxYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp, file_kubevend_v1_role_service, file_kubevend_v1_rules]);
+  fileDesc("Ch9rdWJldmVuZC92MS9sZWFzZV9zZXJ2aWNlLnByb3RvEgtrdWJldmVuZC52MSKhBQoFTGVhc2USDAoEbmFtZRgBIAEoCRIMCgRyb2xlGAIgASgJEg4KBmNvbmZpZxgDIAEoCRIOCgZjYWxsZXIYBCABKAkSEQoJbmFtZXNwYWNlGAUgASgJEhcKD3NlcnZpY2VfYWNjb3VudBgGIAEoCRIRCglhdWRpZW5jZXMYByADKAkSJwoFc3RhdGUYCCABKA4yGC5rdWJldmVuZC52MS5MZWFzZS5TdGF0ZRIvCgtjcmVhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEicKBnRva2VucxgLIAMoCzIXLmt1YmV2ZW5kLnYxLkxlYXNlVG9rZW4SKwoKcmV2b2NhdGlvbhgMIAEoDjIXLmt1YmV2ZW5kLnYxLlJldm9jYXRpb24SLAoIZW5kX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEigKBmVuZGluZxgOIAEoCzIYLmt1YmV2ZW5kLnYxLkxlYXNlRW5kaW5nEikKB29iamVjdHMYDyADKAsyGC5rdWJldmVuZC52MS5MZWFzZU9iamVjdBIUCgxjbHVzdGVyX3dpZGUYECABKAgSEQoJZW5kX2NhdXNlGBEgASgJIo8BCgVTdGF0ZRIVChFTVEFURV9VTlNQRUNJRklFRBAAEhAKDFNUQVRFX0FDVElWRRABEhEKDVNUQVRFX0VYUElSRUQQAhIRCg1TVEFURV9QRU5ESU5HEAMSEgoOU1RBVEVfUkVWT0tJTkcQBBIRCg1TVEFURV9SRVZPS0VEEAUSEAoMU1RBVEVfRkFJTEVEEAYidwoLTGVhc2VFbmRpbmcSEAoIYXR0ZW1wdHMYASABKAUSDgoGcmVhc29uGAIgASgJEg8KB21lc3NhZ2UYAyABKAkSNQoRbmV4dF9hdHRlbXB0X3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkwKC0xlYXNlT2JqZWN0EgwKBGtpbmQYASABKAkSEQoJbmFtZXNwYWNlGAIgASgJEgwKBG5hbWUYAyABKAkSDgoGc2hhcmVkGAQgASgIIpcBCgpMZWFzZVRva2VuEgsKA2p0aRgBIAEoCRIbChNrdWJlcm5ldGVzX2F1ZGl0X2lkGAIgASgJEi4KCmlzc3VlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCL4AwoLTGVhc2VGaWx0ZXISHAoEcm9sZRgBIAEoCUIOukgLcgaIjbGvDAHYAQESHgoGY29uZmlnGAIgASgJQg66SAtyBoCNsa8MAdgBARIaCgluYW1lc3BhY2UYAyABKAlCB7pIBHICGD8SIQoPc2VydmljZV9hY2NvdW50GAQgASgJQgi6SAVyAxj9ARIYCgZjYWxsZXIYBSABKAlCCLpIBXIDGIAQEocBCgVzdGF0ZRgGIAEoDjIYLmt1YmV2ZW5kLnYxLkxlYXNlLlN0YXRlQl66SAWCAQIQAYKNsa8MUG11c3QgYmUgb25lIG9mIExlYXNlLlN0YXRlLCBhcyBTVEFURV9BQ1RJVkUsIG9yIGxlZnQgb3V0IGZvciBsZWFzZXMgaW4gYW55IHN0YXRlEjEKDWV4cGlyZV9iZWZvcmUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKDGV4cGlyZV9hZnRlchgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoNY3JlYXRlX2JlZm9yZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMY3JlYXRlX2FmdGVyGAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJtChJXYXRjaExlYXNlc1JlcXVlc3QSKAoGZmlsdGVyGAEgASgLMhgua3ViZXZlbmQudjEuTGVhc2VGaWx0ZXISLQoJZW5kX2FmdGVyGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJ4ChNXYXRjaExlYXNlc1Jlc3BvbnNlEiMKBWxlYXNlGAEgASgLMhIua3ViZXZlbmQudjEuTGVhc2VIABIzCg13YXRjaGVkX3VudGlsGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEgAQgcKBWV2ZW50IiwKD0dldExlYXNlUmVxdWVzdBIZCgRuYW1lGAEgASgJQgu6SAhyBpCNsa8MASI1ChBHZXRMZWFzZVJlc3BvbnNlEiEKBWxlYXNlGAEgASgLMhIua3ViZXZlbmQudjEuTGVhc2UiewoRTGlzdExlYXNlc1JlcXVlc3QSKAoGZmlsdGVyGAEgASgLMhgua3ViZXZlbmQudjEuTGVhc2VGaWx0ZXISHgoJcGFnZV9zaXplGAIgASgFQgu6SAgaBoCNsa8MARIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiAECJRChJMaXN0TGVhc2VzUmVzcG9uc2USIgoGbGVhc2VzGAEgAygLMhIua3ViZXZlbmQudjEuTGVhc2USFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIloKElJldm9rZUxlYXNlUmVxdWVzdBIZCgRuYW1lGAEgASgJQgu6SAhyBpCNsa8MARISCgplbmRfc2hhcmVkGAIgASgIEhUKDXZhbGlkYXRlX29ubHkYAyABKAgidQoTUmV2b2tlTGVhc2VSZXNwb25zZRIwCgpyZXZvY2F0aW9uGAEgASgLMhwua3ViZXZlbmQudjEuTGVhc2VSZXZvY2F0aW9uEiwKBm90aGVycxgCIAMoCzIcLmt1YmV2ZW5kLnYxLkxlYXNlUmV2b2NhdGlvbiJqChNSZXZva2VMZWFzZXNSZXF1ZXN0EigKBmZpbHRlchgBIAEoCzIYLmt1YmV2ZW5kLnYxLkxlYXNlRmlsdGVyEhIKCmVuZF9zaGFyZWQYAiABKAgSFQoNdmFsaWRhdGVfb25seRgDIAEoCCJXChRSZXZva2VMZWFzZXNSZXNwb25zZRIxCgtyZXZvY2F0aW9ucxgBIAMoCzIcLmt1YmV2ZW5kLnYxLkxlYXNlUmV2b2NhdGlvbhIMCgRtb3JlGAIgASgIIosBCg9MZWFzZVJldm9jYXRpb24SDQoFbGVhc2UYASABKAkSJwoFc3RhdGUYAiABKA4yGC5rdWJldmVuZC52MS5MZWFzZS5TdGF0ZRIvCgt3b3Jrc191bnRpbBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHbWVzc2FnZRgEIAEoCTKhAwoMTGVhc2VTZXJ2aWNlEkcKCEdldExlYXNlEhwua3ViZXZlbmQudjEuR2V0TGVhc2VSZXF1ZXN0Gh0ua3ViZXZlbmQudjEuR2V0TGVhc2VSZXNwb25zZRJNCgpMaXN0TGVhc2VzEh4ua3ViZXZlbmQudjEuTGlzdExlYXNlc1JlcXVlc3QaHy5rdWJldmVuZC52MS5MaXN0TGVhc2VzUmVzcG9uc2USUAoLUmV2b2tlTGVhc2USHy5rdWJldmVuZC52MS5SZXZva2VMZWFzZVJlcXVlc3QaIC5rdWJldmVuZC52MS5SZXZva2VMZWFzZVJlc3BvbnNlElMKDFJldm9rZUxlYXNlcxIgLmt1YmV2ZW5kLnYxLlJldm9rZUxlYXNlc1JlcXVlc3QaIS5rdWJldmVuZC52MS5SZXZva2VMZWFzZXNSZXNwb25zZRJSCgtXYXRjaExlYXNlcxIfLmt1YmV2ZW5kLnYxLldhdGNoTGVhc2VzUmVxdWVzdBogLmt1YmV2ZW5kLnYxLldhdGNoTGVhc2VzUmVzcG9uc2UwAUI4Cg9kZXYua3ViZXZlbmQudjFQAVoja3ViZXZlbmQuZGV2L2t1YmV2ZW5kL3YxO2t1YmV2ZW5kdjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp, file_kubevend_v1_role_service, file_kubevend_v1_rules]);
 
 /**
  * The record of one grant.
@@ -423,6 +423,68 @@ export const LeaseFilterSchema: GenMessage<LeaseFilter> = /*@__PURE__*/
   messageDesc(file_kubevend_v1_lease_service, 4);
 
 /**
+ * @generated from message kubevend.v1.WatchLeasesRequest
+ */
+export type WatchLeasesRequest = Message<"kubevend.v1.WatchLeasesRequest"> & {
+  /**
+   * Which leases. What is left out does not narrow. A `state` is that to which they come.
+   *
+   * @generated from field: kubevend.v1.LeaseFilter filter = 1;
+   */
+  filter?: LeaseFilter | undefined;
+
+  /**
+   * First those that ended at this moment or later, the longest ended first: the last `watched_until`, after a reconnect. At
+   * most a day ago. Default: only what ends from now on.
+   *
+   * @generated from field: google.protobuf.Timestamp end_after = 2;
+   */
+  endAfter?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message kubevend.v1.WatchLeasesRequest.
+ * Use `create(WatchLeasesRequestSchema)` to create a new message.
+ */
+export const WatchLeasesRequestSchema: GenMessage<WatchLeasesRequest> = /*@__PURE__*/
+  messageDesc(file_kubevend_v1_lease_service, 5);
+
+/**
+ * @generated from message kubevend.v1.WatchLeasesResponse
+ */
+export type WatchLeasesResponse = Message<"kubevend.v1.WatchLeasesResponse"> & {
+  /**
+   * What there is to tell.
+   *
+   * @generated from oneof kubevend.v1.WatchLeasesResponse.event
+   */
+  event: {
+    /**
+     * A lease that has ended, or begun to.
+     *
+     * @generated from field: kubevend.v1.Lease lease = 1;
+     */
+    value: Lease;
+    case: "lease";
+  } | {
+    /**
+     * All that ended before this moment was told. Sent first, and then every minute.
+     *
+     * @generated from field: google.protobuf.Timestamp watched_until = 2;
+     */
+    value: Timestamp;
+    case: "watchedUntil";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message kubevend.v1.WatchLeasesResponse.
+ * Use `create(WatchLeasesResponseSchema)` to create a new message.
+ */
+export const WatchLeasesResponseSchema: GenMessage<WatchLeasesResponse> = /*@__PURE__*/
+  messageDesc(file_kubevend_v1_lease_service, 6);
+
+/**
  * @generated from message kubevend.v1.GetLeaseRequest
  */
 export type GetLeaseRequest = Message<"kubevend.v1.GetLeaseRequest"> & {
@@ -439,7 +501,7 @@ export type GetLeaseRequest = Message<"kubevend.v1.GetLeaseRequest"> & {
  * Use `create(GetLeaseRequestSchema)` to create a new message.
  */
 export const GetLeaseRequestSchema: GenMessage<GetLeaseRequest> = /*@__PURE__*/
-  messageDesc(file_kubevend_v1_lease_service, 5);
+  messageDesc(file_kubevend_v1_lease_service, 7);
 
 /**
  * @generated from message kubevend.v1.GetLeaseResponse
@@ -458,7 +520,7 @@ export type GetLeaseResponse = Message<"kubevend.v1.GetLeaseResponse"> & {
  * Use `create(GetLeaseResponseSchema)` to create a new message.
  */
 export const GetLeaseResponseSchema: GenMessage<GetLeaseResponse> = /*@__PURE__*/
-  messageDesc(file_kubevend_v1_lease_service, 6);
+  messageDesc(file_kubevend_v1_lease_service, 8);
 
 /**
  * @generated from message kubevend.v1.ListLeasesRequest
@@ -494,7 +556,7 @@ export type ListLeasesRequest = Message<"kubevend.v1.ListLeasesRequest"> & {
  * Use `create(ListLeasesRequestSchema)` to create a new message.
  */
 export const ListLeasesRequestSchema: GenMessage<ListLeasesRequest> = /*@__PURE__*/
-  messageDesc(file_kubevend_v1_lease_service, 7);
+  messageDesc(file_kubevend_v1_lease_service, 9);
 
 /**
  * @generated from message kubevend.v1.ListLeasesResponse
@@ -520,7 +582,7 @@ export type ListLeasesResponse = Message<"kubevend.v1.ListLeasesResponse"> & {
  * Use `create(ListLeasesResponseSchema)` to create a new message.
  */
 export const ListLeasesResponseSchema: GenMessage<ListLeasesResponse> = /*@__PURE__*/
-  messageDesc(file_kubevend_v1_lease_service, 8);
+  messageDesc(file_kubevend_v1_lease_service, 10);
 
 /**
  * @generated from message kubevend.v1.RevokeLeaseRequest
@@ -553,7 +615,7 @@ export type RevokeLeaseRequest = Message<"kubevend.v1.RevokeLeaseRequest"> & {
  * Use `create(RevokeLeaseRequestSchema)` to create a new message.
  */
 export const RevokeLeaseRequestSchema: GenMessage<RevokeLeaseRequest> = /*@__PURE__*/
-  messageDesc(file_kubevend_v1_lease_service, 9);
+  messageDesc(file_kubevend_v1_lease_service, 11);
 
 /**
  * @generated from message kubevend.v1.RevokeLeaseResponse
@@ -579,7 +641,7 @@ export type RevokeLeaseResponse = Message<"kubevend.v1.RevokeLeaseResponse"> & {
  * Use `create(RevokeLeaseResponseSchema)` to create a new message.
  */
 export const RevokeLeaseResponseSchema: GenMessage<RevokeLeaseResponse> = /*@__PURE__*/
-  messageDesc(file_kubevend_v1_lease_service, 10);
+  messageDesc(file_kubevend_v1_lease_service, 12);
 
 /**
  * @generated from message kubevend.v1.RevokeLeasesRequest
@@ -613,7 +675,7 @@ export type RevokeLeasesRequest = Message<"kubevend.v1.RevokeLeasesRequest"> & {
  * Use `create(RevokeLeasesRequestSchema)` to create a new message.
  */
 export const RevokeLeasesRequestSchema: GenMessage<RevokeLeasesRequest> = /*@__PURE__*/
-  messageDesc(file_kubevend_v1_lease_service, 11);
+  messageDesc(file_kubevend_v1_lease_service, 13);
 
 /**
  * @generated from message kubevend.v1.RevokeLeasesResponse
@@ -639,7 +701,7 @@ export type RevokeLeasesResponse = Message<"kubevend.v1.RevokeLeasesResponse"> &
  * Use `create(RevokeLeasesResponseSchema)` to create a new message.
  */
 export const RevokeLeasesResponseSchema: GenMessage<RevokeLeasesResponse> = /*@__PURE__*/
-  messageDesc(file_kubevend_v1_lease_service, 12);
+  messageDesc(file_kubevend_v1_lease_service, 14);
 
 /**
  * What became of a lease that was to be ended.
@@ -682,7 +744,7 @@ export type LeaseRevocation = Message<"kubevend.v1.LeaseRevocation"> & {
  * Use `create(LeaseRevocationSchema)` to create a new message.
  */
 export const LeaseRevocationSchema: GenMessage<LeaseRevocation> = /*@__PURE__*/
-  messageDesc(file_kubevend_v1_lease_service, 13);
+  messageDesc(file_kubevend_v1_lease_service, 15);
 
 /**
  * Leases: the record of what was granted, to whom, until when; and their end.
@@ -780,6 +842,24 @@ export const LeaseService: GenService<{
     methodKind: "unary";
     input: typeof RevokeLeasesRequestSchema;
     output: typeof RevokeLeasesResponseSchema;
+  },
+  /**
+   * Tells of leases that end, as it comes about: those that the caller may get, by their time, before it, or because their
+   * issuance failed. Each is told once for each state that it comes to (REVOKING, then how it ended), within about a second,
+   * and perhaps once more after a reconnect.
+   *
+   * Who may call: whom the access policy permits `WatchLeases` on the server. Who the caller is, and whether it may, is asked
+   * again each minute.
+   *
+   * Errors: PERMISSION_DENIED (ACCESS_DENIED), UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`),
+   * ABORTED (WATCH_BEHIND: the caller does not read as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
+   *
+   * @generated from rpc kubevend.v1.LeaseService.WatchLeases
+   */
+  watchLeases: {
+    methodKind: "server_streaming";
+    input: typeof WatchLeasesRequestSchema;
+    output: typeof WatchLeasesResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_kubevend_v1_lease_service, 0);
