@@ -64,8 +64,7 @@ proto-lint: ## buf lint (needs Node; CI forbids the skip)
 	else echo "skipped buf lint: Node is not installed"; fi
 
 # The tests of the TypeScript library call it, too, and have looked for npm before.
-typescript: $(TYPESCRIPT)/node_modules/.installed ## the TypeScript library, its tests and its driver, compiled
-	npm --prefix $(TYPESCRIPT) run --silent compile
+typescript: $(TYPESCRIPT)/build/.compiled ## the TypeScript library, its tests and its driver, compiled (needs Node)
 
 typescript-lint: ## tsc, eslint and prettier for the TypeScript library (needs Node; CI forbids the skip)
 	@if command -v npm >/dev/null; then \
@@ -81,6 +80,11 @@ typescript-proto: .venv/.installed
 	    --es_out=../$(TYPESCRIPT)/src/gen $(PROTOS) google/rpc/error_details.proto google/rpc/status.proto; \
 	elif [ -n "$$CI" ]; then echo "CI needs Node for the TypeScript stubs"; exit 1; \
 	else echo "skipped the TypeScript stubs: Node is not installed"; fi
+
+$(TYPESCRIPT)/build/.compiled: $(TYPESCRIPT)/node_modules/.installed $(TYPESCRIPT)/tsconfig.json \
+  $(shell find $(TYPESCRIPT)/src $(TYPESCRIPT)/test $(TYPESCRIPT)/conformance -name '*.ts')
+	npm --prefix $(TYPESCRIPT) run --silent compile
+	@touch $@
 
 $(TYPESCRIPT)/node_modules/.installed: $(TYPESCRIPT)/package-lock.json
 	npm --prefix $(TYPESCRIPT) ci --ignore-scripts --no-audit --no-fund --loglevel=error

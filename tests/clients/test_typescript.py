@@ -35,7 +35,7 @@ const client = connect({ address: "127.0.0.1:9", plaintext: true });
 await using source = client.tokenSource("quickstart", { ttlSeconds: 600 });
 source.on("revoked", (lease: string) => { console.log(lease); });
 try {
-  const token: Token = await source.token({ timeoutMs: 200 });
+  const token: Token = await client.issue("quickstart", { timeoutMs: 60_000 });
   await client.call(LeaseService.method.revokeLease, { name: token.lease });
 } catch (error) {
   if (!(error instanceof KubevendError)) throw error;
@@ -50,7 +50,9 @@ import { Client } from "kubevend";
 import { kubeConfig } from "kubevend/kubernetes";
 
 const client = new Client({ address: "127.0.0.1:9", plaintext: true });
-const api = kubeConfig(client.tokenSource("ci"), { server: "https://127.0.0.1:9" }).makeApiClient(CoreV1Api);
+const tokens = { token: () => client.issue("ci", { timeoutMs: 60_000 }), invalidate: () => undefined };
+const api = kubeConfig(tokens, { server: "https://127.0.0.1:9" }).makeApiClient(CoreV1Api);
+kubeConfig(client.tokenSource("ci"), { server: "https://127.0.0.1:9" });
 await api.listNamespacedPod({ namespace: "apps" }).catch((error: { code: string }) => { console.log(error.code); });
 await client.close();
 """

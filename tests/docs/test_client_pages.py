@@ -32,7 +32,7 @@ def test_typescript(here: Path) -> None:
     clean = {n: v for n, v in os.environ.items() if n != "KUBECONFIG" and not n.startswith("KUBEVEND_")}
 
     with holding_library():
-        done = run_blocks(blocks, here, clean, seconds=300)
+        done = run_blocks(blocks, here, clean, seconds=600)
     for block, printed in done:
         assert_shown(block, printed)
     assert [block.line for block in blocks if not block.runs] == []
