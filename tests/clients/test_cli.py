@@ -212,7 +212,7 @@ def test_kubectl_shows_why_there_is_no_token(
 
 
 def test_another_version_of_the_plugin_is_refused(run: Run) -> None:
-    """kubectl is answered in the version that it asks for, or told what is wrong."""
+    """Kubectl is answered in the version that it asks for, or told what is wrong."""
     info = json.dumps({"apiVersion": "client.authentication.k8s.io/v1beta1", "kind": "ExecCredential"})
     refused = run("credential", "ci", code=1, more={"KUBERNETES_EXEC_INFO": info})
     assert "client.authentication.k8s.io/v1" in refused.stderr
