@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.typescript import build_library
+
 CLIENTS = Path(__file__).parents[2] / "clients"
 
 
@@ -38,6 +40,10 @@ def _python_aio() -> Sequence[str]:
     return [*_python(), "--aio"]
 
 
+def _typescript() -> Sequence[str]:
+    return ["node", str(build_library() / "conformance" / "driver.js")]
+
+
 def _java() -> Sequence[str]:
     folder = CLIENTS / "java"
     offline = ["--offline"] if (Path.home() / ".m2/repository/io/fabric8/kubernetes-client").exists() else []
@@ -59,6 +65,7 @@ _Build = tuple[Sequence[str], Callable[[], Sequence[str]]]
 _LANGUAGES: Mapping[str, _Build] = {
     "python": ((), _python),
     "python-aio": ((), _python_aio),
+    "typescript": (("node", "npm"), _typescript),
     "java": (("java", "javac", "mvn"), _java),
 }
 LANGUAGES = tuple(_LANGUAGES)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from base64 import urlsafe_b64encode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -139,8 +140,6 @@ def settings(**given: Any) -> Any:
 
 def jwt(**claims: str) -> str:
     """Something with the form of a JWT."""
-    from base64 import urlsafe_b64encode
-
     return f"e30.{urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.c2ln"
 
 
