@@ -12,7 +12,7 @@ BUF := tools/buf/node_modules/.bin/buf
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-integration test-e2e lint types proto proto-check proto-lint lock fuzz bench bench-leases bench-policies bench-fairness bench-connections bench-streams clean
+.PHONY: help run test test-unit test-integration test-e2e conformance lint types proto proto-check proto-lint lock fuzz bench bench-leases bench-policies bench-fairness bench-connections bench-streams clean
 
 help: ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 20
@@ -32,6 +32,9 @@ test-integration: .venv/.installed ## the tests on the real API server
 test-e2e: .venv/.installed ## the tests of `make run`
 	$(PYTEST) tests/e2e
 
+conformance: .venv/.installed ## what every client library must do, tried with each; ends with a table
+	$(PYTEST) tests/conformance
+
 lint: .venv/.installed proto-lint ## style, imports, protos
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,6 +43,7 @@ lint: .venv/.installed proto-lint ## style, imports, protos
 types: .venv/.installed ## mypy --strict
 	$(BIN)/mypy
 	$(BIN)/mypy tests
+	MYPYPATH=$(STUBS) $(BIN)/mypy $(STUBS)/conformance/driver.py
 
 proto: .venv/.installed ## the Python stubs and the descriptor set, from protos/
 	@find $(STUBS)/kubevend/v1 $(STUBS)/buf -name '*_pb2*' -delete 2>/dev/null || true

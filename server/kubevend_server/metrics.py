@@ -32,6 +32,12 @@ class Metrics:
             registry=registry,
         )
         self._issuances = Counter("kubevend_issuances", "Tokens issued, by role.", ["role"], registry=registry)
+        self._replays = Counter(
+            "kubevend_replays",
+            "Tokens issued of a lease that their request_id had got before, by role.",
+            ["role"],
+            registry=registry,
+        )
         self._failures = Counter(
             "kubevend_issuance_failures",
             "Issuances that were denied, failed or given up, by reason.",
@@ -69,6 +75,8 @@ class Metrics:
         status = "CANCELLED" if cancelled else error.status if error else "OK"
         reason = error.reason if error else ""
         self._calls.labels(call.method.full_name, status, reason).inc()
+        if call.record.replayed and status == "OK":
+            self._replays.labels(call.record.resource).inc()
         if call.method.name not in ("IssueToken", "StreamTokens") or call.record.only_asks:
             return
         if status != "OK":

@@ -9,6 +9,7 @@ import json
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -32,6 +33,7 @@ from kubevend_server.behaviors import StreamBehavior, behavior, stream_behavior
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
 from kubevend_server.checks import Checker
+from kubevend_server.clock import Clock
 from kubevend_server.cluster.clusters import Clusters, OwnCluster
 from kubevend_server.cluster.connection import Answer, Connection, Request, Transport
 from kubevend_server.cluster.credentials import Presented, Stored
@@ -58,6 +60,7 @@ from kubevend_server.policy_folder import PolicySource
 from kubevend_server.promises import Promises
 from kubevend_server.refusals import Refusals
 from kubevend_server.removal import Remover
+from kubevend_server.request_ids import RequestIds
 from kubevend_server.revocation import Revocation
 from kubevend_server.services import Service
 from kubevend_server.services.configs import ConfigService
@@ -227,6 +230,7 @@ class World:
         anchor_patience: float = 20.0,
         limited: LimitSettings | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        clock: Clock = clock,
     ) -> None:
         """Build it."""
         self.folder = folder
@@ -268,6 +272,8 @@ class World:
         self.anchors = SharedAnchors(
             self.database, self.journal, self.remover, self.in_flight, clock, patience=anchor_patience
         )
+        window, dead = timedelta(seconds=600), timedelta(seconds=45)
+        self.request_ids = RequestIds(self.database, self.in_flight, "main/1", dead, window, clock)
         issuance = Issuance(
             self.catalog,
             authorizer,
@@ -278,6 +284,7 @@ class World:
             Maker(self.journal, "world", "main/1"),
             self.remover,
             self.in_flight,
+            self.request_ids,
             gate,
             turns,
             limits(),

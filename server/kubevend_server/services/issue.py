@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
+import uuid
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from google.protobuf.message import Message
 
@@ -18,6 +21,7 @@ from kubevend_server.issuance import Issuance, Issued
 from kubevend_server.lease_feed import LeaseFeed
 from kubevend_server.policy.lifetimes import seconds
 from kubevend_server.policy.terms import Asked
+from kubevend_server.request_ids import Once
 from kubevend_server.services import convert
 from kubevend_server.streams import Opener
 from kubevend_server.token_streams import Issuer, TokenStreams
@@ -46,7 +50,7 @@ class IssueService:
 
     async def issue_token(self, call: Call) -> Message:
         """Issue one token."""
-        return await self._issue(call, cast("pb.IssueTokenRequest", call.request))
+        return await self._issue(call, cast("pb.IssueTokenRequest", call.request), "call")
 
     async def issue_on_stream(self, call: Call) -> Message:
         """Issue the next token of a stream."""
@@ -57,7 +61,7 @@ class IssueService:
                 "issue.validate_only must be left out: a stream issues tokens. IssueToken takes it.",
                 violations=[Violation("issue.validate_only", "must be left out")],
             )
-        return await self._issue(call, request)
+        return await self._issue(call, request, "renewal" if call.stream else "stream")
 
     async def ask_on_stream(self, call: Call) -> Message:
         """Refuse where the next token of a stream would be."""
@@ -77,12 +81,22 @@ class IssueService:
             return False
         return True
 
-    async def _issue(self, call: Call, request: pb.IssueTokenRequest) -> Message:
+    async def _issue(
+        self, call: Call, request: pb.IssueTokenRequest, kind: Literal["call", "stream", "renewal"]
+    ) -> Message:
         call.record.resource = request.role
         asked = _asked(request)
         call.record.request = _written(request, asked)
-        issued = await self._issuance.issue(call, request.role, asked, validate_only=request.validate_only)
+        once = once_of(request.request_id, call.record.request, kind) if request.request_id else None
+        issued = await self._issuance.issue(call, request.role, asked, once, validate_only=request.validate_only)
         return _reply(issued)
+
+
+def once_of(request_id: str, written: Mapping[str, Any], kind: Literal["call", "stream", "renewal"]) -> Once:
+    """By what a call that is made again is known: its request id, and all else that it asks."""
+    others = {key: value for key, value in written.items() if key != "requestId"}
+    fingerprint = hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
+    return Once(str(uuid.UUID(request_id)), fingerprint, kind)
 
 
 def _asked(request: pb.IssueTokenRequest) -> Asked:
@@ -105,6 +119,7 @@ def _written(request: pb.IssueTokenRequest, asked: Asked) -> dict[str, Any]:
         "ttl": seconds(asked.ttl) if asked.ttl is not None else None,
         "minTtl": seconds(asked.min_ttl) if asked.min_ttl is not None else None,
         "audiences": list(asked.audiences),
+        "requestId": request.request_id,
         "validateOnly": request.validate_only,
         "clusterWide": request.cluster_wide,
     }
@@ -124,6 +139,7 @@ def _reply(issued: Issued) -> pb.IssueTokenResponse:
     convert.set_timestamp(reply.expiration, issued.expiration)
     convert.set_timestamp(reply.token_expiration, issued.token_expiration)
     convert.set_duration(reply.granted_ttl, issued.granted_ttl)
+    reply.replayed = issued.replayed
     if issued.token is not None:
         reply.token = issued.token.token
         reply.jti = issued.token.jti

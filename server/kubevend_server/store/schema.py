@@ -178,6 +178,22 @@ tokens = sa.Table(
     sa.Column("expire_time", Moment, nullable=False),
 )
 
+# Which lease a caller's request id has got. A row goes when its window is over.
+requests = sa.Table(
+    "requests",
+    metadata,
+    # The id first: it tells nearly all of them apart, and callers' names are long.
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("caller", sa.String(2048), primary_key=True),
+    sa.Column("role", sa.String(70), nullable=False),
+    # Of the request's other fields, and of what was granted: SHA-256 in hexadecimal.
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("terms", sa.String(64), nullable=False),
+    sa.Column("lease", sa.String(33), nullable=False),
+    sa.Column("create_time", Moment, nullable=False),
+    sa.Index("requests_create_time", "create_time"),
+)
+
 # For each replica the last line of its audit log that is known to be on the disk.
 audit_head = sa.Table(
     "audit_head",

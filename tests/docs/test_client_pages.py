@@ -1,0 +1,32 @@
+"""The pages of the client libraries, typed as they stand, after `make run`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.replies import assert_shown
+from tests.e2e.quickstart_process import ROOT, Quickstart
+from tests.support.shell_blocks import read_blocks, run_blocks
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a `make run`."""
+    with Quickstart(tmp_path_factory.mktemp("clients")) as running:
+        running.wait_ready()
+        yield running.here
+
+
+def test_python(here: Path) -> None:
+    """Every command of docs/clients/python.md works, and prints what the page shows."""
+    blocks = read_blocks((ROOT / "docs" / "clients" / "python.md").read_text())
+    clean = {n: v for n, v in os.environ.items() if n != "KUBECONFIG" and not n.startswith("KUBEVEND_")}
+
+    for block, printed in run_blocks(blocks, here, clean):
+        assert_shown(block, printed)
+    assert [block.line for block in blocks if not block.runs] == []
+    assert len(blocks) == 4
