@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.typescript import build_library
+
 CLIENTS = Path(__file__).parents[2] / "clients"
 
 
@@ -48,6 +50,10 @@ def _java() -> Sequence[str]:
     return ["java", *quick, "-cp", f"{target}/classes:{target}/lib/*", "dev.kubevend.conformance.Driver"]
 
 
+def _typescript() -> Sequence[str]:
+    return ["node", str(build_library() / "conformance" / "driver.js")]
+
+
 def _run(build: Sequence[str], folder: Path) -> None:
     done = subprocess.run(build, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
@@ -59,6 +65,7 @@ _Build = tuple[Sequence[str], Callable[[], Sequence[str]]]
 _LANGUAGES: Mapping[str, _Build] = {
     "python": ((), _python),
     "python-aio": ((), _python_aio),
+    "typescript": (("node", "npm"), _typescript),
     "java": (("java", "javac", "mvn"), _java),
 }
 LANGUAGES = tuple(_LANGUAGES)
