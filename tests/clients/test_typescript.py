@@ -92,10 +92,9 @@ def vending(start: Start, cluster: DevCluster, namespace: str) -> Vending:
 
 @pytest.fixture
 def driver(vending: Vending, cluster: DevCluster, namespace: str) -> Iterator[Driver]:
-    """A driver that calls it as the admin. What it says is looked through for tokens with what the server writes."""
-    with driving(environment_of(vending, cluster, namespace), vending.server.folder / "driver.log") as driver:
+    """A driver that calls it as the admin."""
+    with driving(environment_of(vending, cluster, namespace), vending.server.folder) as driver:
         yield driver
-    (vending.server.folder / "driver.jsonl").write_text(driver.said)
 
 
 def test_its_own_tests_pass() -> None:
@@ -164,7 +163,7 @@ def test_the_package_works_in_an_empty_folder(package: Path, tmp_path: Path) -> 
 def test_three_rotations_and_an_outage_cost_no_request(start: Start, cluster: DevCluster, namespace: str) -> None:
     """Four workers that list ConfigMaps all the time see no failure while tokens rotate and kubevend is away."""
     vending = begin(start, cluster, namespace, **OFTEN)
-    with driving(environment_of(vending, cluster, namespace), vending.server.folder / "driver.log") as driver:
+    with driving(environment_of(vending, cluster, namespace), vending.server.folder) as driver:
         driver.do("open", source="a", role="ci")
         driver.do("load_start", source="a", workers=4)
         seen: dict[str, None] = {}
@@ -262,7 +261,7 @@ def test_certificates_rotate_without_dropping_a_stream(
         events = vending.events(method="kubevend.v1.IssueService/StreamTokens", stage="STAGE_COMPLETE")
         return [(event["caller"]["credentialId"], event["streamId"]) for event in events]
 
-    with driving(environment, vending.server.folder / "driver.log") as driver:
+    with driving(environment, vending.server.folder) as driver:
         until(lambda: "error" not in driver.ask("issue", role="ci"), "the policy")
         driver.do("open", source="a", role="ci")
         driver.do("token", source="a")

@@ -54,6 +54,10 @@ def _java() -> Sequence[str]:
     return ["java", *quick, "-cp", f"{target}/classes:{target}/lib/*", "dev.kubevend.conformance.Driver"]
 
 
+def _typescript() -> Sequence[str]:
+    return ["node", str(build_library() / "conformance" / "driver.js")]
+
+
 def _run(build: Sequence[str], folder: Path) -> None:
     done = subprocess.run(build, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
