@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from devcluster.golang import environment, find_go
 from tests.support.typescript import build_library
 
+_GO = (1, 26, 0)
 CLIENTS = Path(__file__).parents[2] / "clients"
 
 
@@ -40,8 +42,10 @@ def _python_aio() -> Sequence[str]:
     return [*_python(), "--aio"]
 
 
-def _typescript() -> Sequence[str]:
-    return ["node", str(build_library() / "conformance" / "driver.js")]
+def _go() -> Sequence[str]:
+    go, folder = find_go(_GO), CLIENTS / "go"
+    _run([str(go.path), "build", "-o", ".build/driver", "./conformance"], folder, environment())
+    return [str(folder / ".build" / "driver")]
 
 
 def _java() -> Sequence[str]:
@@ -58,8 +62,10 @@ def _typescript() -> Sequence[str]:
     return ["node", str(build_library() / "conformance" / "driver.js")]
 
 
-def _run(build: Sequence[str], folder: Path) -> None:
-    done = subprocess.run(build, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+def _run(build: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> None:
+    done = subprocess.run(
+        build, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
     if done.returncode:
         pytest.fail(f"{' '.join(build)} failed:\n{done.stdout[-4000:]}")
 
@@ -69,6 +75,7 @@ _Build = tuple[Sequence[str], Callable[[], Sequence[str]]]
 _LANGUAGES: Mapping[str, _Build] = {
     "python": ((), _python),
     "python-aio": ((), _python_aio),
+    "go": ((), _go),
     "typescript": (("node", "npm"), _typescript),
     "java": (("java", "javac", "mvn"), _java),
 }

@@ -190,14 +190,15 @@ def answer_of(call: Any) -> Answer:
 
 def _end(call: Any) -> tuple[Any, bytes]:
     """With which error a call ends, if with any, and its reply, a stream's first answer."""
+    stream: Any = call
     if not isinstance(call, Iterator):
         error = call.exception()
         return error, b"" if error else call.result()
     try:
-        first = next(call)
+        first = next(stream)
     except grpc.RpcError as error:
         return error, b""
-    call.cancel()
+    stream.cancel()
     return None, first
 
 
