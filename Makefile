@@ -13,7 +13,7 @@ BUF := tools/buf/node_modules/.bin/buf
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-integration test-e2e conformance lint types proto proto-check proto-lint typescript typescript-lint typescript-proto lock fuzz bench bench-leases bench-policies bench-fairness bench-connections bench-streams clean
+.PHONY: help run test test-unit test-integration test-e2e conformance lint types proto proto-check proto-lint go-stubs typescript typescript-lint typescript-proto lock fuzz bench bench-leases bench-policies bench-fairness bench-connections bench-streams clean
 
 help: ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 20
@@ -54,6 +54,18 @@ proto: .venv/.installed typescript-proto ## the stubs and the descriptor set, fr
 	  --descriptor_set_out=../$(STUBS)/kubevend/v1/kubevend.protoset $(PROTOS) google/rpc/error_details.proto
 	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --grpc_python_out=../$(STUBS) \
 	  --mypy_grpc_out=quiet:../$(STUBS) $(filter %_service.proto,$(PROTOS))
+
+# What the Go and Java libraries are made from, with no validation rules in it; Java makes its stubs at each build.
+PLAIN_PROTOS := clients/java/kubevend/src/main/protobuf/kubevend.binpb
+GO_PLUGINS := $(CURDIR)/.venv/go-plugins
+go-stubs: .venv/.installed ## the Go stubs, and the descriptors for Java, from protos/ (needs Go)
+	$(BIN)/python tools/plain_protos.py $(PLAIN_PROTOS)
+	GOBIN=$(GO_PLUGINS) go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
+	GOBIN=$(GO_PLUGINS) go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
+	$(BIN)/python -m grpc_tools.protoc --descriptor_set_in=$(PLAIN_PROTOS) \
+	  --plugin=protoc-gen-go=$(GO_PLUGINS)/protoc-gen-go --plugin=protoc-gen-go-grpc=$(GO_PLUGINS)/protoc-gen-go-grpc \
+	  --go_out=clients/go --go_opt=module=kubevend.dev/kubevend \
+	  --go-grpc_out=clients/go --go-grpc_opt=module=kubevend.dev/kubevend $(filter-out %/rules.proto buf/%,$(PROTOS))
 
 proto-check: proto ## fail if the committed stubs are not what protos/ makes
 	@if [ -n "$$(git status --porcelain -- $(STUBS) $(TYPESCRIPT)/src/gen)" ]; then \

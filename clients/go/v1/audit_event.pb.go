@@ -219,6 +219,9 @@ type AuditEvent struct {
 	// In the lines of a stream (StreamTokens, WatchLeases): the request id of the call that opened it. Each of its tokens has a
 	// request id of its own.
 	StreamId string `protobuf:"bytes,27,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
+	// Whether the token is, or would have been, another one of a lease that an earlier call with the same `request_id` got:
+	// nothing but the token is made for it. The lease's lines have the same `request.requestId`.
+	Replayed bool `protobuf:"varint,28,opt,name=replayed,proto3" json:"replayed,omitempty"`
 	// `hash` of the line before; 64 zeros in the first line of a log.
 	PreviousHash string `protobuf:"bytes,30,opt,name=previous_hash,json=previousHash,proto3" json:"previous_hash,omitempty"`
 	// HMAC-SHA-256, in hexadecimal, of this line without this field, under the audit key.
@@ -444,6 +447,13 @@ func (x *AuditEvent) GetStreamId() string {
 		return x.StreamId
 	}
 	return ""
+}
+
+func (x *AuditEvent) GetReplayed() bool {
+	if x != nil {
+		return x.Replayed
+	}
+	return false
 }
 
 func (x *AuditEvent) GetPreviousHash() string {
@@ -676,7 +686,7 @@ var File_kubevend_v1_audit_event_proto protoreflect.FileDescriptor
 
 const file_kubevend_v1_audit_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1dkubevend/v1/audit_event.proto\x12\vkubevend.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkubevend/v1/issue_service.proto\x1a\x1ekubevend/v1/role_service.proto\x1a\x19kubevend/v1/warning.proto\"\xab\v\n" +
+	"\x1dkubevend/v1/audit_event.proto\x12\vkubevend.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fkubevend/v1/issue_service.proto\x1a\x1ekubevend/v1/role_service.proto\x1a\x19kubevend/v1/warning.proto\"\xc9\v\n" +
 	"\n" +
 	"AuditEvent\x12\x1c\n" +
 	"\bsequence\x18\x01 \x01(\x04B\x00R\bsequence\x120\n" +
@@ -710,7 +720,8 @@ const file_kubevend_v1_audit_event_proto_rawDesc = "" +
 	"\bduration\x18\x18 \x01(\v2\x19.google.protobuf.DurationB\x00R\bduration\x12#\n" +
 	"\fended_leases\x18\x19 \x03(\tB\x00R\vendedLeases\x12%\n" +
 	"\rrefused_calls\x18\x1a \x01(\x04B\x00R\frefusedCalls\x12\x1d\n" +
-	"\tstream_id\x18\x1b \x01(\tB\x00R\bstreamId\x12%\n" +
+	"\tstream_id\x18\x1b \x01(\tB\x00R\bstreamId\x12\x1c\n" +
+	"\breplayed\x18\x1c \x01(\bB\x00R\breplayed\x12%\n" +
 	"\rprevious_hash\x18\x1e \x01(\tB\x00R\fpreviousHash\x12\x14\n" +
 	"\x04hash\x18\x1f \x01(\tB\x00R\x04hash\"h\n" +
 	"\x05Stage\x12\x15\n" +

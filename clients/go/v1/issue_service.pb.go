@@ -42,8 +42,17 @@ type IssueTokenRequest struct {
 	// else the only one that it allows.
 	Audiences []string `protobuf:"bytes,6,rep,name=audiences,proto3" json:"audiences,omitempty"`
 	// A UUID of the caller's own making (RFC 9562, version 4), one for each token that it wants. Sent again with the same
-	// fields by the same caller, within ten minutes or while the lease lives, whichever is shorter, it gets another token
-	// of the same lease in place of a second lease: so a call whose answer was lost can be made again. Default: none.
+	// fields by the same caller, within ten minutes (the server's `leases.request_seconds`) or while the lease lives, whichever
+	// is shorter, it gets another token of the same lease in place of a second lease: so a call whose answer was lost can be
+	// made again. While the first call is still under way, the second waits for it.
+	//
+	// Each call is decided anew. The token ends with the lease at the latest, so its life is what is left of that; where that is
+	// less than 600 s the call is refused (REQUEST_ID_LEASE_TOO_SHORT), unless the role's `revocation` is PER_LEASE.
+	//
+	// On a stream it is that of the stream: one that is opened again goes on with the last lease of the one before. Where that
+	// has run out, or lives for less than a third of its life, it goes on with the next one.
+	//
+	// With `validate_only` it says nothing. Default: none.
 	RequestId string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Answer what would happen and why, and issue nothing: no call to the cluster, no token, no lease. What the
 	// cluster itself would say (its RBAC, its cap on lifetimes) is therefore not part of the answer.
@@ -157,7 +166,7 @@ type IssueTokenResponse struct {
 	// The latest moment at which the cluster still accepts the token: its own expiration, which holds if kubevend is not there
 	// to end the lease.
 	TokenExpiration *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=token_expiration,json=tokenExpiration,proto3" json:"token_expiration,omitempty"`
-	// How long the token lives, from its issuing to `expiration`, after every cap.
+	// How long the token lives, from its issuing to `expiration`, after every cap. With `replayed`, what is left of the lease.
 	GrantedTtl *durationpb.Duration `protobuf:"bytes,4,opt,name=granted_ttl,json=grantedTtl,proto3" json:"granted_ttl,omitempty"`
 	// The ServiceAccount's namespace.
 	Namespace string `protobuf:"bytes,5,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -461,7 +470,8 @@ type StreamNotice struct {
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	// The lease of the last token, `leases/{lease}`.
 	Lease string `protobuf:"bytes,3,opt,name=lease,proto3" json:"lease,omitempty"`
-	// Until when the last token goes on working. Not set while what it stands on is being deleted in the cluster: then soon.
+	// The latest moment at which the last token works. Not set where kubevend has not been able yet to delete what it stands
+	// on in the cluster, so that nobody can tell.
 	WorksUntil    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=works_until,json=worksUntil,proto3" json:"works_until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

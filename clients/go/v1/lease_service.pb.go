@@ -760,7 +760,7 @@ type WatchLeasesResponse_Lease struct {
 }
 
 type WatchLeasesResponse_WatchedUntil struct {
-	// All that ended before this moment was told. Sent first, and then every minute.
+	// All that ended before this moment was told. Sent first, after what `end_after` asks for, and then every minute.
 	WatchedUntil *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=watched_until,json=watchedUntil,proto3,oneof"`
 }
 
