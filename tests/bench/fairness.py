@@ -22,6 +22,7 @@ from devcluster.cluster import DevCluster
 from devcluster.server import BOOTSTRAP_POLICY, KubevendServer
 from tests.bench import subjects
 from tests.bench.measure import Load, load_program
+from tests.bench.processes import Disturbance, since, usage
 from tests.bench.table import markdown
 from tests.support.clusters import install
 
@@ -42,12 +43,17 @@ permit (principal is ServiceAccount, action in [Action::"IssueToken", Action::"G
 
 @dataclass(frozen=True)
 class Round:
-    """What the quiet caller saw alone, and beside the greedy one; and what that one saw, alone and beside it."""
+    """What the quiet caller saw alone, and beside the greedy one; and what that one saw, alone and beside it.
+
+    Attributes:
+        others: the share of the machine's CPUs that went to anything else meanwhile.
+    """
 
     alone: Load
     beside: Load
     greedy_alone: Load
     greedy_beside: Load
+    others: float
 
     @property
     def times(self) -> float:
@@ -57,20 +63,27 @@ class Round:
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured with: the load program, and how each of the two callers is told to ask."""
+    """What is measured with: the load program, how each of the two callers is told to ask, and whom they keep busy."""
 
     program: Path
     options: Mapping[str, Sequence[str]]
+    pids: Mapping[str, int]
     seconds: float
 
     def round(self) -> Round:
         """Measure each alone, then both together."""
+        disturbance, before = Disturbance(), usage(self.pids)
+        loads = self._loads()
+        served = sum(process.cpu_seconds for process in since(before, usage(self.pids)).values())
+        return Round(*loads, disturbance.share(served + sum(load.client_cpu_seconds for load in loads)))
+
+    def _loads(self) -> tuple[Load, Load, Load, Load]:
         alone = _finish(self._begin("quiet", 1, 1, self.seconds))
         greedy_alone = _finish(self._begin("greedy", GREEDY, LEAD_SECONDS, self.seconds))
         # The greedy one asks until the quiet one is done.
         greedy = self._begin("greedy", GREEDY, LEAD_SECONDS, self.seconds + 1)
         beside = _finish(self._begin("quiet", 1, LEAD_SECONDS, self.seconds))
-        return Round(alone, beside, greedy_alone, _finish(greedy))
+        return alone, beside, greedy_alone, _finish(greedy)
 
     def _begin(self, who: str, callers: int, warmup: float, seconds: float) -> subprocess.Popen[bytes]:
         command = [str(self.program), "-mode=kubevend", *self.options[who], f"-callers={callers}"]
@@ -94,12 +107,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, DevCluster.start(signing_key="rsa") as cluster:
         install(cluster)
         subjects.make_namespaces(cluster)
-        with _serving(cluster, Path(folder), arguments) as options:
-            bench = Bench(program, options, arguments.seconds)
+        with _serving(cluster, Path(folder), arguments) as (options, pids):
+            bench = Bench(program, options, pids, arguments.seconds)
             rounds = [bench.round() for _ in range(arguments.rounds)]
     click.echo(_render(rounds))
-    found = median(each.times for each in rounds)
-    click.echo(f"\nThe quiet caller's p99 is {found:.2f} times what it is alone; at most {MOST:g} is the target.")
+    times = [each.times for each in rounds]
+    found = median(times)
+    click.echo(
+        f"\nThe quiet caller's p99 is {found:.2f} times what it is alone ({min(times):.2f} to {max(times):.2f}); at "
+        f"most {MOST:g} is the target. Others took {median(each.others for each in rounds):.0%} of the CPUs."
+    )
     machine = {"cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
     report = {"machine": machine, "times": found, "reached": found <= MOST, "rounds": rounds}
     arguments.output.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
@@ -115,8 +132,14 @@ def _parse() -> Namespace:
 
 
 @contextmanager
-def _serving(cluster: DevCluster, folder: Path, arguments: Namespace) -> Iterator[dict[str, Sequence[str]]]:
-    """Start a server that both may ask: the quiet one is the bootstrap admin, the greedy one a ServiceAccount."""
+def _serving(
+    cluster: DevCluster, folder: Path, arguments: Namespace
+) -> Iterator[tuple[Mapping[str, Sequence[str]], Mapping[str, int]]]:
+    """Start a server that both may ask: the quiet one is the bootstrap admin, the greedy one a ServiceAccount.
+
+    Returns:
+        How the load program is told to ask as each of them, and the process IDs of all that serves them, by name.
+    """
     server = _make_server(cluster, folder, arguments)
     paces = {1: subjects.Pace(timedelta(seconds=1), timedelta(seconds=arguments.seconds))}
     greedy = folder / "greedy.token"
@@ -126,7 +149,7 @@ def _serving(cluster: DevCluster, folder: Path, arguments: Namespace) -> Iterato
         )
         (plain,) = [subject for subject in vended if subject.name == "kubevend"]
         others = [option for option in plain.options if not option.startswith("-token-file=")]
-        yield {"quiet": plain.options, "greedy": [*others, f"-token-file={greedy}"]}
+        yield {"quiet": plain.options, "greedy": [*others, f"-token-file={greedy}"]}, plain.pids
 
 
 def _make_server(cluster: DevCluster, folder: Path, arguments: Namespace) -> KubevendServer:

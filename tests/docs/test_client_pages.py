@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from tests.docs.replies import assert_shown
 from tests.e2e.quickstart_process import ROOT, Quickstart
 from tests.support.shell_blocks import read_blocks, run_blocks
+from tests.support.typescript import build_library, holding_library
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +32,19 @@ def test_python(here: Path) -> None:
         assert_shown(block, printed)
     assert [block.line for block in blocks if not block.runs] == []
     assert len(blocks) == 4
+
+
+def test_typescript(here: Path) -> None:
+    """Every command of docs/clients/typescript.md works, and prints what the page shows."""
+    build_library()
+    for name, target in (("Makefile", ROOT / "Makefile"), ("clients", ROOT / "clients"), (".venv", Path(sys.prefix))):
+        (here / name).symlink_to(target)
+    blocks = read_blocks((ROOT / "docs" / "clients" / "typescript.md").read_text())
+    clean = {n: v for n, v in os.environ.items() if n != "KUBECONFIG" and not n.startswith("KUBEVEND_")}
+
+    with holding_library():
+        done = run_blocks(blocks, here, clean, seconds=600)
+    for block, printed in done:
+        assert_shown(block, printed)
+    assert [block.line for block in blocks if not block.runs] == []
+    assert len(blocks) == 3

@@ -190,6 +190,13 @@ ISSUE_RULES = [
         ["", "a", "0", "a.b-c", "a" * 253],
         {"*": "is '*': ", "A": "is 'A': ", "a/b": "is 'a/b': ", "a\n": "is 'a\\n': ", "!" * 254: "", **SERVICE_ACCOUNT},
     ),
+    Rule(
+        lambda request_id: _issue(request_id=request_id),
+        "request_id",
+        "must be a UUID: 6f1c9a52-8b4e-4d0a-9c3e-2f7d5b1a0e48",
+        ["", "6f1c9a52-8b4e-4d0a-9c3e-2f7d5b1a0e48", "6F1C9A52-8B4E-4D0A-9C3E-2F7D5B1A0E48"],
+        {"1": "is '1': ", "6f1c9a528b4e4d0a9c3e2f7d5b1a0e48": "is '6f1c9a528b4e4d0a9c3e2f7d5b1a0e48': "},
+    ),
     _lifetime(lambda ttl: _issue(ttl=ttl), "ttl"),
     _lifetime(lambda ttl: _issue(min_ttl=ttl), "min_ttl"),
     *_audiences(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubevend_server.turns import Turns, Window
+from kubevend_server.turns import Settled, Turns, Window
 from tests.unit.builders import Stopwatch
 
 CLUSTER = "configs/default"
@@ -33,11 +33,16 @@ class Calls:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def _call(self, caller: str, cluster: str) -> None:
-        async with self.turns.take(cluster, caller):
-            self.served.append(caller)
-            end = asyncio.Event()
-            self.ends.setdefault(caller, []).append(end)
-            await end.wait()
+        settled: list[Settled] = []
+        try:
+            async with self.turns.take(cluster, caller, settled.append):
+                self.served.append(caller)
+                end = asyncio.Event()
+                self.ends.setdefault(caller, []).append(end)
+                await end.wait()
+        finally:
+            for settle in settled:
+                settle(None)
 
     async def begin(self, callers: str, cluster: str = CLUSTER) -> None:
         """Let each of these callers, one letter each, ask for a turn."""
@@ -58,9 +63,9 @@ def clock() -> Stopwatch:
 
 
 @asynccontextmanager
-async def calls(most: int, clock: Callable[[], float]) -> AsyncIterator[Calls]:
+async def calls(most: int, clock: Callable[[], float], pause: float = 3600.0) -> AsyncIterator[Calls]:
     """Calls that take turns, so many at once; what is left is cancelled."""
-    made = Calls(Turns(most, clock))
+    made = Calls(Turns(most, clock, pause))
     yield made
     for task in made.tasks:
         task.cancel()
@@ -109,6 +114,52 @@ async def test_a_modest_caller_does_not_wait(clock: Stopwatch) -> None:
         assert sum(map(len, asked.ends.values())) == 8
 
 
+async def test_others_pause_while_a_modest_caller_is_served(clock: Stopwatch) -> None:
+    """While a modest caller's call is under way others begin no turn, though theirs end; after every second such call
+    they have one, since the window is narrow.
+    """
+    async with calls(8, clock) as asked:
+        await asked.begin("a" * 20)
+        await asked.end("a")  # its first, when it had nothing under way
+        await asked.begin("b")
+        await asked.end("a" * 8)
+        assert asked.served == [*"a" * 9, "b"]
+        asked.served.clear()
+        for _ in range(4):
+            await asked.end("b")
+            await asked.begin("b")
+            await asked.end("a" * len(asked.ends["a"]))
+        assert asked.served == [*"bab", *"bab"]
+
+
+async def test_a_call_that_hangs_stops_nobody(clock: Stopwatch) -> None:
+    """Others pause for a moment at most, however long a modest caller's call takes."""
+    async with calls(8, clock, pause=0.001) as asked, asyncio.timeout(30):
+        await asked.begin("a" * 20)
+        await asked.end("a")
+        await asked.begin("b")
+        await asked.end("a" * 8)
+        while len(asked.served) == 10:
+            await settle()
+        assert asked.served == [*"a" * 9, *"ba"]
+
+
+async def test_a_cluster_far_away_has_a_wide_window(clock: Stopwatch) -> None:
+    """Where tokens take as long as ever although many are asked for at once, a modest caller's call earns the others as
+    many turns as that leaves the window wide.
+    """
+    async with calls(8, clock) as asked:
+        await asked.begin("a" * 20)
+        await asked.end("a")
+        await asked.begin("b")
+        for _ in range(100):
+            asked.turns.learn(CLUSTER, 0.1)
+        await asked.end("a" * 8)
+        asked.served.clear()
+        await asked.end("b")
+        assert asked.served == ["a"] * 8
+
+
 async def test_clusters_have_turns_of_their_own(clock: Stopwatch) -> None:
     """A cluster that answers nobody keeps nobody from another one."""
     async with calls(2, clock) as asked:
@@ -140,7 +191,7 @@ def test_nobody_is_forgotten(steps: list[tuple[str, str]]) -> None:
 
     async def play() -> None:
         clock = Stopwatch()
-        async with calls(3, clock) as asked:
+        async with calls(3, clock, pause=0.001) as asked:
             for caller, step in steps:
                 if step == "begin":
                     await asked.begin(caller)
@@ -152,9 +203,10 @@ def test_nobody_is_forgotten(steps: list[tuple[str, str]]) -> None:
                 clock.now += 0.3 * (step == "later")
                 assert sum(counter.served.total() for counter in asked.turns._counters.values()) <= 3
             asked.tasks = [task for task in asked.tasks if not task.done()]
-            while asked.turns.waiting:
-                caller = next(caller for caller, ends in asked.ends.items() if ends)
-                await asked.end(caller)
+            async with asyncio.timeout(30):
+                while asked.turns.waiting:
+                    await asked.end(next((caller for caller, ends in asked.ends.items() if ends), ""))
+                    await settle()  # where nobody is served, others pause a moment longer
 
     asyncio.run(play())
 

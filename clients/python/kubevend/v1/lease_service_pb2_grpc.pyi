@@ -103,7 +103,9 @@ class LeaseServiceStub:
     and perhaps once more after a reconnect.
 
     Who may call: whom the access policy permits `WatchLeases` on the server. Who the caller is, and whether it may, is asked
-    again each minute.
+    again each minute; a watch ends with the credential that it was opened with.
+
+    What a caller has not read yet waits for it, up to 10,000 leases.
 
     Errors: PERMISSION_DENIED (ACCESS_DENIED), UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`),
     ABORTED (WATCH_BEHIND: the caller does not read as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
@@ -184,7 +186,9 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     and perhaps once more after a reconnect.
 
     Who may call: whom the access policy permits `WatchLeases` on the server. Who the caller is, and whether it may, is asked
-    again each minute.
+    again each minute; a watch ends with the credential that it was opened with.
+
+    What a caller has not read yet waits for it, up to 10,000 leases.
 
     Errors: PERMISSION_DENIED (ACCESS_DENIED), UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`),
     ABORTED (WATCH_BEHIND: the caller does not read as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
@@ -292,7 +296,9 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         and perhaps once more after a reconnect.
 
         Who may call: whom the access policy permits `WatchLeases` on the server. Who the caller is, and whether it may, is asked
-        again each minute.
+        again each minute; a watch ends with the credential that it was opened with.
+
+        What a caller has not read yet waits for it, up to 10,000 leases.
 
         Errors: PERMISSION_DENIED (ACCESS_DENIED), UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`),
         ABORTED (WATCH_BEHIND: the caller does not read as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
