@@ -101,8 +101,10 @@ class Source:
         await self._library.call(self._core.list_namespaced_config_map, os.environ["NAMESPACE"])
 
     async def work(self) -> None:
-        """Use it again and again."""
-        while not self.load.stopping:
+        """Use it again and again; the last time after it is to stop, so that the token of that moment was used."""
+        last = False
+        while not last:
+            last = self.load.stopping
             self.load.requests += 1
             try:
                 await self.use()
