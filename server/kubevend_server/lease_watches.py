@@ -193,7 +193,7 @@ class LeaseWatches:
         if since is not None and since < self._clock() - _LONGEST_AGO:
             fault = Violation("end_after", "must be at most a day ago")
             raise InvalidArgument(
-                "FIELD_INVALID",
+                "WATCH_TOO_EARLY",
                 f"{fault.field} {fault.description}: ListLeases finds what ended before.",
                 violations=[fault],
             )

@@ -190,15 +190,15 @@ def answer_of(call: Any) -> Answer:
 
 def _end(call: Any) -> tuple[Any, bytes]:
     """With which error a call ends, if with any, and its reply, a stream's first answer."""
-    stream: Any = call
-    if not isinstance(call, Iterator):
+    is_stream = isinstance(call, Iterator)
+    if not is_stream:
         error = call.exception()
         return error, b"" if error else call.result()
     try:
-        first = next(stream)
+        first = next(call)
     except grpc.RpcError as error:
         return error, b""
-    stream.cancel()
+    call.cancel()
     return None, first
 
 

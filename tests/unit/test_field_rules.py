@@ -92,14 +92,6 @@ def _role(**fields: Any) -> rs.CreateRoleRequest:
     return rs.CreateRoleRequest(role_id="ci", role=rs.Role(**{**SOUND, **fields}))
 
 
-def _leases(**fields: Any) -> ls.ListLeasesRequest:
-    return ls.ListLeasesRequest(filter=ls.LeaseFilter(**fields))
-
-
-def _revoked(**fields: Any) -> ls.RevokeLeasesRequest:
-    return ls.RevokeLeasesRequest(filter=ls.LeaseFilter(**fields))
-
-
 def _selecting(**fields: Any) -> rs.CreateRoleRequest:
     return _role(allowed_namespace_selector=rs.LabelSelector(**fields))
 
@@ -386,6 +378,29 @@ ROLE_RULES = [
     _longest(lambda etag: rs.DeleteRoleRequest(name="roles/ci", etag=etag), "etag", 64),
 ]
 
+
+def _filters(request: Callable[..., Message]) -> list[Rule]:
+    """What every filter of leases must keep, in the request that brings it."""
+
+    def asking(**fields: Any) -> Message:
+        return request(filter=ls.LeaseFilter(**fields))
+
+    return [
+        _named(lambda name: asking(role=name), "filter.role", A_ROLE, "roles"),
+        _named(lambda name: asking(config=name), "filter.config", A_CONFIG, "configs"),
+        _longest(lambda name: asking(namespace=name), "filter.namespace", 63),
+        _longest(lambda name: asking(service_account=name), "filter.service_account", 253),
+        _longest(lambda name: asking(caller=name), "filter.caller", 2048),
+        Rule(
+            lambda state: asking(state=state),
+            "filter.state",
+            "must be one of Lease.State, as STATE_ACTIVE, or left out for leases in any state",
+            ls.Lease.State.values(),
+            [-1, 7, 9],
+        ),
+    ]
+
+
 LEASE_RULES = [
     Rule(
         lambda name: ls.GetLeaseRequest(name=name),
@@ -401,18 +416,8 @@ LEASE_RULES = [
         },
     ),
     *_pages(ls.ListLeasesRequest),
-    _named(lambda name: _leases(role=name), "filter.role", A_ROLE, "roles"),
-    _named(lambda name: _leases(config=name), "filter.config", A_CONFIG, "configs"),
-    _longest(lambda name: _leases(namespace=name), "filter.namespace", 63),
-    _longest(lambda name: _leases(service_account=name), "filter.service_account", 253),
-    _longest(lambda name: _leases(caller=name), "filter.caller", 2048),
-    Rule(
-        lambda state: _leases(state=state),
-        "filter.state",
-        "must be one of Lease.State, as STATE_ACTIVE, or left out for leases in any state",
-        ls.Lease.State.values(),
-        [-1, 7, 9],
-    ),
+    *_filters(ls.ListLeasesRequest),
+    *_filters(ls.WatchLeasesRequest),
     Rule(
         lambda name: ls.RevokeLeaseRequest(name=name),
         "name",
@@ -420,18 +425,7 @@ LEASE_RULES = [
         ["leases/" + "a0" * 13],
         {"": "is empty: ", "leases/a": "is 'leases/a': "},
     ),
-    _named(lambda name: _revoked(role=name), "filter.role", A_ROLE, "roles"),
-    _named(lambda name: _revoked(config=name), "filter.config", A_CONFIG, "configs"),
-    _longest(lambda name: _revoked(namespace=name), "filter.namespace", 63),
-    _longest(lambda name: _revoked(service_account=name), "filter.service_account", 253),
-    _longest(lambda name: _revoked(caller=name), "filter.caller", 2048),
-    Rule(
-        lambda state: _revoked(state=state),
-        "filter.state",
-        "must be one of Lease.State, as STATE_ACTIVE, or left out for leases in any state",
-        ls.Lease.State.values(),
-        [-1, 7, 9],
-    ),
+    *_filters(ls.RevokeLeasesRequest),
 ]
 
 

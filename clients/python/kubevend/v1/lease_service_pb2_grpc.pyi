@@ -107,8 +107,9 @@ class LeaseServiceStub:
 
     What a caller has not read yet waits for it, up to 10,000 leases.
 
-    Errors: PERMISSION_DENIED (ACCESS_DENIED), UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`),
-    ABORTED (WATCH_BEHIND: the caller does not read as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
+    Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (WATCH_TOO_EARLY: `end_after` is more than a day ago),
+    UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`), ABORTED (WATCH_BEHIND: the caller does not read
+    as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
     """
 
 @_typing.type_check_only
@@ -190,8 +191,9 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
 
     What a caller has not read yet waits for it, up to 10,000 leases.
 
-    Errors: PERMISSION_DENIED (ACCESS_DENIED), UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`),
-    ABORTED (WATCH_BEHIND: the caller does not read as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
+    Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (WATCH_TOO_EARLY: `end_after` is more than a day ago),
+    UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`), ABORTED (WATCH_BEHIND: the caller does not read
+    as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
     """
 
 class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -300,8 +302,9 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
 
         What a caller has not read yet waits for it, up to 10,000 leases.
 
-        Errors: PERMISSION_DENIED (ACCESS_DENIED), UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`),
-        ABORTED (WATCH_BEHIND: the caller does not read as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
+        Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (WATCH_TOO_EARLY: `end_after` is more than a day ago),
+        UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`), ABORTED (WATCH_BEHIND: the caller does not read
+        as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
         """
 
 def add_LeaseServiceServicer_to_server(servicer: LeaseServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
