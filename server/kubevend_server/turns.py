@@ -11,7 +11,7 @@ nobody to be kept waiting, and no window.
 
 The others do not begin turns whenever there is room in the window, but in the gaps: while a modest caller's call is
 under way, until its answer is recorded, they pause. Its end earns them as many turns as the window is wide; where that
-is half a turn, they have one after every second call. A call that takes long stops nobody for longer than a moment.
+is half a turn, they have one after every second call. A call that takes far longer than tokens do stops nobody longer.
 """
 
 from __future__ import annotations
@@ -27,8 +27,12 @@ _TOLERATED = 1.5
 """How many times the shortest time tokens may take while the window still grows."""
 _MODEST_SECONDS = 1.0
 """For so long after a modest caller came others are to be expected."""
-_PAUSE_SECONDS = 0.1
-"""For so long at most a modest caller's call keeps the others from beginning a turn."""
+_LONGEST_PAUSE = 10
+"""For how many times as long as a token takes a modest caller's call keeps the others waiting, at most."""
+_USUAL_SECONDS = 0.01
+"""What is taken for the time of a token before one was seen."""
+_FORGETS = 0.1
+"""The share of the newest token in the usual time."""
 _BELIEVED_SECONDS = 5.0
 """For so long the shortest time is believed; then the window begins narrow again, where it can be found out."""
 
@@ -40,11 +44,13 @@ class Window:
     Attributes:
         size: so many; less than one is one, but not after each call of a modest caller.
         shortest: the shortest time in seconds that a token took since `began`.
+        usual: the time in seconds that a token takes these days.
         began: when it was narrow last.
     """
 
     size: float = _NARROWEST
     shortest: float = float("inf")
+    usual: float = _USUAL_SECONDS
     began: float = 0.0
 
     def begin(self, now: float) -> None:
@@ -56,6 +62,7 @@ class Window:
         if now - self.began > _BELIEVED_SECONDS:
             self.begin(now)
         self.shortest = min(self.shortest, seconds)
+        self.usual += (seconds - self.usual) * _FORGETS
         step = min(1 / self.size, self.size / 4)
         if seconds <= self.shortest * _TOLERATED:
             self.size = min(self.size + step, most)
@@ -112,17 +119,10 @@ Settled = Callable[[object], None]
 class Turns:
     """Who may ask a cluster next. To be used on the event loop's thread only."""
 
-    def __init__(self, most: int, monotonic: Callable[[], float], pause: float = _PAUSE_SECONDS) -> None:
-        """Take how many may ask a cluster at once.
-
-        Args:
-            most: so many.
-            monotonic: seconds that never go back.
-            pause: for how many seconds at most a modest caller's call keeps the others from beginning a turn.
-        """
+    def __init__(self, most: int, monotonic: Callable[[], float]) -> None:
+        """Take how many may ask one cluster at once, and seconds that never go back."""
         self._most = most
         self._monotonic = monotonic
-        self._longest_pause = pause
         self._counters: dict[str, _Counter] = {}
 
     @property
@@ -169,7 +169,7 @@ class Turns:
             counter.window.begin(now)
             counter.credit = 0.0
         counter.modest_until = now + _MODEST_SECONDS
-        self._pause(counter, self._longest_pause)
+        self._pause(counter, counter.window.usual * _LONGEST_PAUSE)
 
     def _go(self, counter: _Counter) -> None:
         """A modest caller's call is over: the others earn what the window is wide."""
@@ -178,7 +178,7 @@ class Turns:
         counter.credit = min(counter.credit + size, max(size, 1.0))
         if not counter.present:
             # The next one comes soon, if it comes right after this one.
-            self._pause(counter, min(counter.window.shortest, self._longest_pause))
+            self._pause(counter, counter.window.usual)
         self._call_next(counter)
 
     def _pause(self, counter: _Counter, seconds: float) -> None:
@@ -188,8 +188,12 @@ class Turns:
         counter.waking = asyncio.get_running_loop().call_later(seconds, self._wake, counter)
 
     def _wake(self, counter: _Counter) -> None:
-        counter.waking, counter.paused_until = None, 0.0
-        self._call_next(counter)
+        counter.waking = None
+        left = counter.paused_until - self._monotonic()
+        if left > 0:
+            self._pause(counter, left)
+        else:
+            self._call_next(counter)
 
     def _has_room(self, counter: _Counter, call: _Call) -> bool:
         now = self._monotonic()
