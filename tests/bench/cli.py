@@ -34,12 +34,13 @@ def main() -> None:
         environment = {"HOME": home, "PATH": os.environ["PATH"], "KUBEVEND_ADDRESS": "127.0.0.1:9"}
         _keep(Path(home))
         print(f"{'command':<34} {'wall, ms':>9} {'CPU, ms':>9}   best of {_RUNS}")  # noqa: T201
-        for name, command in {
+        measured: dict[str, list[str | Path]] = {
             "python -c pass": [sys.executable, "-c", "pass"],
             "kubevend credential, warm": [_COMMAND, "credential", "ci"],
             "kubevend --help": [_COMMAND, "--help"],
             "kubevend credential --help": [_COMMAND, "credential", "--help"],
-        }.items():
+        }
+        for name, command in measured.items():
             wall, cpu = _best([str(part) for part in command], environment, home)
             print(f"{name:<34} {wall * 1000:>9.0f} {cpu * 1000:>9.0f}")  # noqa: T201
 

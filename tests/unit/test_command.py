@@ -137,7 +137,7 @@ def test_a_file_has_several_documents() -> None:
     """YAML documents, and JSON, with the names of fields in both forms."""
     found = roles('name: a\nttl: 900s\n---\n---\n{"name": "b", "allowedNamespaces": ["x"], "max_ttl": "3600s"}')
     assert [role.name for role in found] == ["a", "b"]
-    assert (found[0].ttl.seconds, found[1].allowed_namespaces, found[1].max_ttl.seconds) == (900, ["x"], 3600)
+    assert (found[0].ttl.seconds, list(found[1].allowed_namespaces), found[1].max_ttl.seconds) == (900, ["x"], 3600)
 
 
 @pytest.mark.parametrize(

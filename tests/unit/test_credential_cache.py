@@ -270,7 +270,7 @@ def jwt(**claims: Any) -> str:
     return f"e30.{urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.c2ln"
 
 
-ASKED = {"role": "roles/ci", "namespace": "", "ttl": None, "audiences": []}
+ASKED: dict[str, Any] = {"role": "roles/ci", "namespace": "", "ttl": None, "audiences": []}
 
 
 def test_all_that_matters_is_in_the_key(tmp_path: Path) -> None:
