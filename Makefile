@@ -13,7 +13,7 @@ BUF := tools/buf/node_modules/.bin/buf
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-integration test-e2e conformance lint types proto proto-check proto-lint go-stubs typescript typescript-lint typescript-proto lock fuzz bench bench-leases bench-policies bench-fairness bench-connections bench-streams clean
+.PHONY: help run test test-unit test-integration test-e2e conformance lint types proto proto-check proto-lint go-stubs typescript typescript-lint typescript-proto lock fuzz bench bench-leases bench-policies bench-fairness bench-connections bench-streams bench-cli clean
 
 help: ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 20
@@ -122,6 +122,9 @@ bench-policies: .venv/.installed ## what a decision costs with 10, 100 and 1,000
 
 bench-fairness: .venv/.installed ## what one caller notices of another's 64 at once; writes bench-fairness.json
 	$(BIN)/python -m tests.bench.fairness
+
+bench-cli: .venv/.installed ## how long the kubevend command takes to start
+	$(BIN)/python -m tests.bench.cli
 
 bench-connections: .venv/.installed ## what 10,000 connections leave in memory; writes bench-connections.json
 	$(BIN)/python -m tests.bench.connections

@@ -48,3 +48,21 @@ def test_typescript(here: Path) -> None:
         assert_shown(block, printed)
     assert [block.line for block in blocks if not block.runs] == []
     assert len(blocks) == 3
+
+
+def own_environment(folder: Path) -> dict[str, str]:
+    """A shell's environment that says nothing of clusters, and keeps contexts and credentials in a folder."""
+    clean = {n: v for n, v in os.environ.items() if n != "KUBECONFIG" and not n.startswith("KUBEVEND_")}
+    return {**clean, "XDG_CONFIG_HOME": str(folder / "config"), "XDG_CACHE_HOME": str(folder / "cache")}
+
+
+@pytest.mark.parametrize(("page", "count"), [("cli", 11), ("kubectl", 3)])
+def test_command(here: Path, tmp_path: Path, page: str, count: int) -> None:
+    """Every command of the pages about the `kubevend` command works, and prints what the page shows."""
+    blocks = read_blocks((ROOT / "docs" / f"{page}.md").read_text())
+
+    for block, printed in run_blocks(blocks, here, own_environment(tmp_path)):
+        assert_shown(block, printed)
+        assert "eyJ" not in printed
+    assert [block.line for block in blocks if not block.runs] == []
+    assert len(blocks) == count

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import stat
 import time
 
@@ -69,7 +68,7 @@ class OwnFolder:
         Raises:
             OSError: the disk is full, or its like.
         """
-        new = f"{name}.{secrets.token_hex(4)}.new"
+        new = f"{name}.{os.urandom(4).hex()}.new"
         handle = os.open(new, _NEW, 0o600, dir_fd=self._handle)
         try:
             with os.fdopen(handle, "wb") as file:
