@@ -40,6 +40,10 @@ def _python_aio() -> Sequence[str]:
     return [*_python(), "--aio"]
 
 
+def _typescript() -> Sequence[str]:
+    return ["node", str(build_library() / "conformance" / "driver.js")]
+
+
 def _java() -> Sequence[str]:
     folder = CLIENTS / "java"
     offline = ["--offline"] if (Path.home() / ".m2/repository/io/fabric8/kubernetes-client").exists() else []

@@ -10,7 +10,7 @@ import pytest
 from kubevend_server.errors import Aborted
 from kubevend_server.lease_feed import LeaseFeed
 from kubevend_server.lease_watches import _MOST_WAITING, _Watch
-from kubevend_server.leases import Lease, LeaseFilter
+from kubevend_server.leases import End, Lease, LeaseFilter
 from kubevend_server.store import lease_ends
 from kubevend_server.store.database import Database
 from kubevend_server.store.lease_ends import Position
@@ -31,7 +31,7 @@ class Heard:
         self.told += [(each.name, each.stored_state) for each in ended]
 
 
-def end(database: Database, *numbers: int, at: timedelta = timedelta(), state: lease_ends.End = "REVOKED") -> None:
+def end(database: Database, *numbers: int, at: timedelta = timedelta(), state: End = "REVOKED") -> None:
     """End leases for which nothing stands, by the clock of a process that is so far ahead."""
     with database.writer.begin() as connection:
         lease_ends.end_without_objects(connection, [lease(number).name for number in numbers], state, "why", NOW + at)

@@ -88,7 +88,8 @@ class Source:
             self.source, host=os.environ["KUBERNETES_HOST"], ca_file=os.environ["KUBERNETES_CA_FILE"]
         )
         self._api = api
-        self._core = library.core_api(_Noting(api, self.used))
+        note_tokens(api, self.used)
+        self._core = library.core_api(api)
 
     async def token(self, milliseconds: float) -> Token:
         """The token."""
@@ -117,19 +118,15 @@ class Source:
         await self._library.call(self._api.close)
 
 
-class _Noting:
-    """A Kubernetes client that notes which tokens requests are made with."""
+def note_tokens(api: Any, used: set[str]) -> None:
+    """Have a Kubernetes client note which tokens requests are made with."""
+    call = api.call_api
 
-    def __init__(self, api: Any, used: set[str]) -> None:
-        self._api = api
-        self._used = used
+    def noting(method: str, url: str, header_params: Any = None, *others: Any, **named: Any) -> Any:
+        used.add(digest(header_params["authorization"].removeprefix("Bearer ")))
+        return call(method, url, header_params, *others, **named)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._api, name)
-
-    def call_api(self, method: str, url: str, header_params: Any = None, *others: Any, **named: Any) -> Any:
-        self._used.add(digest(header_params["authorization"].removeprefix("Bearer ")))
-        return self._api.call_api(method, url, header_params, *others, **named)
+    api.call_api = noting
 
 
 class Driver:

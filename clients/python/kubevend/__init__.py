@@ -13,9 +13,12 @@ load than many a command takes to run.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False  # typing's own takes longer to load than all else that a kept credential needs
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from kubevend.client import Client
     from kubevend.connection import Settings
     from kubevend.errors import (

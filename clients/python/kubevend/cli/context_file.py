@@ -1,18 +1,17 @@
-"""The file with contexts: named servers, TOML.
+"""The file with contexts: named servers, YAML. No secret is in it, only the paths of files.
 
-current = "prod"
-
-[contexts.prod]
-address = "kubevend.example.com:7443"
-ca_file = "/etc/kubevend/ca.crt"
-token_file = "/var/run/secrets/kubevend/token"
+current: prod
+contexts:
+  prod:
+    address: kubevend.example.com:7443
+    ca_file: /etc/kubevend/ca.crt
+    token_file: /var/run/secrets/kubevend/token
 """
 
 from __future__ import annotations
 
-import json
+import difflib
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,13 +53,12 @@ class Contexts:
 
     def write(self) -> None:
         """Write the file, whole or not at all."""
-        lines = [f"current = {json.dumps(self.current)}"] if self.current else []
-        for name, settings in sorted(self.contexts.items()):
-            lines += ["", f"[contexts.{json.dumps(name)}]"]
-            lines += [f"{key} = {json.dumps(value)}" for key, value in sorted(settings.items())]
+        import yaml
+
+        content = {"current": self.current, "contexts": self.contexts}
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        new.write_text("\n".join([*lines, ""]).lstrip("\n"))
+        new.write_text(yaml.safe_dump(content, sort_keys=False))
         new.replace(self.path)
 
 
@@ -68,27 +66,35 @@ def read(environment: Mapping[str, str]) -> Contexts:
     """Read the file, if there is one.
 
     Raises:
-        ClientError: it is no such file.
+        ClientError: it is no such file (SETTINGS_INVALID).
     """
-    path = _path(environment)
+    import yaml
+
+    path = path_of(environment)
     try:
-        content = tomllib.loads(path.read_text())
+        content = yaml.safe_load(path.read_text()) or {}
+        contexts = {str(name): _checked(path, name, given) for name, given in (content.get("contexts") or {}).items()}
+        return Contexts(path, str(content.get("current") or ""), contexts)
     except FileNotFoundError:
         return Contexts(path)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ClientError(f"{path} cannot be used: {error}. Mend it, or set KUBEVEND_CONFIG.") from error
-    contexts = content.get("contexts", {})
-    for name, settings in contexts.items():
-        unknown = settings.keys() - VARIABLES.keys()
-        if unknown:
-            raise ClientError(
-                f"{path}: context {name!r} has {', '.join(sorted(unknown))}; a context may have {', '.join(VARIABLES)}."
-            )
-    return Contexts(path, content.get("current", ""), contexts)
+    except (OSError, UnicodeDecodeError, AttributeError, yaml.YAMLError) as error:
+        raise ClientError(
+            f"{path} cannot be used: {error}. Mend it, or set KUBEVEND_CONFIG.", reason="SETTINGS_INVALID"
+        ) from error
 
 
-def _path(environment: Mapping[str, str]) -> Path:
+def _checked(path: Path, name: Any, given: Mapping[str, Any]) -> dict[str, str]:
+    for key in given:
+        if key not in VARIABLES:
+            near = difflib.get_close_matches(str(key), VARIABLES, 1)
+            hint = f"did you mean {near[0]}?" if near else f"it may have {', '.join(VARIABLES)}."
+            raise ClientError(f"{path}: context {name!r} has {key!r}; {hint}", reason="SETTINGS_INVALID")
+    return {key: str(value) for key, value in given.items()}
+
+
+def path_of(environment: Mapping[str, str]) -> Path:
+    """Where the file is: KUBEVEND_CONFIG, or `~/.config/kubevend/config.yaml` ($XDG_CONFIG_HOME)."""
     if given := environment.get("KUBEVEND_CONFIG"):
         return Path(given)
-    home = Path(environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "~")).expanduser() / ".config")
-    return home / "kubevend" / "config.toml"
+    home = environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "~")).expanduser() / ".config"
+    return Path(home) / "kubevend" / "config.yaml"

@@ -29,10 +29,16 @@ CODES = {
 }
 """By the status of gRPC; what is not here is FAILED."""
 
-TOLD = (
-    "Exit codes: 0 it was done; 1 it failed; 2 it was asked wrongly; 3 it is not allowed, or nobody knows the caller; "
-    "4 there is no such thing; 5 not just now; 6 somebody else was faster, or the name is taken."
-)
+TOLD = """\b
+Exit codes:
+  0  it was done
+  1  it failed, or `check` found something that is missing
+  2  it was asked wrongly: an option, a file, a field
+  3  it is not allowed, or kubevend does not know the caller
+  4  there is no such thing, or none that the caller may see
+  5  not just now: kubevend cannot be reached or is busy; try again
+  6  somebody else was faster (etag), or the name is taken
+"""
 
 
 def explain(error: KubevendError) -> str:
@@ -41,6 +47,8 @@ def explain(error: KubevendError) -> str:
     lines += [f"  {violation.field}: {violation.description}" for violation in error.violations]
     if error.reason:
         lines.append(f"  reason: {error.reason} ({error.code})")
+    if error.retry_after:
+        lines.append(f"  try again in {error.retry_after.total_seconds():g} s")
     if error.request_id:
         lines.append(f"  request id: {error.request_id}")
     return "\n".join(lines)

@@ -16,6 +16,6 @@ def output_option(command: Command) -> Command:
     """Give a command `-o`."""
     kind = click.Choice(FORMATS)
     option = click.option(
-        "-o", "--output", "form", type=kind, default="table", show_default=True, help="how to show it"
+        "-o", "--output", "form", type=kind, default="table", show_default=True, help="How to show it."
     )
     return option(command)

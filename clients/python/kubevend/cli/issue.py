@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from kubevend.cli.durations import LIFETIME
+from kubevend.cli.names import ROLE
 from kubevend.cli.where import connection_options, take_settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -17,12 +18,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def token_options(command: Command) -> Command:
     """Give a command the options that say what a token is to be."""
     for option in (
-        click.option("--cluster-wide", is_flag=True, help="rights in every namespace, where the role allows them"),
-        click.option("--audience", "audiences", multiple=True, help="whom the token is for; may be given again"),
-        click.option("--min-ttl", type=LIFETIME, help="rather fail than get less than this, as 10m"),
-        click.option("--ttl", type=LIFETIME, help="how long it should live, as 1h"),
-        click.option("--service-account", default="", help="the ServiceAccount, where the role allows several"),
-        click.option("-n", "--namespace", default="", help="its namespace, where the role allows several"),
+        click.option("--cluster-wide", is_flag=True, help="Rights in every namespace, where the role allows them."),
+        click.option("--audience", "audiences", multiple=True, help="Whom the token is for; may be given again."),
+        click.option("--min-ttl", type=LIFETIME, help="Rather fail than get less than this: 10m."),
+        click.option("--ttl", type=LIFETIME, help="How long it should live: 600s, 30m, 1h30m."),
+        click.option("--service-account", default="", help="The ServiceAccount, where the role allows several."),
+        click.option("-n", "--namespace", default="", help="Its namespace, where the role allows several."),
     ):
         command = option(command)
     return command
@@ -37,10 +38,10 @@ Examples:
   curl -H "Authorization: Bearer $(kubevend issue ci -o token)" ...
 """
 )
-@click.argument("role")
+@click.argument("role", shell_complete=ROLE.complete)
 @token_options
-@click.option("--request-id", default="", help="a UUID; the same one again gets another token of the same lease")
-@click.option("--validate-only", "--dry-run", is_flag=True, help="issue nothing")
+@click.option("--request-id", default="", help="A UUID; the same one again gets another token of the same lease.")
+@click.option("--validate-only", "--dry-run", is_flag=True, help="Tell what would happen and why, and issue nothing.")
 @click.option(
     "-o",
     "--output",
@@ -48,7 +49,7 @@ Examples:
     type=click.Choice(["table", "token", "json", "yaml"]),
     default="table",
     show_default=True,
-    help="a table does not show the token itself",
+    help="How to show it; a table does not have the token itself.",
 )
 @connection_options
 def issue(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import shutil
 import sys
@@ -13,95 +12,92 @@ from typing import Any
 import click
 
 from kubevend.cli.issue import token_options
+from kubevend.cli.names import ROLE
 from kubevend.cli.where import connection_options, take_settings
+from kubevend.connection import VARIABLES, Settings
 
 
 @click.command(
     epilog="""\b
 Examples:
-  kubevend kubeconfig quickstart --output ci.kubeconfig
+  kubevend kubeconfig ci --output ci.kubeconfig
   KUBECONFIG=ci.kubeconfig kubectl get pods
   kubevend kubeconfig ci --server https://10.0.0.1:6443 --certificate-authority ca.crt
+  kubevend kubeconfig ci --merge --output ~/.kube/config
 """
 )
-@click.argument("role")
+@click.argument("role", shell_complete=ROLE.complete)
 @token_options
-@click.option(
-    "--server", default="", help="the API server's URL; left out, that of the role's config, if you may get it"
-)
+@click.option("--server", default="", help="The API server's URL. Default: see above.")
 @click.option(
     "--certificate-authority",
     "authority",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="PEM of the authorities that vouch for it; left out, the same",
+    help="The authorities that vouch for it, PEM. Default: see above.",
 )
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="where to write it; left out, stdout")
+@click.option("--name", default="", help="What cluster, user and context are called in it. Default: kubevend-ROLE.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Where to write it. Default: stdout.")
+@click.option("--merge", is_flag=True, help="Keep what else is in the file, and its current context.")
 @connection_options
 def kubeconfig(
-    role: str,
+    role: str, *, server: str, authority: Path | None, name: str, output: Path | None, merge: bool, **given: Any
+) -> None:
+    """Write a kubeconfig whose credential is a token through ROLE, got when it is needed by `kubevend credential`.
+
+    No token is in it. Where the cluster is, --server and --certificate-authority say; else the role's config, if you
+    may get role and config; else the current context of the kubeconfig that you have ($KUBECONFIG).
+    """
+    from kubevend.cli import kubeconfig_file
+    from kubevend.cli.cluster_of_role import find
+
+    if merge and output is None:
+        raise click.UsageError("--merge needs --output: the file to merge into.")
+    context = given.get("context_name")
+    settings = take_settings(given)
+    if server:
+        cluster = kubeconfig_file.cluster(server, authority.read_bytes() if authority else b"")
+    elif authority:
+        raise click.UsageError("--certificate-authority goes with --server.")
+    else:
+        cluster = find(settings, ROLE.full(role))
+    name = name or f"kubevend-{ROLE.short(role)}"
+    entry = kubeconfig_file.Entry(name, cluster, _plugin(role, settings, context, **given), given["namespace"])
+    if output is None:
+        click.echo(kubeconfig_file.dump(entry.alone()), nl=False)
+        return
+    kubeconfig_file.write(output, entry.merged_into(kubeconfig_file.read(output)) if merge else entry.alone())
+    click.echo(f"Written: kubectl --kubeconfig {output} --context {name} get pods", err=True)
+
+
+def _plugin(role: str, settings: Settings, context: str | None, **asked: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": _command(),
+        "args": ["credential", ROLE.short(role), *_options(**asked), *(["--context", context] if context else [])],
+        "env": _where_contexts_are() if context else _environment(settings),
+        "interactiveMode": "Never",
+        "provideClusterInfo": False,
+        "installHint": "kubevend is not where this kubeconfig says: install it (pip install kubevend), and write the "
+        "kubeconfig anew with `kubevend kubeconfig`.",
+    }
+
+
+def _options(
     *,
-    server: str,
-    authority: Path | None,
-    output: Path | None,
     namespace: str,
     service_account: str,
     ttl: timedelta | None,
     min_ttl: timedelta | None,
     audiences: tuple[str, ...],
     cluster_wide: bool,
-    **connection: Any,
-) -> None:
-    """Write a kubeconfig whose credential is a token through ROLE, got when it is needed: `kubevend credential`.
-
-    No token is in it.
-    """
-    import yaml
-
-    named = connection.get("context_name")
-    settings = take_settings(connection)
-    ca = authority.read_text() if authority else ""
-    if not server:
-        server, of_config = _cluster(settings, role)
-        ca = ca or of_config
-    asked: list[str] = [
-        *(["--namespace", namespace] if namespace else []),
-        *(["--service-account", service_account] if service_account else []),
-        *(["--ttl", f"{int(ttl.total_seconds())}s"] if ttl else []),
-        *(["--min-ttl", f"{int(min_ttl.total_seconds())}s"] if min_ttl else []),
+) -> list[str]:
+    given = {"--namespace": namespace, "--service-account": service_account, "--ttl": ttl, "--min-ttl": min_ttl}
+    texts = {k: f"{int(v.total_seconds())}s" if isinstance(v, timedelta) else v for k, v in given.items() if v}
+    return [
+        *(part for option in texts.items() for part in option),
         *(part for audience in audiences for part in ("--audience", audience)),
         *(["--cluster-wide"] if cluster_wide else []),
-        *(["--context", named] if named else []),
     ]
-    environment = _environment(settings) if not named else []
-    name = role.removeprefix("roles/")
-    cluster: dict[str, Any] = {"server": server}
-    if ca:
-        cluster["certificate-authority-data"] = base64.b64encode(ca.encode()).decode()
-    plugin = {
-        "apiVersion": "client.authentication.k8s.io/v1",
-        "command": _command(),
-        "args": ["credential", role, *asked],
-        "env": environment,
-        "interactiveMode": "Never",
-        "provideClusterInfo": False,
-        "installHint": "pip install kubevend",
-    }
-    context = {"cluster": name, "user": name, **({"namespace": namespace} if namespace else {})}
-    written = yaml.safe_dump(
-        {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": name, "cluster": cluster}],
-            "users": [{"name": name, "user": {"exec": plugin}}],
-            "contexts": [{"name": name, "context": context}],
-            "current-context": name,
-        },
-        sort_keys=False,
-    )
-    if output is None:
-        click.echo(written, nl=False)
-    else:
-        output.write_text(written)
 
 
 def _command() -> str:
@@ -110,39 +106,15 @@ def _command() -> str:
     return str(Path(found).absolute()) if found else "kubevend"
 
 
-def _environment(settings: Any) -> list[dict[str, str]]:
-    from kubevend.connection import VARIABLES
+def _where_contexts_are() -> list[dict[str, str]]:
+    given = os.environ.get("KUBEVEND_CONFIG")
+    return [{"name": "KUBEVEND_CONFIG", "value": str(Path(given).absolute())}] if given else []
 
-    values = {key: getattr(settings, name) for name, key in VARIABLES.items()}
+
+def _environment(settings: Settings) -> list[dict[str, str]]:
+    """Where kubevend is and what to show it. What is not set is emptied, since kubectl hands its own variables on."""
+    values = {variable: getattr(settings, name) for name, variable in VARIABLES.items()}
     return [
-        {"name": key, "value": str(value.absolute()) if isinstance(value, Path) else value}
-        for key, value in values.items()
-        if value
+        {"name": variable, "value": str(value.absolute()) if isinstance(value, Path) else value or ""}
+        for variable, value in values.items()
     ]
-
-
-def _cluster(settings: Any, role: str) -> tuple[str, str]:
-    """Where the role's cluster is, and who vouches for it, as far as the caller may get that."""
-    from kubevend.client import Client
-    from kubevend.errors import KubevendError
-    from kubevend.v1 import config_service_pb2, role_service_pb2
-
-    full = role if role.startswith("roles/") else f"roles/{role}"
-    try:
-        with Client(settings) as client:
-            name = client.roles.GetRole(role_service_pb2.GetRoleRequest(name=full)).role.config
-            config = client.configs.GetConfig(config_service_pb2.GetConfigRequest(name=name)).config
-    except KubevendError as error:
-        raise click.ClickException(
-            f"Where the cluster of {full} is could not be found out ({error}). Give --server and "
-            "--certificate-authority."
-        ) from error
-    if not config.kubernetes_host:
-        host = os.environ.get("KUBERNETES_SERVICE_HOST")
-        where = f"https://{host}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}" if host else ""
-        if not where:
-            raise click.ClickException(
-                f"{name} is the server's own cluster. Give --server and --certificate-authority."
-            )
-        return where, ""
-    return config.kubernetes_host, config.kubernetes_ca_cert

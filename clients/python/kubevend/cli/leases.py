@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from kubevend.cli.formats import output_option
+from kubevend.cli.names import CONFIG, LEASE, ROLE
 from kubevend.cli.where import connection_options, take_settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -19,12 +20,12 @@ _FIELDS = ("role", "config", "namespace", "service_account", "caller", "state")
 def filter_options(command: Command) -> Command:
     """Give a command the options that narrow leases."""
     for option in (
-        click.option("--state", type=click.Choice(_STATES), help="in this state"),
-        click.option("--caller", default="", help="granted to this caller, as kubernetes://prod/ci/runner"),
-        click.option("--service-account", default="", help="for the ServiceAccounts of this name"),
-        click.option("-n", "--namespace", default="", help="in this namespace"),
-        click.option("--config", default="", help="on this config's cluster"),
-        click.option("--role", default="", help="granted through this role"),
+        click.option("--state", type=click.Choice(_STATES), help="In this state."),
+        click.option("--caller", default="", help="Granted to this caller, as kubernetes://prod/ci/runner."),
+        click.option("--service-account", default="", help="For the ServiceAccounts of this name."),
+        click.option("-n", "--namespace", default="", help="In this namespace."),
+        click.option("--config", default="", shell_complete=CONFIG.complete, help="On this config's cluster."),
+        click.option("--role", default="", shell_complete=ROLE.complete, help="Granted through this role."),
     ):
         command = option(command)
     return command
@@ -43,7 +44,7 @@ def lease() -> None:
     """What was granted, to whom, and until when; and its end. NAME is `leases/…`, with or without `leases/`."""
 
 
-@lease.command()
+@lease.command(epilog="\b\nExample:\n  kubevend lease get leases/01jz5k0c7v9qk2m8x3f4t6w1ab -o yaml\n")
 @click.argument("name")
 @output_option
 @connection_options
@@ -54,13 +55,16 @@ def get(name: str, *, form: str, **connection: Any) -> None:
     from kubevend.v1 import lease_service_pb2 as pb
 
     with Client(take_settings(connection)) as client:
-        found = client.leases.GetLease(pb.GetLeaseRequest(name=_full(name))).lease
+        found = client.leases.GetLease(pb.GetLeaseRequest(name=LEASE.full(name))).lease
     show(form, found, _columns())
 
 
-@lease.command("list")
+@lease.command(
+    "list",
+    epilog="\b\nExamples:\n  kubevend lease list\n  kubevend lease list --role ci --state active -o name\n",
+)
 @filter_options
-@click.option("--limit", type=click.IntRange(1), default=500, show_default=True, help="the most to show")
+@click.option("--limit", type=click.IntRange(1), default=500, show_default=True, help="The most to show.")
 @output_option
 @connection_options
 def list_(*, limit: int, form: str, **given: Any) -> None:
@@ -85,7 +89,9 @@ def list_(*, limit: int, form: str, **given: Any) -> None:
         click.echo(f"There are more than {limit}; --limit shows more.", err=True)
 
 
-@lease.command()
+@lease.command(
+    epilog="\b\nExamples:\n  kubevend lease watch --role ci\n  kubevend lease watch -o json | jq .endCause\n"
+)
 @filter_options
 @click.option("-o", "--output", "form", type=click.Choice(["table", "json", "name"]), default="table")
 @connection_options
@@ -97,11 +103,18 @@ def watch(*, form: str, **given: Any) -> None:
     watch_leases(take_settings(given), narrowed, form)
 
 
-@lease.command()
+@lease.command(
+    epilog="""\b
+Examples:
+  kubevend lease revoke leases/01jz5k0c7v9qk2m8x3f4t6w1ab
+  kubevend lease revoke --role ci --namespace shop --dry-run
+  kubevend lease revoke --caller kubernetes://prod/ci/runner
+"""
+)
 @click.argument("names", nargs=-1)
 @filter_options
-@click.option("--end-shared", is_flag=True, help="end the other leases too that share an anchor with these")
-@click.option("--validate-only", "--dry-run", is_flag=True, help="tell what would end, and end nothing")
+@click.option("--end-shared", is_flag=True, help="End the other leases too that share an anchor with these.")
+@click.option("--validate-only", "--dry-run", is_flag=True, help="Tell what would end, and end nothing.")
 @click.option("-o", "--output", "form", type=click.Choice(["table", "json", "yaml", "name"]), default="table")
 @connection_options
 def revoke(names: tuple[str, ...], *, end_shared: bool, validate_only: bool, form: str, **given: Any) -> None:
@@ -117,7 +130,7 @@ def revoke(names: tuple[str, ...], *, end_shared: bool, validate_only: bool, for
     ended: list[Any] = []
     with Client(take_settings(given)) as client:
         for name in names:
-            reply = client.leases.RevokeLease(pb.RevokeLeaseRequest(name=_full(name), **how))
+            reply = client.leases.RevokeLease(pb.RevokeLeaseRequest(name=LEASE.full(name), **how))
             ended += [reply.revocation, *reply.others]
         more = not names
         while more:
@@ -137,16 +150,10 @@ def _take_filter(given: dict[str, Any]) -> Any:
     from kubevend.v1 import lease_service_pb2 as pb
 
     fields = {name: given.pop(name) for name in _FIELDS}
-    if fields["role"] and not fields["role"].startswith("roles/"):
-        fields["role"] = f"roles/{fields['role']}"
-    if fields["config"] and not fields["config"].startswith("configs/"):
-        fields["config"] = f"configs/{fields['config']}"
+    fields["role"] = fields["role"] and ROLE.full(fields["role"])
+    fields["config"] = fields["config"] and CONFIG.full(fields["config"])
     state = fields.pop("state")
-    return pb.LeaseFilter(**fields, state=pb.Lease.State.Value(f"STATE_{state.upper()}") if state else None)
-
-
-def _full(name: str) -> str:
-    return name if name.startswith("leases/") else f"leases/{name}"
+    return pb.LeaseFilter(**fields, state=pb.Lease.State.Value(f"STATE_{state or 'unspecified'}".upper()))
 
 
 def _state(each: Any) -> str:

@@ -6,12 +6,13 @@ from importlib import import_module
 
 import click
 
+from kubevend import __version__
 from kubevend.cli.exits import TOLD
 
 _HOMES = {
     "check": (
         "kubevend.cli.check",
-        "Look whether kubevend can reach a cluster and has the rights that its roles need.",
+        "Look whether kubevend can reach a cluster, with the rights that it needs.",
     ),
     "completion": ("kubevend.cli.completion", "Print what makes a shell complete this command."),
     "config": ("kubevend.cli.resources", "Clusters: get, list, create, update, delete, check."),
@@ -52,15 +53,15 @@ class LazyGroup(click.Group):
 
 EXAMPLES = """\b
 Examples:
-  kubevend issue quickstart -o token             a token, to be put into a header
-  kubevend kubeconfig quickstart > ci.kubeconfig what kubectl needs to get tokens by itself
-  kubevend role list                             what there is
-  kubevend lease revoke --role quickstart        ends all of a role's leases
+  kubevend issue quickstart -o token               a token, to be put into a header
+  kubevend kubeconfig quickstart --output kc.yaml  what kubectl needs to get tokens by itself
+  kubevend role list                               what there is
+  kubevend lease revoke --role quickstart          ends all of a role's leases
 """
 
 
 @click.group(cls=LazyGroup, epilog=f"{EXAMPLES}\n{TOLD}", context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="kubevend")
+@click.version_option(__version__)
 def kubevend() -> None:
     """Short-lived Kubernetes ServiceAccount tokens.
 

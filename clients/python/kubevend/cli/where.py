@@ -15,11 +15,11 @@ from kubevend.errors import ClientError
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS = {
-    "address": "host:port of the server",
-    "ca_file": "PEM of the authorities that vouch for it",
-    "token_file": "a file with the token to call with",
-    "client_cert_file": "PEM of the certificate to call with, in place of a token",
-    "client_key_file": "PEM of its key",
+    "address": "Where kubevend is, host:port",
+    "ca_file": "The authorities that vouch for it, PEM",
+    "token_file": "A file with the bearer token to call with",
+    "client_cert_file": "The certificate to call with in place of a token, PEM",
+    "client_key_file": "Its key, PEM",
 }
 
 
@@ -28,10 +28,13 @@ def connection_options(command: Command) -> Command:
     for name, said in reversed(_OPTIONS.items()):
         option = f"--{name.replace('_', '-')}"
         kind = None if name == "address" else click.Path(path_type=Path)
-        command = click.option(option, type=kind, help=f"{said} ({VARIABLES[name]})")(command)
-    return click.option("--context", "context_name", help="a context in place of these; see `kubevend context`")(
-        command
-    )
+        command = click.option(option, type=kind, help=f"{said} ({VARIABLES[name]}).")(command)
+    return click.option(
+        "--context",
+        "context_name",
+        shell_complete=complete_contexts,
+        help="A context that says these; see `kubevend context`.",
+    )(command)
 
 
 def take_settings(given: dict[str, Any]) -> Settings:
@@ -40,8 +43,8 @@ def take_settings(given: dict[str, Any]) -> Settings:
     Raises:
         ClientError: there is no such context, or nothing says where kubevend is.
     """
-    named = given.pop("context_name")
-    options = {name: given.pop(name) for name in _OPTIONS}
+    named = given.pop("context_name", None)
+    options = {name: given.pop(name, None) for name in _OPTIONS}
     return settle({name: value for name, value in options.items() if value is not None}, named, os.environ)
 
 
@@ -54,12 +57,13 @@ def settle(options: Mapping[str, Any], named: str | None, environment: Mapping[s
         environment: variables.
     """
     found: dict[str, Any] = {name: environment[key] for name, key in VARIABLES.items() if environment.get(key)}
-    # A context that is asked for by name goes before the environment; the one that is used otherwise, after it.
-    context = _context(named, environment, needed=named is not None or "address" not in found)
-    layers = [context, found] if named is None else [found, context]
+    if named is not None:
+        layers = [_context(named, environment)]
+    else:
+        layers = [found] if "address" in found else [_context(None, environment), found]
     merged: dict[str, Any] = {}
     for layer in [*layers, dict(options)]:
-        _overlay(merged, layer)
+        overlay(merged, layer)
     if "address" not in merged:
         raise ClientError(
             "Nothing says where kubevend is: set KUBEVEND_ADDRESS (after `make run`: `. .dev/env`), give --address, or "
@@ -69,7 +73,19 @@ def settle(options: Mapping[str, Any], named: str | None, environment: Mapping[s
     return Settings(**merged)
 
 
-def _overlay(merged: dict[str, Any], layer: Mapping[str, Any]) -> None:
+def complete_contexts(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """What a shell may complete the name of a context to."""
+    del ctx, param
+    from kubevend.cli.context_file import read
+
+    try:
+        return [name for name in read(os.environ).contexts if name.startswith(incomplete)]
+    except ClientError:
+        return []  # a prompt is no place to tell it; the command itself will
+
+
+def overlay(merged: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Put settings over others. Those that name a credential name all of it."""
     credential = {"token_file", "client_cert_file", "client_key_file"}
     if credential & layer.keys():
         for name in credential:
@@ -77,9 +93,7 @@ def _overlay(merged: dict[str, Any], layer: Mapping[str, Any]) -> None:
     merged.update(layer)
 
 
-def _context(named: str | None, environment: Mapping[str, str], *, needed: bool) -> Mapping[str, Any]:
-    if not needed:
-        return {}
+def _context(named: str | None, environment: Mapping[str, str]) -> Mapping[str, Any]:
     from kubevend.cli.context_file import read
 
     return read(environment).settings(named)
