@@ -417,7 +417,7 @@ def test_a_kept_credential_loads_next_to_nothing(run: Run, environment: dict[str
 
 def test_leases_are_watched(environment: dict[str, str], vending: Vending) -> None:
     """`lease watch` tells of a lease as it ends, and of no other one."""
-    command = [COMMAND, "lease", "watch", "--role", "ci", "-o", "name"]
+    command = [str(COMMAND), "lease", "watch", "--role", "ci", "-o", "name"]
     heard: list[str] = []
     ended: list[str] = []
 
