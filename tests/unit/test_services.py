@@ -271,7 +271,7 @@ async def test_a_changed_role_keeps_the_rules(world: World) -> None:
 
 HIDDEN = (
     '@id("lists") permit(principal, action in '
-    '[Action::"ListRoles", Action::"ListLeases", Action::"RevokeLeases"], resource is Server);'
+    '[Action::"ListRoles", Action::"ListLeases", Action::"WatchLeases", Action::"RevokeLeases"], resource is Server);'
 )
 SERVICES = ("ConfigService", "RoleService", "IssueService", "LeaseService")
 
