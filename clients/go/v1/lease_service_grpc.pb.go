@@ -100,8 +100,9 @@ type LeaseServiceClient interface {
 	//
 	// What a caller has not read yet waits for it, up to 10,000 leases.
 	//
-	// Errors: PERMISSION_DENIED (ACCESS_DENIED), UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`),
-	// ABORTED (WATCH_BEHIND: the caller does not read as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
+	// Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (WATCH_TOO_EARLY: `end_after` is more than a day ago),
+	// UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`), ABORTED (WATCH_BEHIND: the caller does not read
+	// as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
 	WatchLeases(ctx context.Context, in *WatchLeasesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchLeasesResponse], error)
 }
 
@@ -246,8 +247,9 @@ type LeaseServiceServer interface {
 	//
 	// What a caller has not read yet waits for it, up to 10,000 leases.
 	//
-	// Errors: PERMISSION_DENIED (ACCESS_DENIED), UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`),
-	// ABORTED (WATCH_BEHIND: the caller does not read as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
+	// Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (WATCH_TOO_EARLY: `end_after` is more than a day ago),
+	// UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`), ABORTED (WATCH_BEHIND: the caller does not read
+	// as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
 	WatchLeases(*WatchLeasesRequest, grpc.ServerStreamingServer[WatchLeasesResponse]) error
 	mustEmbedUnimplementedLeaseServiceServer()
 }
