@@ -9,7 +9,7 @@ import click
 from kubevend import __version__
 from kubevend.cli.exits import TOLD
 
-_HOMES = {
+_HOMES: dict[str, tuple[str, str]] = {
     "check": (
         "kubevend.cli.check",
         "Look whether kubevend can reach a cluster, with the rights that it needs.",
@@ -24,6 +24,7 @@ _HOMES = {
     "role": ("kubevend.cli.resources", "Roles: get, list, create, update, delete."),
     "whoami": ("kubevend.cli.whoami", "Show who kubevend takes you for."),
 }
+"""Of each sub-command the module that has it, under its own name, and what the list of commands says of it."""
 
 
 class LazyGroup(click.Group):
