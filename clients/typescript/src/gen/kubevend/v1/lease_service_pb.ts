@@ -853,8 +853,9 @@ export const LeaseService: GenService<{
    *
    * What a caller has not read yet waits for it, up to 10,000 leases.
    *
-   * Errors: PERMISSION_DENIED (ACCESS_DENIED), UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`),
-   * ABORTED (WATCH_BEHIND: the caller does not read as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
+   * Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (WATCH_TOO_EARLY: `end_after` is more than a day ago),
+   * UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`), ABORTED (WATCH_BEHIND: the caller does not read
+   * as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
    *
    * @generated from rpc kubevend.v1.LeaseService.WatchLeases
    */
