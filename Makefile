@@ -7,12 +7,13 @@ BIN := .venv/bin
 # A file's tests stay together, with the cluster that they share; each process starts clusters of its own.
 PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 STUBS := clients/python
+TYPESCRIPT := clients/typescript
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's#^\./##' | sort)
 BUF := tools/buf/node_modules/.bin/buf
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-integration test-e2e lint types proto proto-check proto-lint lock fuzz bench bench-leases bench-policies bench-fairness bench-connections clean
+.PHONY: help run test test-unit test-integration test-e2e conformance lint types proto proto-check proto-lint go-stubs typescript typescript-lint typescript-proto lock fuzz bench bench-leases bench-policies bench-fairness bench-connections bench-streams bench-cli clean
 
 help: ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 20
@@ -32,7 +33,10 @@ test-integration: .venv/.installed ## the tests on the real API server
 test-e2e: .venv/.installed ## the tests of `make run`
 	$(PYTEST) tests/e2e
 
-lint: .venv/.installed proto-lint ## style, imports, protos
+conformance: .venv/.installed ## what every client library must do, tried with each; ends with a table
+	$(PYTEST) tests/conformance
+
+lint: .venv/.installed proto-lint typescript-lint ## style, imports, protos
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -40,8 +44,9 @@ lint: .venv/.installed proto-lint ## style, imports, protos
 types: .venv/.installed ## mypy --strict
 	$(BIN)/mypy
 	$(BIN)/mypy tests
+	MYPYPATH=$(STUBS) $(BIN)/mypy $(STUBS)/conformance/driver.py
 
-proto: .venv/.installed ## the Python stubs and the descriptor set, from protos/
+proto: .venv/.installed typescript-proto ## the stubs and the descriptor set, from protos/
 	@find $(STUBS)/kubevend/v1 $(STUBS)/buf -name '*_pb2*' -delete 2>/dev/null || true
 	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=../$(STUBS) --mypy_out=quiet:../$(STUBS) $(PROTOS)
 	@# With the details of errors, which no message names but every error holds.
@@ -50,9 +55,21 @@ proto: .venv/.installed ## the Python stubs and the descriptor set, from protos/
 	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --grpc_python_out=../$(STUBS) \
 	  --mypy_grpc_out=quiet:../$(STUBS) $(filter %_service.proto,$(PROTOS))
 
+# What the Go and Java libraries are made from, with no validation rules in it; Java makes its stubs at each build.
+PLAIN_PROTOS := clients/java/kubevend/src/main/protobuf/kubevend.binpb
+GO_PLUGINS := $(CURDIR)/.venv/go-plugins
+go-stubs: .venv/.installed ## the Go stubs, and the descriptors for Java, from protos/ (needs Go)
+	$(BIN)/python tools/plain_protos.py $(PLAIN_PROTOS)
+	GOBIN=$(GO_PLUGINS) go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
+	GOBIN=$(GO_PLUGINS) go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
+	$(BIN)/python -m grpc_tools.protoc --descriptor_set_in=$(PLAIN_PROTOS) \
+	  --plugin=protoc-gen-go=$(GO_PLUGINS)/protoc-gen-go --plugin=protoc-gen-go-grpc=$(GO_PLUGINS)/protoc-gen-go-grpc \
+	  --go_out=clients/go --go_opt=module=kubevend.dev/kubevend \
+	  --go-grpc_out=clients/go --go-grpc_opt=module=kubevend.dev/kubevend $(filter-out %/rules.proto buf/%,$(PROTOS))
+
 proto-check: proto ## fail if the committed stubs are not what protos/ makes
-	@if [ -n "$$(git status --porcelain -- $(STUBS))" ]; then \
-	  git status --short -- $(STUBS); git --no-pager diff --stat -- $(STUBS); \
+	@if [ -n "$$(git status --porcelain -- $(STUBS) $(TYPESCRIPT)/src/gen)" ]; then \
+	  git status --short -- $(STUBS) $(TYPESCRIPT)/src/gen; git --no-pager diff --stat -- $(STUBS) $(TYPESCRIPT)/src/gen; \
 	  echo "The generated stubs differ from protos/. Run 'make proto' and commit what it makes."; exit 1; fi
 
 proto-lint: ## buf lint (needs Node; CI forbids the skip)
@@ -61,6 +78,33 @@ proto-lint: ## buf lint (needs Node; CI forbids the skip)
 	  $(BUF) lint && $(BUF) format --diff --exit-code --path protos/kubevend; \
 	elif [ -n "$$CI" ]; then echo "CI needs Node for buf"; exit 1; \
 	else echo "skipped buf lint: Node is not installed"; fi
+
+# The tests of the TypeScript library call it, too, and have looked for npm before.
+typescript: $(TYPESCRIPT)/build/.compiled ## the TypeScript library, its tests and its driver, compiled (needs Node)
+
+typescript-lint: ## tsc, eslint and prettier for the TypeScript library (needs Node; CI forbids the skip)
+	@if command -v npm >/dev/null; then \
+	  $(MAKE) --no-print-directory $(TYPESCRIPT)/node_modules/.installed && npm --prefix $(TYPESCRIPT) run --silent lint; \
+	elif [ -n "$$CI" ]; then echo "CI needs Node for the TypeScript library"; exit 1; \
+	else echo "skipped the lint of the TypeScript library: Node is not installed"; fi
+
+typescript-proto: .venv/.installed
+	@if command -v npm >/dev/null; then \
+	  $(MAKE) --no-print-directory $(TYPESCRIPT)/node_modules/.installed && rm -rf $(TYPESCRIPT)/src/gen && mkdir $(TYPESCRIPT)/src/gen && cd protos && \
+	  ../$(BIN)/python -m grpc_tools.protoc -I . -I ../$(BIN)/../lib/python3*/site-packages \
+	    --plugin=protoc-gen-es=../$(TYPESCRIPT)/node_modules/.bin/protoc-gen-es --es_opt=target=ts,import_extension=js \
+	    --es_out=../$(TYPESCRIPT)/src/gen $(PROTOS) google/rpc/error_details.proto google/rpc/status.proto; \
+	elif [ -n "$$CI" ]; then echo "CI needs Node for the TypeScript stubs"; exit 1; \
+	else echo "skipped the TypeScript stubs: Node is not installed"; fi
+
+$(TYPESCRIPT)/build/.compiled: $(TYPESCRIPT)/node_modules/.installed $(TYPESCRIPT)/tsconfig.json \
+  $(shell find $(TYPESCRIPT)/src $(TYPESCRIPT)/test $(TYPESCRIPT)/conformance -name '*.ts')
+	npm --prefix $(TYPESCRIPT) run --silent compile
+	@touch $@
+
+$(TYPESCRIPT)/node_modules/.installed: $(TYPESCRIPT)/package-lock.json
+	npm --prefix $(TYPESCRIPT) ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
 
 SECONDS ?= 600
 fuzz: .venv/.installed ## every parser for 10 minutes each, or SECONDS=30; one alone with TARGET=settings
@@ -79,8 +123,14 @@ bench-policies: .venv/.installed ## what a decision costs with 10, 100 and 1,000
 bench-fairness: .venv/.installed ## what one caller notices of another's 64 at once; writes bench-fairness.json
 	$(BIN)/python -m tests.bench.fairness
 
+bench-cli: .venv/.installed ## how long the kubevend command takes to start
+	$(BIN)/python -m tests.bench.cli
+
 bench-connections: .venv/.installed ## what 10,000 connections leave in memory; writes bench-connections.json
 	$(BIN)/python -m tests.bench.connections
+
+bench-streams: .venv/.installed ## what 1,000 streams cost that are open and wait; writes bench-streams.json
+	$(BIN)/python -m tests.bench.streams
 
 lock: ## resolve the dependencies again into requirements.lock
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate --upgrade \

@@ -113,6 +113,11 @@ class DevCluster:
     ) -> None:
         self.stop()
 
+    @property
+    def kubectl_command(self) -> list[str]:
+        """A real kubectl that knows nothing of this cluster."""
+        return [str(self._binary), "kubectl"]
+
     def kubectl(self, *arguments: str, stdin: str = "", token: str | None = None) -> str:
         """Run kubectl as the cluster's admin, or as the bearer of a token, and return what it prints.
 

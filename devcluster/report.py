@@ -109,12 +109,20 @@ def show_next_steps(console: Console, state: State) -> None:
 def _next_steps(state: State) -> tuple[tuple[str, ...], ...]:
     settings = state.shown(state.folder / "settings.toml")
     reply = state.shown(state.folder / "reply.json")
+    kubeconfig = state.shown(state.folder / f"{ROLE}.kubeconfig")
     return (
         (
             "a token, as the bootstrap admin",
             f". {state.shown(state.env)}",
             _AS_ADMIN,
             f"""  -d '{{"role":"roles/{ROLE}"}}' {_TARGET}.IssueService/IssueToken""",
+        ),
+        (
+            "the same with the kubevend command, and kubectl with tokens that it gets by itself",
+            f". {state.shown(state.env)}",
+            f"kubevend issue {ROLE}",
+            f"kubevend kubeconfig {ROLE} --output {kubeconfig}",
+            f"kubectl --kubeconfig {kubeconfig} auth whoami",
         ),
         (
             "the leases that are alive",

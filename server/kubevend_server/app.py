@@ -53,6 +53,7 @@ from kubevend_server.reconcile import Order, Presence, Reconciler
 from kubevend_server.refresh import CatalogRefresh
 from kubevend_server.refusals import Refusals
 from kubevend_server.removal import Remover
+from kubevend_server.request_ids import RequestIds
 from kubevend_server.revocation import Revocation
 from kubevend_server.rotation import StoreKeyRotation
 from kubevend_server.services import Service
@@ -165,6 +166,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
     checker = Checker(checking, caller_clusters, limits, clock)
     watches = NamespaceWatches(clusters.connect, time.monotonic)
     namespaces = Namespaces(catalog, watches, time.monotonic)
+    request_ids = RequestIds(database, in_flight, order.process, order.dead, order.request_window, clock)
     maker = Maker(journal, order.instance, order.process, checkpoint)
     issuance = Issuance(
         catalog,
@@ -176,6 +178,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
         maker,
         remover,
         in_flight,
+        request_ids,
         gate,
         turns,
         limits,
@@ -191,6 +194,7 @@ async def serve(  # noqa: PLR0915 - the whole program, top to bottom, is what th
         IdentityService(authorizer),
     ]
     streams = Streams(settings.limits.streams_per_caller)
+    metrics.streams.set_function(lambda: len(streams))
     recorder = Recorder(journal, metrics, checkpoint)
     health = await make_health([service.name for service in services])
     identities = read_identities(settings)
@@ -251,6 +255,7 @@ async def _take_place(settings: Settings, journal: Journal) -> Order:
         every=settings.leases.reconcile_seconds,
         retention=timedelta(seconds=settings.leases.retention_seconds),
         most_strays=settings.leases.most_strays,
+        request_window=timedelta(seconds=settings.leases.request_seconds),
     )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import NoReturn
 
 import structlog
@@ -25,7 +26,7 @@ from kubevend_server.streams import Opener, Streams
 
 Context = aio.ServicerContext[bytes, bytes]
 Behavior = Callable[[AsyncIterator[bytes], "Context"], Awaitable[bytes]]
-StreamBehavior = Callable[[AsyncIterator[bytes], "Context"], AsyncGenerator[bytes, None]]
+StreamBehavior = Callable[[AsyncIterator[bytes], "Context"], Awaitable[None]]
 
 _log = structlog.get_logger()
 
@@ -50,15 +51,20 @@ def behavior(
 def stream_behavior(
     method: Method, opener: Opener, interceptors: Sequence[Interceptor], streams: Streams, listener: Listener = BEARER
 ) -> StreamBehavior:
-    """Put the opener of a method with many answers inside the interceptors: each step of its stream passes them all."""
+    """Put the opener of a method with many answers inside the interceptors: each step of its stream passes them all.
+
+    It writes its answers itself, where gRPC would take a generator too: one whose caller leaves while an answer is
+    being written is not told of it, and would stay open until somebody collects it.
+    """
     pass_through = _put_together(interceptors)
 
-    async def behave(requests: AsyncIterator[bytes], context: Context) -> AsyncGenerator[bytes, None]:
+    async def behave(requests: AsyncIterator[bytes], context: Context) -> None:
         first = _call(method, requests, context, listener)
         with streams.open(first, pass_through) as stream:
             try:
-                async for message in opener(stream):
-                    yield message.SerializeToString()
+                async with aclosing(opener(stream)) as answers:
+                    async for answer in answers:
+                        await context.write(answer.SerializeToString())
             except KubevendError as error:
                 await _refuse(context, error, first.request_id)
             except Exception:  # noqa: BLE001 - as catch_defects does for each step

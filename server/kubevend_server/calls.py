@@ -59,6 +59,7 @@ class Record:
         anchor: the name of the Secret that the token is bound to, or empty.
         lease, jti, kubernetes_audit_id, expiration, token_expiration: what was issued.
         warnings: what came out otherwise than asked.
+        replayed: whether the token is another one of a lease that its request id has got before.
         leases: the leases that the call ends.
         only_asks: whether it asks what would be, and does nothing: then it leaves an event only where it is denied.
         rows, change, committed, announced, fence: for the journal, as in `journal.Entry`.
@@ -80,6 +81,7 @@ class Record:
     expiration: datetime | None = None
     token_expiration: datetime | None = None
     warnings: tuple[Warning, ...] = ()
+    replayed: bool = False
     rows: Sequence[tuple[sa.Table, dict[str, object]]] = ()
     change: Change | None = None
     committed: Callable[[], None] | None = None

@@ -34,13 +34,17 @@ from kubevend_server.minted import by_cluster, check_bound, check_minted, lease_
 from kubevend_server.namespaces import Namespaces
 from kubevend_server.policy.grant import Grant, grant
 from kubevend_server.policy.lifetimes import check_min_ttl
-from kubevend_server.policy.limits import Limits
+from kubevend_server.policy.limits import MINIMUM_TTL, Limits
 from kubevend_server.policy.terms import Asked, Naming, terms
 from kubevend_server.removal import Remover
+from kubevend_server.replaying import life, within
+from kubevend_server.request_ids import NOTHING, Once, RequestIds, lease_over
 from kubevend_server.roles import Role
 from kubevend_server.store import leases as lease_store
+from kubevend_server.store import requests as request_store
 from kubevend_server.store.changes import Change, Fence
 from kubevend_server.store.configs import config_missing
+from kubevend_server.store.requests import Claim
 from kubevend_server.store.roles import role_not_found
 from kubevend_server.turns import Turns
 from kubevend_server.warning import Warning
@@ -61,6 +65,7 @@ class Issued:
     warnings: tuple[Warning, ...]
     token: IssuedToken | None = None
     lease: str = ""
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,7 @@ class _Issuing:
         config: the role's config.
         connection: the way to its cluster.
         audit_id: under which Kubernetes' audit log shall have the TokenRequest.
+        claim: the lease's hold on the call's request id; None where it has none.
     """
 
     call: Call
@@ -84,6 +90,7 @@ class _Issuing:
     config: Config
     connection: Connection
     audit_id: str
+    claim: Claim | None = None
 
 
 class Issuance:
@@ -100,6 +107,7 @@ class Issuance:
         maker: Maker,
         remover: Remover,
         in_flight: InFlight,
+        request_ids: RequestIds,
         gate: Gate,
         turns: Turns,
         limits: Limits,
@@ -115,45 +123,78 @@ class Issuance:
         self._maker = maker
         self._remover = remover
         self._in_flight = in_flight
+        self._request_ids = request_ids
         self._gate = gate
         self._turns = turns
         self._limits = limits
         self._clock = clock
         self._checkpoint = checkpoint
 
-    async def issue(self, call: Call, role_name: str, asked: Asked, *, validate_only: bool) -> Issued:
+    async def issue(
+        self, call: Call, role_name: str, asked: Asked, once: Once | None = None, *, validate_only: bool
+    ) -> Issued:
         """Decide on a request, and have the cluster mint the token.
 
         The lease goes into the call's record: the journal writes it together with the audit event, before the token
         leaves.
 
+        Args:
+            call: the call.
+            role_name: `roles/{role}`.
+            asked: what is asked of it.
+            once: by what a call that is made again is known; None where each is one of its own.
+            validate_only: whether only to say what would come of it.
+
         Raises:
             KubevendError: see the comment of IssueService.IssueToken.
         """
+        found = NOTHING if once is None or validate_only else await self._request_ids.look(call, once)
         now = self._clock()
-        lease = names.new_lease_name(now)
-        granted = await self._decide(call, role_name, asked, lease)
+        lease = found.replay.name if found.replay else names.new_lease_name(now)
+        granted = await self._decide(call, role_name, asked, lease, found.replay)
         self._gate.admit_role(call, role_name)
+        if found.refusal is not None:
+            raise found.refusal
+        if found.would_differ(granted.terms):
+            found, lease = found.anew(), names.new_lease_name(now)
+            granted = await self._decide(call, role_name, asked, lease)
         config = self._catalog.config(granted.terms.config)
         if config is None:
             raise config_missing(granted.terms.config)
         if validate_only:
             return _foreseen(granted, now)
-        issuing = _Issuing(call, granted, lease, now, config, self._clusters.of(config), str(uuid.uuid4()))
+        claim = found.claim(call.who.name, granted.terms, lease, now)
+        issuing = _Issuing(call, granted, lease, now, config, self._clusters.of(config), str(uuid.uuid4()), claim)
+        if found.replay is not None:
+            return await self._replay(issuing, found.replay)
+        return await self._issue(issuing)
+
+    async def _issue(self, issuing: _Issuing) -> Issued:
+        granted = issuing.grant
         if granted.terms.revocation == "NONE":
             async with self._turn(issuing):
                 return await self._issue_on(issuing, None)
         if granted.terms.revocation == "PER_LEASE":
             async with self._turn(issuing):
-                return await self._issue_made(issuing, await self._make(issuing, plan(granted, lease, now)))
-        return await self._issue_shared(issuing, scope_of(granted, call.who.name))
+                planned = plan(granted, issuing.lease, issuing.create_time)
+                return await self._issue_made(issuing, await self._make(issuing, planned))
+        return await self._issue_shared(issuing, scope_of(granted, issuing.call.who.name))
+
+    async def decide(self, call: Call, role_name: str, asked: Asked) -> Grant:
+        """Decide what would be granted now, and do nothing.
+
+        Raises:
+            KubevendError: nothing would be, or it cannot be told.
+        """
+        return await self._decide(call, role_name, asked, names.new_lease_name(self._clock()))
 
     def _turn(self, issuing: _Issuing) -> AbstractAsyncContextManager[None]:
         """The caller's turn at the cluster. Nobody waits for anything else meanwhile, lest all turns wait for it."""
         call = issuing.call
         return self._turns.take(issuing.config.name, call.who.name, call.record.settled.append)
 
-    async def _decide(self, call: Call, role_name: str, asked: Asked, lease: str) -> Grant:
+    async def _decide(self, call: Call, role_name: str, asked: Asked, lease: str, replay: Lease | None = None) -> Grant:
+        """Decide on a request: for a new lease of this name, or for another token of one that is there."""
         call.record.resource = role_name
         # A role that is not there takes the way of one that allows nothing, and of one that the caller may not see.
         found = self._catalog.role(role_name)
@@ -165,6 +206,8 @@ class Issuance:
             # The refusal tells what the role allows, which is for those who may see the role.
             self._require_sight(call, role)
             raise refusal if found else role_not_found(role_name) from None
+        if replay is not None:
+            offered = within(offered, replay, self._clock())
         call.record.rules, call.record.warnings = offered.rules, offered.warnings
         decision = self._authorizer.require(
             call, role, action="IssueToken", hidden=role_not_found(role.name), terms=offered
@@ -182,6 +225,17 @@ class Issuance:
     async def _issue_on(self, issuing: _Issuing, anchor: ClusterObject | None) -> Issued:
         """Have a token minted, bound to an anchor that is there where one is given."""
         call = issuing.call
+        await self._announce(issuing, anchor)
+        token = await self._mint(issuing, anchor, issuing.grant.token_ttl)
+        lease = self._lease(issuing, token, () if anchor is None else (anchor,))
+        call.record.rows = (*lease_store.rows(replace(lease, objects=())), *request_store.rows(issuing.claim))
+        if anchor or issuing.claim:
+            call.record.fence = Fence(lease.name, anchor.id if anchor else "", claim=issuing.claim)
+        return self._issued(issuing, token, lease, issuing.grant.ttl)
+
+    async def _announce(self, issuing: _Issuing, anchor: ClusterObject | None) -> None:
+        """Write down what is about to be asked of the cluster."""
+        call = issuing.call
         call.record.anchor = anchor.name if anchor else ""
         intent = event.intent(call, issuing.grant, issuing.lease, issuing.audit_id)
         await self._journal.intend(intent, announced=call.record.announced)
@@ -189,11 +243,6 @@ class Issuance:
         # From here on a token may exist, so the work is carried to its end, whether or not the caller waits for it.
         call.irrevocable = True
         await self._checkpoint("issue.intended")
-        token = await self._mint(issuing, anchor)
-        lease = self._lease(issuing, token, () if anchor is None else (anchor,))
-        call.record.rows = lease_store.rows(replace(lease, objects=()))
-        call.record.fence = Fence(lease.name, anchor.id) if anchor else None
-        return self._issued(issuing, token, lease)
 
     async def _issue_shared(self, issuing: _Issuing, scope: Scope) -> Issued:
         """Have a token minted on the anchor that its scope shares; make that where there is none."""
@@ -258,7 +307,7 @@ class Issuance:
         call.irrevocable = True
         self._in_flight.begin(pending.name)
         call.record.settled.append(lambda _: self._in_flight.end(pending.name))
-        await self._maker.begin(pending, issuing.config, intent)
+        await self._maker.begin(pending, issuing.config, intent, issuing.claim)
         touched: list[ClusterObject] = []
         call.record.undo = self._undo(pending, touched)
         call.record.settled.append(lambda error: self._clean_up(error, pending, touched))
@@ -297,8 +346,8 @@ class Issuance:
         """After a failure see to it that what was made goes."""
         if error is None:
             return
-        if error.reason == "LEASE_ENDED":
-            # Whoever ended it could not know what was made only after that.
+        if error.reason in ("LEASE_ENDED", "REQUEST_ID_IN_PROGRESS"):
+            # Whoever ended it, or took its request id over, could not know what was made only after that.
             self._remover.run_soon(self._journal.change(self._undo(pending, touched)))
         self._remover.poke()
 
@@ -309,40 +358,75 @@ class Issuance:
             # Not before: making what it stands on may take long, and nobody is to wait for that.
             self._journal.announce()
             issuing.call.record.announced = True
-        token = await self._mint(issuing, anchor)
+        token = await self._mint(issuing, anchor, issuing.grant.token_ttl)
         lease = self._lease(issuing, token, pending.objects)
         issuing.call.record.change = lambda connection: lease_store.activate(connection, lease)
-        return self._issued(issuing, token, lease)
+        if issuing.claim is not None:
+            issuing.call.record.fence = Fence(lease.name, claim=issuing.claim)
+        return self._issued(issuing, token, lease, issuing.grant.ttl)
 
-    # Both.
+    # Another token of a lease that is there.
 
-    async def _mint(self, issuing: _Issuing, anchor: ClusterObject | None) -> IssuedToken:
-        granted = issuing.grant
+    async def _replay(self, issuing: _Issuing, lease: Lease) -> Issued:
+        """Have another token minted of the lease that the call's request id has got, on what that stands on."""
+        issuing.call.record.replayed = True
+        anchor = next((made for made in lease.objects if made.id == lease.anchor), None)
+        if anchor is None:
+            async with self._turn(issuing):
+                return await self._issue_again(issuing, lease, None)
+        self._anchors.hold(issuing.call, anchor)
+        try:
+            async with self._turn(issuing):
+                return await self._issue_again(issuing, lease, anchor)
+        except AnchorGone as gone:
+            await self._anchors.lose(anchor, "its anchor was deleted in the cluster by somebody else")
+            raise lease_over(lease) from gone
+
+    async def _issue_again(self, issuing: _Issuing, lease: Lease, anchor: ClusterObject | None) -> Issued:
+        good_for = life(issuing.grant, lease, self._clock())
+        await self._announce(issuing, anchor)
+        token = await self._mint(issuing, anchor, max(good_for, MINIMUM_TTL))
+        self._check(issuing, token, anchor)
+        # A cluster that took long has stamped it later than was reckoned with.
+        end = lease.expire_time if lease.revocation == "PER_LEASE" else max(lease.expire_time, token.expire_time)
+        longer = replace(lease, expire_time=end)
+        issuing.call.record.change = lambda connection: lease_store.add_token(
+            connection, longer, _token_of(token), self._clock()
+        )
+        return self._issued(issuing, token, longer, good_for)
+
+    # All.
+
+    async def _mint(self, issuing: _Issuing, anchor: ClusterObject | None, ttl: timedelta) -> IssuedToken:
         began = time.monotonic()
-        token = await request_token(issuing.connection, granted, issuing.audit_id, anchor, granted.token_ttl)
+        token = await request_token(issuing.connection, issuing.grant, issuing.audit_id, anchor, ttl)
         self._turns.learn(issuing.config.name, time.monotonic() - began)
         await self._checkpoint("issue.minted")
         return token
 
-    def _lease(self, issuing: _Issuing, token: IssuedToken, objects: Sequence[ClusterObject]) -> Lease:
+    def _check(self, issuing: _Issuing, token: IssuedToken, anchor: ClusterObject | None) -> None:
+        """Note what was minted, and hold it against what was granted."""
         granted, record = issuing.grant, issuing.call.record
         record.jti, record.token_expiration = token.jti, token.expire_time
         record.warnings = (*granted.terms.warnings, *by_cluster(granted.terms, token))
         check_minted(granted, token)
-        check_bound(granted, token, next((made for made in objects if made.kind == "Secret"), None))
+        check_bound(granted, token, anchor)
         check_min_ttl(min(token.ttl, granted.ttl), granted.terms.min_ttl, record.warnings)
+
+    def _lease(self, issuing: _Issuing, token: IssuedToken, objects: Sequence[ClusterObject]) -> Lease:
+        self._check(issuing, token, next((made for made in objects if made.kind == "Secret"), None))
         lease = self._pending(issuing, objects)
         return replace(
             lease,
             audiences=token.audiences,
-            expire_time=lease_end(granted, token, self._clock()),
+            expire_time=lease_end(issuing.grant, token, self._clock()),
             stored_state="ACTIVE",
             owner="",
             objects=tuple(objects),
-            tokens=(LeaseToken(token.jti, token.kubernetes_audit_id, token.issue_time, token.expire_time),),
+            tokens=(_token_of(token),),
         )
 
-    def _issued(self, issuing: _Issuing, token: IssuedToken, lease: Lease) -> Issued:
+    def _issued(self, issuing: _Issuing, token: IssuedToken, lease: Lease, good_for: timedelta) -> Issued:
         record = issuing.call.record
         record.lease, record.expiration = lease.name, lease.expire_time
         return Issued(
@@ -350,11 +434,16 @@ class Issuance:
             audiences=token.audiences,
             expiration=lease.expire_time,
             token_expiration=token.expire_time,
-            granted_ttl=min(token.expire_time - token.issue_time, issuing.grant.ttl),
+            granted_ttl=min(token.expire_time - token.issue_time, good_for),
             warnings=record.warnings,
             token=token,
             lease=lease.name,
+            replayed=record.replayed,
         )
+
+
+def _token_of(token: IssuedToken) -> LeaseToken:
+    return LeaseToken(token.jti, token.kubernetes_audit_id, token.issue_time, token.expire_time)
 
 
 def _foreseen(granted: Grant, now: datetime) -> Issued:

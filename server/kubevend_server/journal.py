@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -32,24 +33,26 @@ import structlog
 
 from kubevend_server.audit.chain import Head
 from kubevend_server.audit.log import AuditLog, Event
-from kubevend_server.errors import KubevendError, Unavailable
+from kubevend_server.errors import Aborted, KubevendError, Unavailable
 from kubevend_server.store import objects as object_store
+from kubevend_server.store import requests as request_store
 from kubevend_server.store.changes import Change, Fence
 from kubevend_server.store.configs import moved_configs
 from kubevend_server.store.database import Database, is_locked
 from kubevend_server.store.leases import lease_ended
-from kubevend_server.store.schema import audit_head, leases, objects, tokens
+from kubevend_server.store.schema import audit_head, leases, objects, requests, tokens
 
 _GATHER_SECONDS = 0.004
 _GATHER_SECONDS_EACH = 0.0005
 _SLOW_SECONDS = 0.002
 _PATIENCE_SECONDS = 10.0
+_REQUEST_PAUSE = timedelta(seconds=1)
 
 _log = structlog.get_logger()
 
 
 # Made once: a statement that is made anew for each group costs more than its rows.
-_INSERTS = {table: sa.insert(table) for table in (leases, objects, tokens)}
+_INSERTS = {**{table: sa.insert(table) for table in (leases, objects, tokens)}, requests: request_store.INSERT}
 _UPDATE_HEAD = (
     sa.update(audit_head)
     .where(audit_head.c.replica == sa.bindparam("head_replica"))
@@ -370,6 +373,17 @@ def not_recorded() -> Unavailable:
     )
 
 
+def request_in_progress(request_id: str) -> Aborted:
+    """The refusal of a call while another one with its request id is under way."""
+    return Aborted(
+        "REQUEST_ID_IN_PROGRESS",
+        f"Another call with request_id {request_id} is under way. Send this one again in a moment: it gets a token of "
+        "the same lease then.",
+        metadata={"request_id": request_id},
+        retry_after=_REQUEST_PAUSE,
+    )
+
+
 def read_head(connection: sa.Connection, replica: str = DEFAULT_REPLICA) -> Head:
     """The last line of a replica's audit log that the store knows to be on the disk."""
     query = sa.select(audit_head.c.sequence, audit_head.c.hash).where(audit_head.c.replica == replica)
@@ -384,12 +398,16 @@ def _fenced_off(connection: sa.Connection, entries: Sequence[Entry]) -> Refusals
     gone = object_store.not_live(connection, anchors) if anchors else set()
     clusters = {fence.config for fence in fences if fence.config is not None}
     moved = moved_configs(connection, clusters) if clusters else {}
+    claims = [fence.claim for fence in fences if fence.claim is not None]
+    lost = request_store.lost(connection, claims) if claims else set()
 
     def refusal(fence: Fence | None) -> KubevendError | None:
         if fence is None:
             return None
         if fence.anchor in gone:
             return lease_ended(fence.lease)
+        if fence.claim is not None and fence.lease in lost:
+            return request_in_progress(fence.claim.id)
         return moved.get(fence.config) if fence.config is not None else None
 
     return [refusal(entry.fence) for entry in entries]

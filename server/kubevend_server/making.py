@@ -23,7 +23,9 @@ from kubevend_server.policy.made import own_labels
 from kubevend_server.policy.name_template import PREFIX
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store import objects as object_store
+from kubevend_server.store import requests as request_store
 from kubevend_server.store.changes import Fence
+from kubevend_server.store.requests import Claim
 
 _NEVER_MADE = (FailedPrecondition, ResourceExhausted)
 """After these nothing was made; after all else something may have been."""
@@ -79,23 +81,25 @@ class Maker:
     process: str
     checkpoint: Checkpoint = pass_by
 
-    async def begin(self, pending: Lease, config: Config, intent: Event) -> None:
+    async def begin(self, pending: Lease, config: Config, intent: Event, claim: Claim | None = None) -> None:
         """Write down a pending lease and what is about to be made for it, with the audit event that says so.
 
         Args:
             pending: the lease.
             config: its config, by which the cluster is called.
             intent: the event.
+            claim: its hold on a request id, where it has one.
 
         Raises:
             AnchorTaken: somebody else has just made the anchor that it would share; nothing was written.
-            Aborted, FailedPrecondition: the config is of another cluster by now, or is gone; nothing was written.
+            Aborted, FailedPrecondition: the config is of another cluster by now, or is gone, or another lease holds the
+                request id; nothing was written.
             Unavailable: it could not be written, so nothing must be made.
         """
-        fence = Fence(pending.name, config=config)
+        fence = Fence(pending.name, config=config, claim=claim)
+        rows = (*lease_store.rows(pending), *request_store.rows(claim))
         if not any(each.scope for each in pending.objects):
             # What is for this lease alone nobody else can have made, so it goes with the rows of all others.
-            rows = lease_store.rows(pending)
             await self.journal.commit(Entry(lambda refusal: None if refusal else intent, rows=rows, fence=fence))
             return
         written = False
@@ -103,6 +107,8 @@ class Maker:
         def change(connection: sa.Connection) -> None:
             nonlocal written
             written = lease_store.insert_pending(connection, pending)
+            if written and claim is not None:
+                connection.execute(request_store.INSERT, [row for _, row in request_store.rows(claim)])
 
         await self.journal.commit(
             Entry(lambda refusal: None if refusal or not written else intent, change=change, fence=fence)

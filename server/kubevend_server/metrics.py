@@ -32,6 +32,12 @@ class Metrics:
             registry=registry,
         )
         self._issuances = Counter("kubevend_issuances", "Tokens issued, by role.", ["role"], registry=registry)
+        self._replays = Counter(
+            "kubevend_replays",
+            "Tokens issued of a lease that their request_id had got before, by role.",
+            ["role"],
+            registry=registry,
+        )
         self._failures = Counter(
             "kubevend_issuance_failures",
             "Issuances that were denied, failed or given up, by reason.",
@@ -51,6 +57,7 @@ class Metrics:
             registry=registry,
         )
         self.in_flight = Gauge("kubevend_calls_in_flight", "Calls that are under way.", registry=registry)
+        self.streams = Gauge("kubevend_streams_open", "Streams of tokens and watches that are open.", registry=registry)
         self.waiting = Gauge(
             "kubevend_issuances_waiting", "Issuances that wait for their turn at a cluster.", registry=registry
         )
@@ -68,7 +75,9 @@ class Metrics:
         status = "CANCELLED" if cancelled else error.status if error else "OK"
         reason = error.reason if error else ""
         self._calls.labels(call.method.full_name, status, reason).inc()
-        if call.method.name != "IssueToken":
+        if call.record.replayed and status == "OK":
+            self._replays.labels(call.record.resource).inc()
+        if call.method.name not in ("IssueToken", "StreamTokens") or call.record.only_asks:
             return
         if status != "OK":
             self._failures.labels(reason or status).inc()

@@ -6,14 +6,14 @@
 - ServiceAccounts, Roles and bindings in clusters that have this store's label, and that no lease knows: a restored or a
   lost store leaves such. Anchors cannot be listed, and one that no lease knows harms nobody: its tokens expire.
 - Leases whose ServiceAccount, Role or binding somebody else has deleted: they end.
-- Leases that ended long ago: they are forgotten.
+- Leases that ended long ago, and request ids whose window is over: they are forgotten.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -40,6 +40,7 @@ from kubevend_server.store import lease_ends
 from kubevend_server.store import leases as lease_store
 from kubevend_server.store import objects as object_store
 from kubevend_server.store import replicas as replica_store
+from kubevend_server.store import requests as request_store
 from kubevend_server.store.database import Database
 
 _LONGEST_BEAT, _SHORTEST_BEAT = 10.0, 1.0
@@ -65,6 +66,7 @@ class Order:
         process: another one for each start of it.
         every: seconds.
         retention: for how long a lease is kept after its end.
+        request_window: for how long a request id is kept.
         most_strays: how many objects that no lease knows may be deleted at once, as a share of all that are found.
     """
 
@@ -74,6 +76,7 @@ class Order:
     every: float
     retention: timedelta
     most_strays: float
+    request_window: timedelta
 
     @property
     def beat(self) -> float:
@@ -190,13 +193,16 @@ class Reconciler:
         # One of them is enough for what follows.
         if alive and alive[0] != process:
             return []
+        await self._purge(lease_ends.purge, now - self._order.retention)
+        await self._purge(request_store.purge, now - self._order.request_window)
+        return self._catalog.configs()
+
+    async def _purge(self, purge: Callable[[sa.Connection, datetime, int], int], before: datetime) -> None:
+        """Forget what is older than a moment, in transactions for which nobody waits long."""
         purged = _MOST_PURGED
         while purged == _MOST_PURGED:
-            purged = await self._journal.change(
-                lambda connection: lease_ends.purge(connection, now - self._order.retention, _MOST_PURGED)
-            )
+            purged = await self._journal.change(lambda connection: purge(connection, before, _MOST_PURGED))
             await asyncio.sleep(0)
-        return self._catalog.configs()
 
     def _clean_up(self, connection: sa.Connection, living: set[str], now: datetime) -> Collection[str]:
         """End what nobody issues any more, let others delete what the dead had taken, and let deserted anchors go."""

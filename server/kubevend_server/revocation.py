@@ -303,6 +303,8 @@ class Revocation:
         await self._checkpoint("revoke.marked")
         names = [lease.name for lease in ended]
         await self._wait(names)
+        # What stood for them has gone meanwhile, most often: then it is known until when their tokens work.
+        self._feed.poke()
         now = self._clock()
         after = await self._database.read(lambda connection: lease_store.get_all(connection, names))
         left = [_left(lease, now, refused[lease.anchor]) for lease in chosen if lease.anchor in refused]

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 from google.protobuf.message import Message
 
-from kubevend_server.calls import Call, Handler, Interceptor
+from kubevend_server.calls import Call, Handler, Interceptor, Record
 from kubevend_server.errors import OverLimit, Unavailable
 
 _SOON = timedelta(seconds=1)
@@ -27,7 +27,9 @@ class Stream:
 
     Attributes:
         first: the call that opened it: its first step.
-        is_to_ask: roles or policies have changed, so it is to ask whether it still may go on.
+        may_go_on: tells, of a call that was never made, whether another one like it would be allowed; None where nobody
+            can tell before it is made.
+        is_to_ask: it looks as if it would not be, so it is to ask whether it may go on.
     """
 
     def __init__(self, first: Call, pass_through: Interceptor, streams: Streams) -> None:
@@ -36,6 +38,8 @@ class Stream:
         self._pass_through = pass_through
         self._streams = streams
         self._bell: asyncio.Future[None] | None = None
+        self._rung = False
+        self.may_go_on: Callable[[Call], Awaitable[bool]] | None = None
         self.is_to_ask = False
 
     async def step(self, handler: Handler) -> Message:
@@ -45,34 +49,58 @@ class Stream:
             KubevendError: it was refused, or failed.
         """
         if self._begun:
-            return await self._pass_through(self._following(), handler)
+            return await self._pass_through(self._following(), lambda call: self._go_on(call, handler))
         self._begun = True
-        return await self._pass_through(self.first, lambda call: self._begin(call, handler))
+        reply = await self._pass_through(self.first, lambda call: self._begin(call, handler))
+        # It holds what was issued, down to the rows of the store, and the stream may be open for weeks.
+        self.first.record = Record()
+        return reply
 
     async def wait(self, seconds: float) -> None:
-        """Wait so long, or until somebody rings.
+        """Wait so long, or until somebody rings, be it that they did since the last wait.
 
         Raises:
             Unavailable: the server is stopping.
         """
         self._streams.check_open()
-        loop = asyncio.get_running_loop()
-        self._bell = loop.create_future()
-        timer = loop.call_later(seconds, self.ring)
-        try:
-            await self._bell
-        finally:
-            timer.cancel()
-            self._bell = None
+        if not self._rung:
+            loop = asyncio.get_running_loop()
+            self._bell = loop.create_future()
+            timer = loop.call_later(seconds, self.ring)
+            try:
+                await self._bell
+            finally:
+                timer.cancel()
+                self._bell = None
+        self._rung = False
         self._streams.check_open()
 
     def ring(self) -> None:
-        """End its wait, if it waits."""
+        """End its wait, or the next one if it does not wait just now."""
+        self._rung = True
         if self._bell is not None and not self._bell.done():
             self._bell.set_result(None)
 
+    def ask(self) -> None:
+        """Have it ask whether it may go on."""
+        self.is_to_ask = True
+        self.ring()
+
+    async def looks_allowed(self) -> bool:
+        """Whether another step looks allowed. Told without a call: no limit counts, nor is asked who the caller is."""
+        if self.may_go_on is None:
+            return True
+        imagined = self._following()
+        imagined.caller, imagined.request = self.first.caller, self.first.request
+        return await self.may_go_on(imagined)
+
     async def _begin(self, call: Call, handler: Handler) -> Message:
         self._streams.admit(self, call.who.name)
+        return await handler(call)
+
+    async def _go_on(self, call: Call, handler: Handler) -> Message:
+        # Its credential may name the same caller with other groups or claims by now.
+        self.first.caller = call.caller
         return await handler(call)
 
     def _following(self) -> Call:
@@ -84,7 +112,7 @@ class Stream:
         return Call(first.method, received, first.shown, first.peer, time.monotonic(), stream=first.request_id)
 
 
-Opener = Callable[[Stream], AsyncIterator[Message]]
+Opener = Callable[[Stream], AsyncGenerator[Message, None]]
 """What answers on a stream."""
 
 
@@ -135,12 +163,9 @@ class Streams:
         self._open[stream] = caller
         self._of[caller] += 1
 
-    def ask_again(self) -> Iterator[None]:
-        """Have each stream ask whether it still may go on; one after the other, as this is iterated."""
-        for stream in list(self._open):
-            stream.is_to_ask = True
-            stream.ring()
-            yield
+    def all(self) -> list[Stream]:
+        """Those that are open now."""
+        return list(self._open)
 
     def close(self) -> None:
         """End them all, as the server stops: whoever waits for its next answer gets UNAVAILABLE, and comes again."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import cast
@@ -10,7 +11,7 @@ from typing import cast
 from google.protobuf.message import Message
 
 from kubevend.v1 import issue_service_pb2 as pb
-from kubevend_server.calls import Handler
+from kubevend_server.calls import Call, Handler
 from kubevend_server.clock import Clock
 from kubevend_server.errors import (
     Aborted,
@@ -20,23 +21,32 @@ from kubevend_server.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from kubevend_server.lease_feed import LeaseFeed
+from kubevend_server.lease_feed import Followed, LeaseFeed
 from kubevend_server.revocation import CACHE
 from kubevend_server.services import convert
 from kubevend_server.store.lease_ends import Change
 from kubevend_server.streams import Stream
 
-_TEMPORARY = (Unavailable, ResourceExhausted, Aborted, OutcomeUnknown, DeadlineExceeded)
+TEMPORARY = (Unavailable, ResourceExhausted, Aborted, OutcomeUnknown, DeadlineExceeded)
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
+_ASK_AGAIN_SECONDS = 5.0
+_SETTLES = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """What a stream has done as a call: `issue` a token, or `ask` whether one would be issued."""
+    """What a stream needs to have tokens issued.
+
+    Attributes:
+        issue: issues one, as a call.
+        ask: refuses where none would be issued, as a call.
+        may_issue: whether one looks allowed, without a call.
+    """
 
     issue: Handler
     ask: Handler
+    may_issue: Callable[[Call], Awaitable[bool]]
 
 
 class TokenStreams:
@@ -60,67 +70,90 @@ class TokenStreams:
         self._clock = clock
         self._spread = spread
 
-    async def run(self, stream: Stream) -> AsyncIterator[Message]:
+    async def run(self, stream: Stream) -> AsyncGenerator[Message, None]:
         """Answer with one token after another.
 
         Raises:
             KubevendError: see the comment of IssueService.StreamTokens.
         """
         token = await self._issue(stream)
+        stream.may_go_on = self._issuer.may_issue
         while True:
-            response = pb.StreamTokensResponse(token=token)
-            due = self._clock() + token.granted_ttl.ToTimedelta() * self._renew_after * self._spread()
-            convert.set_timestamp(response.next_token_time, due)
-            yield response
-            try:
-                await self._watch(stream, token, due)
-                token = await self._next(stream, convert.moment(token, "expiration") or due)
-            except _RevokedError as revoked:
-                yield revoked.notice
-                raise revoked.error from None
-            except Unavailable:
-                raise
-            except KubevendError as refusal:
-                yield _notice(refusal, token)
-                raise
+            # From before it leaves until the next one is there: whenever its lease is ended, that is told.
+            with self._feed.following(token.lease, stream.ring) as followed:
+                due = self._due(token)
+                response = pb.StreamTokensResponse(token=token)
+                convert.set_timestamp(response.next_token_time, due)
+                yield response
+                try:
+                    await self._wait(stream, token, followed, due)
+                    token = await self._next(stream, token, followed)
+                except _RevokedError as revoked:
+                    yield revoked.notice
+                    raise revoked.error from None
+                except TEMPORARY:
+                    raise
+                except KubevendError as refusal:
+                    yield _notice(refusal, token)
+                    raise
 
     async def _issue(self, stream: Stream) -> pb.IssueTokenResponse:
         return cast("pb.IssueTokenResponse", await stream.step(self._issuer.issue))
 
-    async def _watch(self, stream: Stream, token: pb.IssueTokenResponse, due: datetime) -> None:
-        """Wait until the next token is due.
+    def _due(self, token: pb.IssueTokenResponse) -> datetime:
+        now, life = self._clock(), token.granted_ttl.ToTimedelta()
+        # Another token of a lease that lived already ends with that.
+        left = min(life, (convert.moment(token, "expiration") or now) - now)
+        return now + max(left, timedelta()) * self._renew_after * self._spread()
+
+    async def _wait(self, stream: Stream, token: pb.IssueTokenResponse, followed: Followed, until: datetime) -> None:
+        """Wait.
 
         Raises:
             _RevokedError: the token's lease was ended meanwhile.
             KubevendError: no further token is allowed.
         """
-        with self._feed.following(token.lease, stream.ring) as followed:
-            while (left := (due - self._clock()).total_seconds()) > 0:
-                await stream.wait(left)
-                if followed.change is not None:
-                    raise _RevokedError(token, followed.change)
-                if stream.is_to_ask:
-                    stream.is_to_ask = False
-                    await self._ask(stream)
+        while (left := (until - self._clock()).total_seconds()) > 0:
+            await stream.wait(left)
+            await self._check_lives(stream, token, followed)
+            if stream.is_to_ask:
+                await self._ask(stream)
+
+    async def _check_lives(self, stream: Stream, token: pb.IssueTokenResponse, followed: Followed) -> None:
+        if followed.change is None:
+            return
+        # What it stands on is deleted in a moment, most often, and only then it is known until when the token works.
+        settled = self._clock() + _SETTLES
+        while followed.change.state == "REVOKING" and (left := (settled - self._clock()).total_seconds()) > 0:
+            await stream.wait(left)
+        raise _RevokedError(token, followed.change)
 
     async def _ask(self, stream: Stream) -> None:
+        stream.is_to_ask = False
         try:
             await stream.step(self._issuer.ask)
-        except _TEMPORARY:
-            return  # it says nothing of what is allowed, and the next token will show
+        except TEMPORARY:
+            # It says nothing of what is allowed.
+            asyncio.get_running_loop().call_later(_ASK_AGAIN_SECONDS, stream.ask)
 
-    async def _next(self, stream: Stream, end: datetime) -> pb.IssueTokenResponse:
-        """The next token, tried again while the one before lives."""
+    async def _next(self, stream: Stream, token: pb.IssueTokenResponse, followed: Followed) -> pb.IssueTokenResponse:
+        """The next token, tried again while the one before lives.
+
+        Raises:
+            _RevokedError: the lease of the one before was ended meanwhile.
+            KubevendError: it is refused, or cannot be had in time.
+        """
+        end = convert.moment(token, "expiration") or self._clock()
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
                 return await self._issue(stream)
-            except _TEMPORARY as problem:
+            except TEMPORARY as problem:
                 least = problem.retry_after or timedelta()
-                seconds = max(pause, least.total_seconds()) * self._spread()
-                if (end - self._clock()).total_seconds() < seconds:
+                until = self._clock() + timedelta(seconds=max(pause, least.total_seconds()) * self._spread())
+                if until > end:
                     raise
-            await stream.wait(seconds)
+            await self._wait(stream, token, followed, until)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
 

@@ -28,11 +28,52 @@ SHAPES = {
         'permit(principal is OidcSubject, action == Action::"IssueToken", resource) when '
         '{{ principal.hasTag("repository") && principal.getTag("repository") == "acme/{0}" }};'
     ),
-    "each for everybody": (
-        'forbid(principal, action == Action::"IssueToken", resource) when {{ context.ttl > {0} && context.ttl < {0} }};'
+    "everybody, a band of TTLs": (
+        'forbid(principal, action == Action::"IssueToken", resource) when '
+        "{{ context.ttl > {0}000 && context.ttl < {0}500 }};"
+    ),
+    "everybody, namespaces like a team's": (
+        'permit(principal, action == Action::"IssueToken", resource) when {{ context.namespace like "team-{0}-*" }};'
+    ),
+    "everybody, an audience": (
+        'permit(principal, action == Action::"IssueToken", resource) when '
+        '{{ context.audiences.contains("https://a{0}") }};'
+    ),
+    "everybody, unless not for an audience": (
+        'permit(principal, action == Action::"IssueToken", resource) unless '
+        '{{ !(context.audiences.containsAny(["https://a{0}", "https://b{0}"])) || context.ttl > 3600 }};'
+    ),
+    "everybody, a namespace of the role": (
+        'permit(principal, action == Action::"IssueToken", resource) when '
+        '{{ resource.allowed_namespaces.contains("team-{0}-a") && context.ttl <= 900 }};'
+    ),
+    "everybody, from a network": (
+        'permit(principal, action == Action::"IssueToken", resource) when '
+        '{{ context has source && context.source.isInRange(ip("10.{1}.{2}.0/24")) }};'
+    ),
+    "everybody, its own namespace with an audience": (
+        'permit(principal is ServiceAccount, action == Action::"IssueToken", resource) when '
+        '{{ principal.namespace == context.namespace && context.audiences.contains("https://a{0}") }};'
+    ),
+    "mixed: a quarter each for a network, a pattern, TTLs, an audience": (
+        'permit(principal, action == Action::"IssueToken", resource) when {{ {3} }};'
+    ),
+    "half of them match": (
+        'permit(principal, action == Action::"IssueToken", resource) when {{ context.ttl > {0}000 }};'
+    ),
+    "all of them match": 'permit(principal, action == Action::"IssueToken", resource) when {{ context.ttl > {0} }};',
+    "none is understood, none matches": (
+        'permit(principal, action == Action::"IssueToken", resource) when {{ context.namespace like "*x{0}x*" }};'
     ),
 }
-"""What the policies are like. The last is the worst: all can matter to every question."""
+"""What the policies are like. The last three are the worst: many or all of them match, or can for all that is told."""
+
+MIXED = (
+    'context has source && context.source.isInRange(ip("10.{1}.{2}.0/24"))',
+    'context.namespace like "team-{0}-*"',
+    "context.ttl > {0}000 && context.ttl < {0}500",
+    'context.audiences.contains("https://a{0}")',
+)
 
 QUESTIONS = 2000
 """Different ones, so that none has its answer from memory."""
@@ -49,15 +90,20 @@ def main() -> None:
         click.echo(f"| {what} | {' | '.join(cells)} | {ratio:.2f} | {1000 * measured[-1][0]:.0f} ms |")
 
 
+def _policy(shape: str, number: int) -> str:
+    of = (number, number // 256, number % 256)
+    return shape.format(*of, MIXED[number % len(MIXED)].format(*of))
+
+
 def _measure(shape: str, count: int) -> tuple[float, float, float]:
     """How long the set takes to load, in seconds; and a decision, in µs: the first of its kind, and a later one."""
-    text = "\n".join(f'@id("p{number}") {shape.format(number)}' for number in range(count))
+    text = "\n".join(f'@id("p{number}") {_policy(shape, number)}' for number in range(count))
     groups = "[groups]\n" + "\n".join(f"g{number} = []" for number in range(count))
     began = time.perf_counter()
     policy = load(PolicyFiles({"p.cedar": text}, groups)).access
     loaded = time.perf_counter() - began
     first = median(_time(_asking(policy, number % count, 0)) for number in range(min(count, 10)))
-    later = median(_time(_asking(policy, number % min(count, 10), number + 1)) for number in range(QUESTIONS))
+    later = median(_time(_asking(policy, number * 7 % count, number + 1)) for number in range(QUESTIONS))
     return loaded, 1e6 * first, 1e6 * later
 
 
@@ -65,9 +111,18 @@ def _asking(policy: AccessPolicy, number: int, seconds: int) -> Callable[[], obj
     caller: Caller = service_account("prod", f"n{number}", "runner")
     if number % 2:
         caller = oidc_subject("github", "me", (("repository", f"acme/{number}"),), groups=(f"g{number}",))
-    of = role(name=f"roles/r{number}", labels=(("team", f"t{number}"),))
-    offered = terms(of, asked(ttl=timedelta(seconds=1000 + seconds)), limits(), NAMING)
-    circumstances = Circumstances(NOW, "10.0.0.1", offered)
+    namespaces, audiences = (f"team-{number}-a", f"n{number}"), (f"https://a{number}", "https://api")
+    of = role(
+        name=f"roles/r{number}",
+        labels=(("team", f"t{number}"),),
+        allowed_namespaces=namespaces,
+        allowed_audiences=audiences,
+        max_ttl=timedelta(days=30),
+    )
+    ttl = timedelta(seconds=1000 * number + seconds % 900 + 1000 * (number == 0))
+    wanted = asked(ttl=ttl, namespace=namespaces[seconds % 2], audiences=audiences[: 1 + seconds % 2])
+    offered = terms(of, wanted, limits(max_ttl=timedelta(days=30)), NAMING)
+    circumstances = Circumstances(NOW, f"10.{number // 256}.{number % 256}.{seconds % 256}", offered)
     return lambda: policy.authorize(caller, "IssueToken", of, circumstances)
 
 

@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 from google.protobuf import descriptor_pool
 
-from kubevend.v1 import config_service_pb2, issue_service_pb2, lease_service_pb2, role_service_pb2
+from kubevend.v1 import (
+    config_service_pb2,
+    identity_service_pb2,
+    issue_service_pb2,
+    lease_service_pb2,
+    role_service_pb2,
+)
 from tests.docs.replies import assert_shown
 from tests.e2e.quickstart_process import ROOT, Quickstart
 from tests.support.shell_blocks import Block, read_blocks, run_blocks
 
-SERVICE_FILES = (config_service_pb2, issue_service_pb2, lease_service_pb2, role_service_pb2)
+SERVICE_FILES = (config_service_pb2, identity_service_pb2, issue_service_pb2, lease_service_pb2, role_service_pb2)
 BLOCKS = read_blocks((ROOT / "docs" / "grpcurl.md").read_text())
 
 
@@ -50,4 +56,4 @@ def test_every_method_is_called() -> None:
 def test_nothing_is_left_out() -> None:
     """Every block of the page is run, and so many that none got lost."""
     assert [block.line for block in BLOCKS if not block.runs] == []
-    assert len(BLOCKS) == 41
+    assert len(BLOCKS) == 46

@@ -107,13 +107,15 @@ class House:
 
     def send_each(self, method: MethodDescriptor, calls: Iterable[tuple[bytes, Metadata]]) -> list[Answer]:
         """Send payloads, each with metadata of its own."""
-        stub: Any = self.channel.unary_unary(f"/{method.containing_service.full_name}/{method.name}")
+        path = f"/{method.containing_service.full_name}/{method.name}"
+        unary: Any = self.channel.unary_unary(path)
+        begin: Any = self.channel.unary_stream(path) if method.server_streaming else unary.future
         answers: list[Answer] = []
         under_way: deque[Any] = deque()
         for payload, metadata in calls:
             if len(under_way) == IN_FLIGHT:
                 answers.append(answer_of(under_way.popleft()))
-            under_way.append(stub.future(payload, metadata=tuple(metadata), timeout=SECONDS))
+            under_way.append(begin(payload, metadata=tuple(metadata), timeout=SECONDS))
         answers += map(answer_of, under_way)
         return answers
 
@@ -145,6 +147,9 @@ class House:
         if method.output_type is issue_service_pb2.IssueTokenResponse.DESCRIPTOR:
             replies = (issue_service_pb2.IssueTokenResponse.FromString(answer.reply) for answer in answers)
             self.vending.admin.tokens += [reply.token for reply in replies if reply.token]
+        elif method.output_type is issue_service_pb2.StreamTokensResponse.DESCRIPTOR:
+            firsts = (issue_service_pb2.StreamTokensResponse.FromString(answer.reply) for answer in answers)
+            self.vending.admin.tokens += [first.token.token for first in firsts if first.token.token]
 
     def add_config(self, config_id: str) -> None:
         """Make a config for the cluster."""
@@ -164,10 +169,10 @@ class House:
 
 
 def answer_of(call: Any) -> Answer:
-    """Wait for the end of a call, and judge it."""
-    error = call.exception()
+    """Wait for the end of a call, or for the first answer of a stream, and judge it."""
+    error, reply = _end(call)
     if error is None:
-        return Answer("OK", reply=call.result())
+        return Answer("OK", reply=reply)
     info = error_details_pb2.ErrorInfo()
     name = error.code().name
     try:
@@ -181,6 +186,20 @@ def answer_of(call: Any) -> Answer:
     if info.domain != "kubevend.dev" or not info.reason:
         return Answer(name, f"{name} with {info}")
     return Answer(info.reason)
+
+
+def _end(call: Any) -> tuple[Any, bytes]:
+    """With which error a call ends, if with any, and its reply, a stream's first answer."""
+    is_stream = isinstance(call, Iterator)
+    if not is_stream:
+        error = call.exception()
+        return error, b"" if error else call.result()
+    try:
+        first = next(call)
+    except grpc.RpcError as error:
+        return error, b""
+    call.cancel()
+    return None, first
 
 
 @pytest.fixture(scope="module")

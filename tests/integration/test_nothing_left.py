@@ -6,9 +6,11 @@ import contextlib
 import json
 import signal
 import sqlite3
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from kubevend_server.audit.verify import verify
 from kubevend_server.encryption import read_one_key
 from tests.integration.conftest import Start, Vending
 from tests.support import disks
+from tests.support.clusters import works
 from tests.support.faulty_server import COMMAND, FaultSwitch
 from tests.support.made import RULES, Admin, Standing, allow_makers, kinds
 from tests.support.proxy import HoldingProxy
@@ -72,6 +75,9 @@ REVOKE = {
 EXPIRE = {"expire.found": 1, "expire.marked": 1}
 """For each place of an end how often it is come by, when all leases end at once."""
 
+AGAIN = {grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE}
+"""After these a client makes its call again."""
+
 FINAL = {"EXPIRED", "REVOKED", "FAILED"}
 
 
@@ -89,10 +95,12 @@ class Scene:
 
     # What is done.
 
-    def issue(self, mode: str, timeout: float = 60) -> Any:
+    def issue(self, mode: str, request_id: str = "", timeout: float = 60) -> Any:
         """Begin to issue."""
         client = self.vending.admin
-        request = issue_service_pb2.IssueTokenRequest(role=f"roles/{mode}", cluster_wide=mode.startswith("wide"))
+        request = issue_service_pb2.IssueTokenRequest(
+            role=f"roles/{mode}", cluster_wide=mode.startswith("wide"), request_id=request_id
+        )
         return client.issuing.IssueToken.future(request, metadata=client.metadata, timeout=timeout)
 
     def take(self, calls: Sequence[Any]) -> None:
@@ -103,6 +111,22 @@ class Scene:
                 if isinstance(reply, issue_service_pb2.IssueTokenResponse):
                     self.vending.admin.tokens.append(reply.token)
                     self.held[reply.jti] = reply.lease
+
+    def issue_again(self, mode: str, request_id: str) -> issue_service_pb2.IssueTokenResponse:
+        """Issue as a client does that wants an answer: again and again, where that is what the error says."""
+        replies: list[issue_service_pb2.IssueTokenResponse] = []
+
+        def answered() -> bool:
+            call = self.issue(mode, request_id)
+            if call.exception() is None:
+                self.take([call])
+                replies.append(call.result())
+                return True
+            assert call.code() in AGAIN, call.details()
+            return False
+
+        until(answered, f"a token through {mode}", 30)
+        return replies[0]
 
     def revoke_all(self) -> Any:
         """Begin to end all leases."""
@@ -185,16 +209,19 @@ class Scene:
         ended = [
             name for e in events if e["stage"] == "STAGE_ENDED" for name in [e.get("lease"), *e.get("endedLeases", ())]
         ]
-        tokens = {row["lease"]: row["jti"] for row in self.rows("SELECT * FROM tokens")}
+        tokens = {(row["lease"], row["jti"]) for row in self.rows("SELECT * FROM tokens")}
         known = {lease["name"] for lease in leases}
         faults = [
-            f"a client's token has no lease: {jti}" for jti, lease in self.held.items() if tokens.get(lease) != jti
+            f"a client's token has no lease: {jti}" for jti, lease in self.held.items() if (lease, jti) not in tokens
         ]
         faults += [f"an ended lease is not known: {name}" for name in ended if name and name not in known]
+        faults += [
+            f"no event tells of {jti} of {name}: {told}"
+            for name, jti in tokens
+            if told.get((name, jti)) not in ("OUTCOME_SUCCEEDED", "OUTCOME_ABANDONED")
+        ]
         for lease in leases:
             name = lease["name"]
-            if name in tokens and told.get((name, tokens[name])) not in ("OUTCOME_SUCCEEDED", "OUTCOME_ABANDONED"):
-                faults.append(f"no event tells of {lease}: {told}")
             by_deletion = lease["state"] == "REVOKED" or (
                 lease["state"] == "EXPIRED" and lease["revocation"] == "PER_LEASE"
             )
@@ -346,6 +373,54 @@ def test_an_issuance_that_is_interrupted(scene: Scene, way: Callable[..., None],
         outcomes = [e["outcome"] for e in scene.events() if e["stage"] == "STAGE_COMPLETE"][-len(modes) :]
         said = "OUTCOME_SUCCEEDED" if place == "call.recorded" else "OUTCOME_ABANDONED"
         assert outcomes == [said] * len(modes)
+
+
+@pytest.mark.parametrize(
+    ("way", "place"),
+    [*product([killed, left], ISSUE), *product([unreachable, full], ["issue.pending", "issue.minted"])],
+)
+def test_an_interrupted_call_that_is_made_again(scene: Scene, way: Callable[..., None], place: str) -> None:
+    """Wherever a call of any mode is interrupted: made again with its request id it leaves one live lease with its
+    objects, that of the first call if that came to its end, and nothing else.
+    """
+    scene.clear()
+    ids = {mode: str(uuid.uuid4()) for mode in ISSUE[place]}
+    if "joined" in ids:
+        scene.take([scene.issue("joined")])
+
+    way(scene, lambda: [scene.issue(mode, request_id) for mode, request_id in ids.items()], place, len(ids))
+    replies = {mode: scene.issue_again(mode, request_id) for mode, request_id in ids.items()}
+
+    scene.settle()
+    live = Counter(row["role"] for row in scene.rows("SELECT role FROM leases WHERE state = 'ACTIVE'"))
+    assert live == Counter([*(f"roles/{mode}" for mode in ids), *(["roles/joined"] if "joined" in ids else [])])
+    assert {r.lease for r in replies.values()} <= {row["lease"] for row in scene.rows("SELECT lease FROM requests")}
+    if way in (killed, left):
+        went_on = way is left or place == "call.recorded"
+        assert {reply.replayed for reply in replies.values()} == {went_on}
+
+
+def test_calls_that_are_made_again_share_one_set_of_objects(scene: Scene, cluster: DevCluster) -> None:
+    """In every mode each further call gets another token of the same lease that works, and nothing is made for it."""
+    scene.clear()
+    ids = {mode: str(uuid.uuid4()) for mode in STANDS}
+    first = {mode: scene.issue_again(mode, request_id) for mode, request_id in ids.items()}
+    made = scene.admin.made(scene.instance)
+    calls = {(mode, turn): scene.issue(mode, ids[mode]) for mode in ids for turn in range(3)}
+    scene.take(list(calls.values()))
+
+    assert len(made) == OBJECTS
+    assert scene.admin.made(scene.instance) == made
+    assert len(scene.held) == 4 * len(STANDS)
+    for (mode, _), call in calls.items():
+        reply = call.result()
+        assert (reply.lease, reply.replayed) == (first[mode].lease, True)
+        assert (reply.namespace, reply.service_account) == (first[mode].namespace, first[mode].service_account)
+        assert works(cluster, reply.token)
+    scene.revoke_all().result()
+    bound = [call.result().token for (mode, turn), call in calls.items() if mode != "none" and not turn]
+    until(lambda: not any(works(cluster, token) for token in bound), "all tokens to end with their leases", 20)
+    scene.settle()
 
 
 @pytest.mark.parametrize("place", REVOKE)

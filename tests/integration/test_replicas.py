@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -117,9 +118,9 @@ def knows(vending: Vending, role: str) -> bool:
     return True
 
 
-def begin_issue(client: Client, role: str) -> Any:
+def begin_issue(client: Client, role: str, request_id: str = "") -> Any:
     """Begin to issue."""
-    request = issue_service_pb2.IssueTokenRequest(role=role)
+    request = issue_service_pb2.IssueTokenRequest(role=role, request_id=request_id)
     return client.issuing.IssueToken.future(request, metadata=client.metadata, timeout=60)
 
 
@@ -227,6 +228,40 @@ def test_one_ends_what_the_other_issues(pair: Pair, cluster: DevCluster, namespa
     assert not any(works(cluster, token) for token in over[::5])
 
 
+@pytest.mark.parametrize("revocation", ["REVOCATION_NONE", "REVOCATION_PER_LEASE"])
+def test_one_tells_of_what_the_other_ends(pair: Pair, namespace: str, revocation: Any) -> None:
+    """A stream and a watch at b are told of a lease that is revoked at a."""
+    role = pair.role(namespace, "own", revocation)
+    stream = pair.b.admin.stream(role)
+    token = next(stream).token
+    watch = pair.b.admin.leases.WatchLeases(
+        lease_service_pb2.WatchLeasesRequest(), metadata=pair.b.admin.metadata, timeout=60
+    )
+    assert next(watch).HasField("watched_until")
+
+    revoke_all(pair.a)
+
+    notice = next(stream).notice
+    assert (notice.reason, notice.lease) == ("LEASE_REVOKED", token.lease)
+    with pytest.raises(grpc.RpcError) as ended:
+        next(stream)
+    refusal = take_apart(ended.value)
+    assert (refusal.status, refusal.metadata["cause"]) == ("ABORTED", "revoked by admin://local/bootstrap")
+    assert next(watch).lease.name == token.lease
+    watch.cancel()
+
+
+def test_a_role_that_goes_at_one_ends_streams_at_the_other(pair: Pair, namespace: str) -> None:
+    """A stream at b ends once b knows that its role was deleted at a."""
+    role = pair.role(namespace, "own", PER_LEASE)
+    stream = pair.b.admin.stream(role)
+    next(stream)
+
+    pair.a.admin.call(pair.a.admin.roles.DeleteRole, role_service_pb2.DeleteRoleRequest(name=role))
+
+    assert next(stream).notice.reason == "ROLE_NOT_FOUND"
+
+
 @pytest.mark.parametrize("place", ["remove.claimed", "remove.deleted"])
 def test_deletions_of_one_that_dies(pair: Pair, cluster: DevCluster, namespace: str, place: str) -> None:
     """What a killed process had taken on the other takes over; all ends."""
@@ -268,6 +303,59 @@ def test_issuances_of_one_that_dies(pair: Pair, cluster: DevCluster, namespace: 
     assert all(works(cluster, reply.token) for reply in replies)
     assert sorted(pair.leases("ACTIVE")) == sorted(reply.lease for reply in replies)
     pair.a_again()
+
+
+@pytest.mark.parametrize("revocation", [role_service_pb2.REVOCATION_NONE, PER_LEASE, PER_ROLE])
+def test_one_request_id_at_both(pair: Pair, cluster: DevCluster, namespace: str, revocation: Any) -> None:
+    """Calls with one id at both at once make one lease and its objects; who is told to come again has a token then."""
+    role = pair.role(namespace, "ci", revocation)
+    for turn in range(1, 6):
+        request_id = str(uuid.uuid4())
+        calls = [begin_issue(each.admin, role, request_id) for _ in range(5) for each in pair.both]
+        replies = [call.result() for call in calls if call.exception() is None]
+        refused = {(r.status, r.reason) for r in map(take_apart, filter(None, (call.exception() for call in calls)))}
+        again = [each.admin.issue(role, request_id=request_id) for each in pair.both]
+        pair.a.admin.tokens += [reply.token for reply in replies]
+
+        assert refused <= {("ABORTED", "REQUEST_ID_IN_PROGRESS")}
+        assert len({reply.lease for reply in [*replies, *again]}) == 1
+        assert all(reply.replayed for reply in again)
+        assert all(works(cluster, reply.token) for reply in again)
+        until(lambda: not pair.leases("PENDING") + pair.leases("REVOKING"), "all to come to rest")
+        assert len(pair.leases("ACTIVE")) == turn
+        standing = {role_service_pb2.REVOCATION_NONE: 0, PER_LEASE: turn, PER_ROLE: 1}[revocation]
+        assert len(anchors(cluster, namespace)) == standing
+
+
+@pytest.mark.parametrize("place", ["issue.pending", "issue.made.Secret", "issue.minted"])
+def test_a_request_id_of_one_that_dies(pair: Pair, cluster: DevCluster, namespace: str, place: str) -> None:
+    """The id of a call over which a process died is taken over by the other once it counts as dead: one lease lives."""
+    role, request_id = pair.role(namespace, "own", PER_LEASE), str(uuid.uuid4())
+    pair.switch.kill(place, 1)
+    with pytest.raises(grpc.RpcError):
+        begin_issue(pair.a.admin, role, request_id).result()
+
+    first = begin_issue(pair.b.admin, role, request_id)
+    refusal = take_apart(first.exception())
+    replies: list[issue_service_pb2.IssueTokenResponse] = []
+
+    def answered() -> bool:
+        call = begin_issue(pair.b.admin, role, request_id)
+        if call.exception() is None:
+            replies.append(call.result())
+        return bool(replies)
+
+    until(answered, "b to take the id over", 30)
+    pair.b.admin.tokens += [reply.token for reply in replies]
+    until(lambda: len(anchors(cluster, namespace)) == 1, "what a made to go", 30)
+
+    assert (refusal.status, refusal.reason) == ("ABORTED", "REQUEST_ID_IN_PROGRESS")
+    assert "google.rpc.RetryInfo" in refusal.details
+    assert not replies[0].replayed
+    assert pair.leases("ACTIVE") == [replies[0].lease]
+    assert works(cluster, replies[0].token)
+    pair.a_again()
+    assert pair.a.admin.issue(role, request_id=request_id).lease == replies[0].lease
 
 
 def test_what_one_learns_the_other_knows(pair: Pair, cluster: DevCluster, namespace: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import pytest
 from devcluster import DevCluster
 from devcluster.server import BOOTSTRAP_POLICY
 from kubevend.v1 import identity_service_pb2, issue_service_pb2, lease_service_pb2, role_service_pb2
-from tests.integration.conftest import Start, Vending
+from tests.integration.conftest import Start, Vending, metrics_port
 from tests.support.client import Refusal, take_apart
-from tests.support.clusters import allow_anchors
+from tests.support.clusters import allow_anchors, anchors
 from tests.support.proxy import HoldingProxy
 from tests.support.waiting import until
 
@@ -102,6 +103,9 @@ def test_a_revocation_is_told_and_ends_the_stream(
     assert refusal.metadata == {"lease": token.lease, "cause": "revoked by admin://local/bootstrap"}
     if token.revocation == role_service_pb2.REVOCATION_NONE:
         assert notice.works_until == token.token_expiration
+    else:
+        assert notice.works_until.ToDatetime() < token.token_expiration.ToDatetime()
+        assert notice.HasField("works_until")
 
 
 def test_a_revocation_of_another_lease_does_not_end_the_stream(vending: Vending) -> None:
@@ -214,6 +218,66 @@ def test_an_outage_of_the_cluster_is_waited_out(start: Start, cluster: DevCluste
         tokens = [next(stream).token for _ in range(2)]
         assert first.lease not in {token.lease for token in tokens}
         stream.cancel()
+
+
+def test_an_anchor_that_somebody_deletes_ends_the_stream(vending: Vending, cluster: DevCluster, namespace: str) -> None:
+    """When it is found that somebody has deleted what a stream's token stands on, the stream is told, and why."""
+    allow_anchors(cluster, namespace)
+    vending.admin.create_role(
+        "anchored", allowed_namespaces=[namespace], revocation=role_service_pb2.REVOCATION_PER_CALLER
+    )
+    stream = vending.admin.stream("roles/anchored")
+    token = next(stream).token
+
+    cluster.kubectl("delete", "secret", *anchors(cluster, namespace), "--namespace", namespace)
+    # The next issuance on it finds that it is gone.
+    vending.admin.issue("roles/anchored")
+
+    notice, refusal = end_of(stream)
+    assert (notice.reason, notice.lease) == ("LEASE_REVOKED", token.lease)
+    assert refusal.metadata["cause"] == "its anchor was deleted in the cluster by somebody else"
+
+
+def test_every_token_has_lease_and_event_after_a_crash(often: Vending) -> None:
+    """A server that is killed has lost the lease or the event of no token that came on a stream."""
+    stream = often.admin.stream("roles/ci")
+    tokens = [next(stream).token for _ in range(3)]
+
+    often.server.kill()
+    tokens += [answer.token for answer in read(stream)[0]]
+    often.restart()
+
+    done = often.events(method="kubevend.v1.IssueService/StreamTokens", outcome="OUTCOME_SUCCEEDED")
+    assert {token.jti for token in tokens} <= {event["jti"] for event in done}
+    for token in tokens:
+        request = lease_service_pb2.GetLeaseRequest(name=token.lease)
+        lease = often.admin.call(often.admin.leases.GetLease, request).lease
+        assert token.jti in {each.jti for each in lease.tokens}
+
+
+def test_what_streams_leave_when_their_callers_go(vending: Vending) -> None:
+    """Dozens of streams over a few connections are counted, and none is left of those whose callers are gone."""
+    callers = [vending.client(vending.server.admin_token) for _ in range(3)]
+    streams = [caller.stream("roles/ci") for caller in callers for _ in range(12)]
+    for stream in streams:
+        next(stream)
+    assert open_streams(vending) == 36
+
+    for stream in streams[:6]:
+        stream.cancel()
+    for caller in callers[1:]:
+        caller.close()
+    until(lambda: open_streams(vending) == 6, "the others to be gone")
+
+    done = vending.events(method="kubevend.v1.IssueService/StreamTokens", stage="STAGE_COMPLETE")
+    assert [event["outcome"] for event in done] == ["OUTCOME_SUCCEEDED"] * 36
+
+
+def open_streams(vending: Vending) -> int:
+    """How many are open, as the metrics tell."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port(vending)}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return int(float(next(line.split()[1] for line in lines if line.startswith("kubevend_streams_open "))))
 
 
 def opens(vending: Vending) -> bool:

@@ -86,7 +86,7 @@ EVIDENCE = Evidence()
 """Of this process."""
 
 
-class Witness(grpc.UnaryUnaryClientInterceptor):
+class Witness(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
     """Notes what a caller shows, and what it is told and given."""
 
     def __init__(self, evidence: Evidence = EVIDENCE) -> None:
@@ -95,15 +95,54 @@ class Witness(grpc.UnaryUnaryClientInterceptor):
 
     def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         """Note the bearer token, and with the answer the token that was issued, or the error."""
-        for key, value in client_call_details.metadata or ():
-            if key == "authorization":
-                self._evidence.note_token(value.rpartition(" ")[2])
+        self._note_shown(client_call_details)
         call = continuation(client_call_details, request)
         call.add_done_callback(self._note)
         return call
 
+    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Note the bearer token, each token that was issued, and the error that the stream ends with."""
+        self._note_shown(client_call_details)
+        return _Watched(continuation(client_call_details, request), self._evidence)
+
+    def _note_shown(self, client_call_details: Any) -> None:
+        for key, value in client_call_details.metadata or ():
+            if key == "authorization":
+                self._evidence.note_token(value.rpartition(" ")[2])
+
     def _note(self, call: Any) -> None:
         if call.code() is not grpc.StatusCode.OK:
             self._evidence.note_error(call)
-        elif token := getattr(call.result(), "token", ""):
-            self._evidence.note_token(token)
+        else:
+            _note_answer(self._evidence, call.result())
+
+
+class _Watched:
+    """A stream of answers, each of which is noted as it is read."""
+
+    def __init__(self, call: Any, evidence: Evidence) -> None:
+        self._call = call
+        self._evidence = evidence
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            answer = next(self._call)
+        except grpc.RpcError:
+            self._evidence.note_error(self._call)
+            raise
+        _note_answer(self._evidence, answer)
+        return answer
+
+
+def _note_answer(evidence: Evidence, answer: Any) -> None:
+    """Note the token of an IssueTokenResponse, or of what holds one."""
+    token = getattr(answer, "token", "")
+    token = getattr(token, "token", token)
+    if token:
+        evidence.note_token(token)

@@ -123,7 +123,7 @@ class Endings:
         self.remover = Remover(self.database, self.journal, catalog, clusters, ME, 60.0, self.clock)
         self.anchors = SharedAnchors(self.database, self.journal, self.remover, self.in_flight, self.clock)
         self.expiry = Expiry(self.database, self.journal, self.anchors, self.remover, self.in_flight, self.clock)
-        order = Order(INSTANCE, "main", ME, 60.0, timedelta(days=30), most_strays)
+        order = Order(INSTANCE, "main", ME, 60.0, timedelta(days=30), most_strays, timedelta(seconds=600))
         self.reconciler = Reconciler(
             self.database,
             self.journal,

@@ -433,7 +433,7 @@ async def test_leases_are_forgotten_after_their_retention(scene: Endings) -> Non
 @pytest.mark.parametrize(("every", "beat", "dead"), [(60, 10, 45), (3600, 10, 45), (30, 5, 22.5), (1, 1, 4.5)])
 async def test_when_a_process_counts_as_dead(scene: Endings, every: float, beat: float, dead: float) -> None:
     """It says several times in each reconcile's period that it lives, within bounds; who leaves is dead at once."""
-    order = Order("world", "x", "x/1", every, HOUR, 0.5)
+    order = Order("world", "x", "x/1", every, HOUR, 0.5, HOUR)
     presence = Presence(scene.journal, order, scene.clock)
 
     await presence.beat()

@@ -92,14 +92,6 @@ def _role(**fields: Any) -> rs.CreateRoleRequest:
     return rs.CreateRoleRequest(role_id="ci", role=rs.Role(**{**SOUND, **fields}))
 
 
-def _leases(**fields: Any) -> ls.ListLeasesRequest:
-    return ls.ListLeasesRequest(filter=ls.LeaseFilter(**fields))
-
-
-def _revoked(**fields: Any) -> ls.RevokeLeasesRequest:
-    return ls.RevokeLeasesRequest(filter=ls.LeaseFilter(**fields))
-
-
 def _selecting(**fields: Any) -> rs.CreateRoleRequest:
     return _role(allowed_namespace_selector=rs.LabelSelector(**fields))
 
@@ -189,6 +181,13 @@ ISSUE_RULES = [
         A_SERVICE_ACCOUNT,
         ["", "a", "0", "a.b-c", "a" * 253],
         {"*": "is '*': ", "A": "is 'A': ", "a/b": "is 'a/b': ", "a\n": "is 'a\\n': ", "!" * 254: "", **SERVICE_ACCOUNT},
+    ),
+    Rule(
+        lambda request_id: _issue(request_id=request_id),
+        "request_id",
+        "must be a UUID: 6f1c9a52-8b4e-4d0a-9c3e-2f7d5b1a0e48",
+        ["", "6f1c9a52-8b4e-4d0a-9c3e-2f7d5b1a0e48", "6F1C9A52-8B4E-4D0A-9C3E-2F7D5B1A0E48"],
+        {"1": "is '1': ", "6f1c9a528b4e4d0a9c3e2f7d5b1a0e48": "is '6f1c9a528b4e4d0a9c3e2f7d5b1a0e48': "},
     ),
     _lifetime(lambda ttl: _issue(ttl=ttl), "ttl"),
     _lifetime(lambda ttl: _issue(min_ttl=ttl), "min_ttl"),
@@ -379,6 +378,29 @@ ROLE_RULES = [
     _longest(lambda etag: rs.DeleteRoleRequest(name="roles/ci", etag=etag), "etag", 64),
 ]
 
+
+def _filters(request: Callable[..., Message]) -> list[Rule]:
+    """What every filter of leases must keep, in the request that brings it."""
+
+    def asking(**fields: Any) -> Message:
+        return request(filter=ls.LeaseFilter(**fields))
+
+    return [
+        _named(lambda name: asking(role=name), "filter.role", A_ROLE, "roles"),
+        _named(lambda name: asking(config=name), "filter.config", A_CONFIG, "configs"),
+        _longest(lambda name: asking(namespace=name), "filter.namespace", 63),
+        _longest(lambda name: asking(service_account=name), "filter.service_account", 253),
+        _longest(lambda name: asking(caller=name), "filter.caller", 2048),
+        Rule(
+            lambda state: asking(state=state),
+            "filter.state",
+            "must be one of Lease.State, as STATE_ACTIVE, or left out for leases in any state",
+            ls.Lease.State.values(),
+            [-1, 7, 9],
+        ),
+    ]
+
+
 LEASE_RULES = [
     Rule(
         lambda name: ls.GetLeaseRequest(name=name),
@@ -394,18 +416,8 @@ LEASE_RULES = [
         },
     ),
     *_pages(ls.ListLeasesRequest),
-    _named(lambda name: _leases(role=name), "filter.role", A_ROLE, "roles"),
-    _named(lambda name: _leases(config=name), "filter.config", A_CONFIG, "configs"),
-    _longest(lambda name: _leases(namespace=name), "filter.namespace", 63),
-    _longest(lambda name: _leases(service_account=name), "filter.service_account", 253),
-    _longest(lambda name: _leases(caller=name), "filter.caller", 2048),
-    Rule(
-        lambda state: _leases(state=state),
-        "filter.state",
-        "must be one of Lease.State, as STATE_ACTIVE, or left out for leases in any state",
-        ls.Lease.State.values(),
-        [-1, 7, 9],
-    ),
+    *_filters(ls.ListLeasesRequest),
+    *_filters(ls.WatchLeasesRequest),
     Rule(
         lambda name: ls.RevokeLeaseRequest(name=name),
         "name",
@@ -413,18 +425,7 @@ LEASE_RULES = [
         ["leases/" + "a0" * 13],
         {"": "is empty: ", "leases/a": "is 'leases/a': "},
     ),
-    _named(lambda name: _revoked(role=name), "filter.role", A_ROLE, "roles"),
-    _named(lambda name: _revoked(config=name), "filter.config", A_CONFIG, "configs"),
-    _longest(lambda name: _revoked(namespace=name), "filter.namespace", 63),
-    _longest(lambda name: _revoked(service_account=name), "filter.service_account", 253),
-    _longest(lambda name: _revoked(caller=name), "filter.caller", 2048),
-    Rule(
-        lambda state: _revoked(state=state),
-        "filter.state",
-        "must be one of Lease.State, as STATE_ACTIVE, or left out for leases in any state",
-        ls.Lease.State.values(),
-        [-1, 7, 9],
-    ),
+    *_filters(ls.RevokeLeasesRequest),
 ]
 
 

@@ -86,7 +86,7 @@ def test_a_group_holds_its_actions_and_no_others(group: str) -> None:
         for action in _methods() | {"UseConfig"}
         if policy.authorize(RUNNER, action, _resource(action), _circumstances(action)).allowed
     }
-    reads = {name for name in _methods() if name.startswith(("Get", "List"))}
+    reads = {name for name in _methods() if name.startswith(("Get", "List", "Watch"))}
     changing = ("Create", "Update", "Delete", "Check", "Revoke")
     writes = {name for name in _methods() if name.startswith(changing)} | {"UseConfig"}
     assert allowed == (reads if group == "view" else writes)

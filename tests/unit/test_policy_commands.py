@@ -139,6 +139,30 @@ def test_what_is_meant_is_no_warning(policy: str, tmp_path: Path) -> None:
     assert result.output == "1 policy in 1 file: nothing wrong; it would be taken.\n"
 
 
+@pytest.mark.parametrize(
+    ("condition", "warned"),
+    [
+        ('context.namespace like "*-{0}-*"', True),
+        ('context.ttl + {0} > 0 && context.audiences.contains("a{0}")', True),
+        ('context.namespace like "{0}-*"', False),
+        ("context.ttl < {0}", False),
+    ],
+)
+def test_policies_that_every_question_comes_to_are_a_warning(condition: str, warned: bool, tmp_path: Path) -> None:
+    """More than a hundred are told together, by action and name; those that a question can exclude are not."""
+    shape = '@id("p{0:03}") permit(principal is Workload, action == Action::"IssueToken", resource)'
+    text = "\n".join(f"{shape} when {{{{ {condition} }}}};".format(number) for number in range(101))
+
+    result = run("check", write(tmp_path, a=text))
+
+    assert result.exit_code == 0, result.output
+    told = [found for found in result.output.splitlines() if " warning: " in found]
+    assert len(told) == warned
+    assert all(
+        "p000: each IssueToken has 101 policies evaluated" in each and "p000, p001, p002, …" in each for each in told
+    )
+
+
 def test_what_is_no_set_of_policies_is_told(tmp_path: Path) -> None:
     """An empty folder is taken with a warning; one that is not there is a mistake in the call."""
     empty, missing = run("check", tmp_path), run("check", tmp_path / "missing")

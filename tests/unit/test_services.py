@@ -271,7 +271,7 @@ async def test_a_changed_role_keeps_the_rules(world: World) -> None:
 
 HIDDEN = (
     '@id("lists") permit(principal, action in '
-    '[Action::"ListRoles", Action::"ListLeases", Action::"RevokeLeases"], resource is Server);'
+    '[Action::"ListRoles", Action::"ListLeases", Action::"WatchLeases", Action::"RevokeLeases"], resource is Server);'
 )
 SERVICES = ("ConfigService", "RoleService", "IssueService", "LeaseService")
 
@@ -287,6 +287,8 @@ NAMING_A_ROLE: list[Message] = [
     rs.UpdateRoleRequest(role=rs.Role(name="roles/ci", etag="other"), update_mask=FieldMask(paths=["labels"])),
     rs.UpdateRoleRequest(role=rs.Role(name="roles/ci", config="configs/none", ttl=Duration(seconds=60))),
     rs.CreateRoleRequest(role_id="ci", role=rs.Role(allowed_audiences=["x"])),
+    iss.StreamTokensRequest(issue=iss.IssueTokenRequest(role="roles/ci")),
+    ls.WatchLeasesRequest(filter=ls.LeaseFilter(role="roles/ci")),
     ls.ListLeasesRequest(filter=ls.LeaseFilter(role="roles/ci")),
     ls.RevokeLeasesRequest(filter=ls.LeaseFilter(role="roles/ci")),
     ls.RevokeLeasesRequest(filter=ls.LeaseFilter(role="roles/ci"), end_shared=True, validate_only=True),
@@ -316,7 +318,7 @@ async def test_a_role_that_may_not_be_seen_answers_like_none(tmp_path: Path, req
         except Refused as refused:
             seen.append(refused.status)
         world.close()
-    codes = {"CreateRole": code_pb2.PERMISSION_DENIED, "ListLeases": 0, "RevokeLeases": 0}
+    codes = {"CreateRole": code_pb2.PERMISSION_DENIED, "ListLeases": 0, "WatchLeases": 0, "RevokeLeases": 0}
     name = type(request_).__name__.removesuffix("Request")
     assert getattr(seen[0], "code", 0) == codes.get(name, code_pb2.NOT_FOUND)
     assert seen[0].SerializeToString(deterministic=True) == seen[1].SerializeToString(deterministic=True)
@@ -328,7 +330,7 @@ def test_every_method_that_takes_a_role_is_tried() -> None:
         method.name
         for service in SERVICES
         for method in descriptor_pool.Default().FindServiceByName(f"kubevend.v1.{service}").methods
-        if service == "RoleService" or {"role", "filter"} & set(method.input_type.fields_by_name)
+        if service == "RoleService" or {"role", "filter", "issue"} & set(method.input_type.fields_by_name)
     }
     tried = {type(request).__name__.removesuffix("Request") for request in NAMING_A_ROLE}
     assert tried == taking - {"ListRoles"}

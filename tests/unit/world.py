@@ -9,6 +9,7 @@ import json
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -28,10 +29,11 @@ from kubevend_server.authentication.forwarded import Proxies
 from kubevend_server.authentication.service_accounts import CallerCluster, ServiceAccounts
 from kubevend_server.authentication.workloads import Workloads
 from kubevend_server.authorization import Authorizer
-from kubevend_server.behaviors import behavior, stream_behavior
+from kubevend_server.behaviors import StreamBehavior, behavior, stream_behavior
 from kubevend_server.calls import Method
 from kubevend_server.catalog import Catalog
 from kubevend_server.checks import Checker
+from kubevend_server.clock import Clock
 from kubevend_server.cluster.clusters import Clusters, OwnCluster
 from kubevend_server.cluster.connection import Answer, Connection, Request, Transport
 from kubevend_server.cluster.credentials import Presented, Stored
@@ -58,6 +60,7 @@ from kubevend_server.policy_folder import PolicySource
 from kubevend_server.promises import Promises
 from kubevend_server.refusals import Refusals
 from kubevend_server.removal import Remover
+from kubevend_server.request_ids import RequestIds
 from kubevend_server.revocation import Revocation
 from kubevend_server.services import Service
 from kubevend_server.services.configs import ConfigService
@@ -178,6 +181,7 @@ class FakeContext:
         """Take the caller's metadata and address."""
         self._metadata = tuple(metadata.items())
         self._peer = peer
+        self.written: asyncio.Queue[bytes] = asyncio.Queue()
 
     def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """What the caller sent."""
@@ -186,6 +190,10 @@ class FakeContext:
     def peer(self) -> str:
         """From where it called."""
         return self._peer
+
+    async def write(self, payload: bytes) -> None:
+        """Take an answer of a stream."""
+        await self.written.put(payload)
 
     async def abort_with_status(self, status: grpc.Status) -> NoReturn:
         """End the call."""
@@ -222,6 +230,7 @@ class World:
         anchor_patience: float = 20.0,
         limited: LimitSettings | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        clock: Clock = clock,
     ) -> None:
         """Build it."""
         self.folder = folder
@@ -263,6 +272,8 @@ class World:
         self.anchors = SharedAnchors(
             self.database, self.journal, self.remover, self.in_flight, clock, patience=anchor_patience
         )
+        window, dead = timedelta(seconds=600), timedelta(seconds=45)
+        self.request_ids = RequestIds(self.database, self.in_flight, "main/1", dead, window, clock)
         issuance = Issuance(
             self.catalog,
             authorizer,
@@ -273,6 +284,7 @@ class World:
             Maker(self.journal, "world", "main/1"),
             self.remover,
             self.in_flight,
+            self.request_ids,
             gate,
             turns,
             limits(),
@@ -320,19 +332,27 @@ class World:
             reads=name.startswith(("Get", "List", "Watch", "WhoAmI")),
             streams=described.server_streaming,
         )
+        shown = FakeContext(metadata, peer)
         if described.server_streaming:
             opener = service.openers()[name]
-            answers = stream_behavior(method, opener, self.interceptors, self.streams)(
-                sending(payload), context(metadata, peer)
-            )
-            try:
-                reply = await anext(answers)
-            finally:
-                await answers.aclose()
+            reply = await self._first(stream_behavior(method, opener, self.interceptors, self.streams), payload, shown)
         else:
             behave = behavior(method, service.handlers()[name], self.interceptors)
-            reply = await behave(sending(payload), context(metadata, peer))
+            reply = await behave(sending(payload), cast("aio.ServicerContext[bytes, bytes]", shown))
         return message_factory.GetMessageClass(described.output_type).FromString(reply)
+
+    async def _first(self, behave: StreamBehavior, payload: bytes, shown: FakeContext) -> bytes:
+        """The first answer of a stream, whose caller then leaves."""
+        stream = asyncio.ensure_future(behave(sending(payload), cast("aio.ServicerContext[bytes, bytes]", shown)))
+        answer = asyncio.create_task(shown.written.get())
+        await asyncio.wait([stream, answer], return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            answer.cancel()
+            await stream
+            raise AssertionError("The stream has ended without an answer.")
+        stream.cancel()
+        await asyncio.gather(stream, return_exceptions=True)
+        return answer.result()
 
     def lines(self) -> list[dict[str, Any]]:
         """The audit log's lines."""

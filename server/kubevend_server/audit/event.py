@@ -32,6 +32,7 @@ def intent(call: Call, grant: Grant, lease: str, audit_id: str) -> dict[str, Any
         "grant": _grant(grant, call.record.anchor),
         "lease": lease,
         "kubernetesAuditId": audit_id,
+        **({"replayed": True} if call.record.replayed else {}),
     }
 
 
@@ -72,6 +73,7 @@ def completion(call: Call, error: KubevendError | None, *, cancelled: bool = Fal
         "tokenExpiration": rfc3339(record.token_expiration) if record.token_expiration else None,
         "endedLeases": list(record.leases),
         "warnings": [_warning(warning) for warning in record.warnings],
+        "replayed": record.replayed or None,
         "outcome": _outcome(call, error, cancelled=cancelled),
         "status": "CANCELLED" if cancelled else error.status if error else "OK",
         "reason": error.reason if error else None,

@@ -17,18 +17,16 @@ import cedarpy
 from kubevend_server.callers import Caller
 from kubevend_server.leases import Lease
 from kubevend_server.policy import entities
-from kubevend_server.policy.candidates import Candidates, facts_of
+from kubevend_server.policy.candidates import Candidates
 from kubevend_server.policy.entities import Circumstances, Labels, Resource, Server
 from kubevend_server.policy.parsing import COMPILED_SCHEMA, DECIDED_AS, Parsed, PolicyError, actions, parse
+from kubevend_server.policy.policy_sets import PolicySets
+from kubevend_server.policy.questions import Question
 from kubevend_server.policy.visible import FIELDS, Kind, kinds
 
 __all__ = ["DECIDED_AS", "AccessPolicy", "Circumstances", "Decision", "PolicyError", "Resource", "Server", "actions"]
 
 _MOST_REMEMBERED = 4096
-_MOST_SETS = 512
-_MOST_CHOSEN = 32
-"""To make a set of one policy takes as long as to evaluate a hundred (60 µs), and it takes 5 KiB of memory."""
-
 _ANY_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -51,13 +49,13 @@ class Decision:
 class AccessPolicy:
     """A set of Cedar policies, parsed and checked against the schema once."""
 
-    def __init__(self, policies: str | Parsed, *, most_chosen: int = _MOST_CHOSEN) -> None:
+    def __init__(self, policies: str | Parsed, *, most_chosen: int | None = None) -> None:
         """Parse and check a set of policies.
 
         Args:
             policies: Cedar text, in which every policy has an `@id` of its own; or what `parse` has made of it.
-            most_chosen: how many policies that can matter to a question are evaluated apart from the others; where
-                more can, all are evaluated.
+            most_chosen: up to how many policies that can matter to a question are evaluated apart from the others;
+                where more can, all are evaluated. By default as many as are worth it.
 
         Raises:
             PolicyError: the text does not parse, does not fit the schema, or an `@id` is missing or doubled.
@@ -65,9 +63,7 @@ class AccessPolicy:
         parsed = parse({"": policies}) if isinstance(policies, str) else policies
         self._by_id = parsed.by_id
         self._candidates = Candidates(parsed.by_id)
-        self._most_chosen = most_chosen
-        self._all = self._policy_set(tuple(parsed.by_id))
-        self._chosen = functools.lru_cache(_MOST_SETS)(self._policy_set)
+        self._sets = PolicySets(parsed.by_id, self._candidates, most_chosen)
         everything = list(parsed.by_id.values())
         self._asks_for_the_time = _asks_for_the_time(everything)
         # Cedar has no clock and no state, so the same question has the same answer.
@@ -109,7 +105,7 @@ class AccessPolicy:
 
     def _evaluate(self, caller: Caller, action: str, resource: Resource, circumstances: Circumstances) -> Decision:
         request, known = question(caller, action, resource, circumstances)
-        policies = self._choose(request, known)
+        policies = self._sets.of(self._candidates.find(Question(request, known)))
         parsed = cedarpy.Entities.from_json_str(json.dumps([*known]), COMPILED_SCHEMA)
         result = cedarpy.is_authorized(dict(request), policies, parsed, COMPILED_SCHEMA)
         errors = tuple(sorted(result.diagnostics.errors))
@@ -129,21 +125,8 @@ class AccessPolicy:
             return self.authorize(caller, "GetLease", _lease_of(kind), asked).allowed
 
         request, known = question(caller, "GetLease", _lease_of(dict.fromkeys(FIELDS, "")), circumstances)
-        about_caller = frozenset(fact for fact in facts_of(request, known) if fact[0] != "resource")
-        possible = self._candidates.possible(about_caller, "Lease")
+        possible = self._candidates.ids(self._candidates.find(Question(request, known, any_resource=True)))
         return kinds([self._by_id[identity] for identity in possible], entities.principal(caller), roles, decide)
-
-    def _choose(self, request: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> cedarpy.PolicySet:
-        """The policies that can matter, or all, which give the same answer."""
-        found = self._candidates.find(facts_of(request, known))
-        return self._chosen(found) if len(found) <= self._most_chosen else self._all
-
-    def _policy_set(self, ids: tuple[str, ...]) -> cedarpy.PolicySet:
-        # Cedar calls each policy by its @id then, in its errors too.
-        policies = {identity: self._by_id[identity] for identity in ids}
-        return cedarpy.PolicySet.from_json_str(
-            json.dumps({"staticPolicies": policies, "templates": {}, "templateLinks": []}), release_gil=True
-        )
 
 
 def question(

@@ -1,27 +1,27 @@
 """Which policies can matter to a question: Cedar looks at each that it is given, so it is given few of many.
 
-Of each policy it is known what must hold before Cedar evaluates anything of it that could err: its scope, and the first
-conditions of its `when`. Where that does not hold the policy neither permits nor forbids nor errs, so that it makes no
-difference whether Cedar sees it.
+Of each policy it is known what must hold for it to matter (`needs.py`), as clauses of which all must hold. Whether they
+do is not asked of one policy after the other, but of each value that policies look at: which clauses it lets hold, of
+all policies, is found by the value (`columns.py`). So the time hardly grows with the number of policies.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from kubevend_server.policy.parsing import GROUPS_OF_ACTIONS
+from kubevend_server.policy.atoms import Atom, Clause
+from kubevend_server.policy.columns import Bits, Column
+from kubevend_server.policy.needs import needs
+from kubevend_server.policy.questions import Path, Question
 
-Fact = tuple[str, ...]
-"""Something that holds of a question, as `("principal", "==", type, id)` or `("resource", "tag", key, value)`."""
+_MOST_CLAUSES = 12
+_MOST_PATHS = 64
+"""What is looked at for each question. More excludes more policies, and takes longer: 1 µs each."""
 
-Clause = frozenset[Fact]
-"""Facts of which one must hold."""
-
-Operands = Mapping[str, Any]
-
-_VARIABLES = ("principal", "resource", "context")
+Chosen = int
+"""Policies, as the bits of a number: the first is 1, the second 2."""
 
 
 class Candidates:
@@ -29,201 +29,66 @@ class Candidates:
 
     def __init__(self, policies: Mapping[str, Any]) -> None:
         """Take policies as Cedar's JSON has them, by their ids. They fit the schema."""
-        self._needs = {identity: tuple(needs(policy)) for identity, policy in policies.items()}
-        used = Counter(fact for clauses in self._needs.values() for clause in clauses for fact in clause)
-        self._always: list[str] = []
-        self._by_fact: dict[Fact, list[str]] = {}
-        for identity, clauses in self._needs.items():
-            if not clauses:
-                self._always.append(identity)
-                continue
-            # What the fewest policies ask for tells the most.
-            for fact in min(clauses, key=lambda clause: sum(used[fact] for fact in clause)):
-                self._by_fact.setdefault(fact, []).append(identity)
+        self._ids = tuple(policies)
+        self._every = (1 << len(self._ids)) - 1
+        clauses = _few([[*dict.fromkeys(needs(policy))] for policy in policies.values()])
+        self._levels = max(map(len, clauses), default=0)
+        # A clause's bit is that of its policy, moved by all policies for each clause before it.
+        self._free: Bits = 0
+        asked: dict[tuple[Path, Any], list[tuple[Atom, Bits]]] = {}
+        for number, needed in enumerate(clauses):
+            for level in range(self._levels):
+                bit = 1 << (level * len(self._ids) + number)
+                if level >= len(needed):
+                    self._free |= bit
+                    continue
+                for atom in needed[level]:
+                    asked.setdefault((atom.path, atom.kind), []).append((atom, bit))
+        self._columns: dict[Path, list[Column]] = {}
+        for (path, kind), atoms in asked.items():
+            self._columns.setdefault(path, []).append(Column(kind, atoms))
 
-    def find(self, facts: frozenset[Fact]) -> tuple[str, ...]:
-        """The ids of the policies that can matter where these facts hold, and no others of the kinds told here."""
-        found = set(self._always)
-        for fact in facts & self._by_fact.keys():
-            found.update(
-                identity
-                for identity in self._by_fact[fact]
-                if not any(clause.isdisjoint(facts) for clause in self._needs[identity])
-            )
-        return tuple(sorted(found))
+    def find(self, question: Question) -> Chosen:
+        """The policies that can matter to a question; no others of the kinds told here."""
+        holding = self._free
+        for path, columns in self._columns.items():
+            value = question.value(path)
+            for column in columns:
+                holding |= column.holds(value)
+        found = self._every
+        for level in range(self._levels):
+            found &= holding >> (level * len(self._ids))
+        return found
 
-    def possible(self, facts: frozenset[Fact], kind: str) -> tuple[str, ...]:
-        """The ids of the policies that can matter to a resource of a kind of which nothing else is known.
-
-        Args:
-            facts: those of the caller, the action and the context.
-            kind: the resource's type.
-        """
-        known = {*facts, ("resource", "is", kind)}
-        return tuple(
-            identity
-            for identity, clauses in self._needs.items()
-            if all(any(fact in known or _is_open(fact, kind) for fact in clause) for clause in clauses)
-        )
-
-
-def _is_open(fact: Fact, kind: str) -> bool:
-    """Whether a fact may or may not hold of a resource of a kind."""
-    variable, operator, named, *_ = fact
-    return variable == "resource" and operator != "is" and (operator not in ("==", "in") or named == kind)
+    def ids(self, chosen: Chosen) -> tuple[str, ...]:
+        """The policies' ids, in their order."""
+        found = []
+        while chosen:
+            last = chosen.bit_length() - 1
+            found.append(self._ids[last])
+            chosen ^= 1 << last
+        return tuple(reversed(found))
 
 
-def facts_of(request: Mapping[str, Any], entities: Iterable[Mapping[str, Any]]) -> frozenset[Fact]:
-    """The facts of a question, as Cedar's JSON has it: what policies may need."""
-    facts: set[Fact] = set()
-    principal, resource = request["principal"], request["resource"]
-    for entity in entities:
-        if entity["uid"] == principal:
-            facts.update(_facts_of_entity("principal", entity))
-        if entity["uid"] == resource:
-            facts.update(_facts_of_entity("resource", entity))
-    action = request["action"]["id"]
-    for name in (action, *GROUPS_OF_ACTIONS.get(action, ())):
-        facts.add(("action", "in", "Action", name))
-    facts.add(("action", "==", "Action", action))
-    for name, value in request["context"].items():
-        facts.update(_facts_of_value("context", "attr", "has", name, value))
-    return frozenset(facts)
+def _few(clauses: list[list[Clause]]) -> list[list[Clause]]:
+    """Of each policy's clauses those that can be looked at; where they are many, those that tell the most.
+
+    What is left out excludes fewer policies, and no policy that matters.
+    """
+    asking = Counter(path for needed in clauses for path in {atom.path for clause in needed for atom in clause})
+    paths = {path for path, _ in asking.most_common(_MOST_PATHS)}
+    used = Counter(atom for needed in clauses for clause in needed for atom in clause)
+
+    def popularity(clause: Clause) -> int:
+        return sum(used[atom] for atom in clause)
+
+    def usable(clause: Clause) -> bool:
+        return _is_simple(clause) and all(atom.path in paths for atom in clause)
+
+    return [sorted(filter(usable, needed), key=popularity)[:_MOST_CLAUSES] for needed in clauses]
 
 
-def _facts_of_entity(variable: str, entity: Mapping[str, Any]) -> Iterator[Fact]:
-    uid = entity["uid"]
-    yield variable, "is", uid["type"]
-    yield variable, "==", uid["type"], uid["id"]
-    for parent in (uid, *entity["parents"]):
-        yield variable, "in", parent["type"], parent["id"]
-    for name, value in entity["attrs"].items():
-        yield from _facts_of_value(variable, "attr", "has", name, value)
-    for name, value in entity.get("tags", {}).items():
-        yield from _facts_of_value(variable, "tag", "has tag", name, value)
-
-
-def _facts_of_value(variable: str, kind: str, has: str, name: str, value: object) -> Iterator[Fact]:
-    yield variable, has, name
-    if isinstance(value, str):
-        yield variable, kind, name, value
-
-
-def needs(policy: Mapping[str, Any]) -> Iterator[Clause]:
-    """What must hold before anything of a policy is evaluated that could err."""
-    for variable in ("principal", "action", "resource"):
-        yield from _scope(variable, policy[variable])
-    for condition in policy["conditions"]:
-        if condition["kind"] != "when":
-            return
-        for part in _parts(condition["body"]):
-            clause = _clause(part)
-            if clause is None:
-                return
-            yield clause
-
-
-def _scope(variable: str, scope: Mapping[str, Any]) -> Iterator[Clause]:
-    operator = scope["op"]
-    if operator == "is":
-        yield frozenset({(variable, "is", scope["entity_type"])})
-        if "in" in scope:
-            yield _entities(variable, "in", [scope["in"]["entity"]])
-    elif operator in ("==", "in"):
-        yield _entities(variable, operator, scope["entities"] if "entities" in scope else [scope["entity"]])
-
-
-def _entities(variable: str, operator: str, entities: Iterable[Mapping[str, str]]) -> Clause:
-    return frozenset((variable, operator, entity["type"], entity["id"]) for entity in entities)
-
-
-def _parts(expression: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The parts of a conjunction, in the order in which Cedar evaluates them: it stops at the first that is false."""
-    if "&&" in expression:
-        yield from _parts(expression["&&"]["left"])
-        yield from _parts(expression["&&"]["right"])
-    else:
-        yield expression
-
-
-def _clause(expression: Mapping[str, Any]) -> Clause | None:
-    """The facts of which one must hold where an expression is true; None where it could err, or is not understood."""
-    ((operator, operands),) = expression.items()
-    read = _READERS.get(operator)
-    return read(operands) if read is not None else None
-
-
-def _equals(operands: Operands) -> Clause | None:
-    left, right = operands["left"], operands["right"]
-    return _equal(left, right) or _equal(right, left)
-
-
-def _contains(operands: Operands) -> Clause | None:
-    members = operands["left"].get("Set")
-    return _any_of([_equal(operands["right"], member) for member in members]) if members else None
-
-
-def _or(operands: Operands) -> Clause | None:
-    return _any_of([_clause(operands["left"]), _clause(operands["right"])])
-
-
-def _is(operands: Operands) -> Clause | None:
-    variable = _variable(operands["left"])
-    return frozenset({(variable, "is", operands["entity_type"])}) if variable and "in" not in operands else None
-
-
-def _in(operands: Operands) -> Clause | None:
-    variable, values = _variable(operands["left"]), operands["right"].get("Set", [operands["right"]])
-    named = [each.get("Value") for each in values]
-    if not variable or not all(isinstance(value, dict) and "__entity" in value for value in named):
-        return None
-    return _entities(variable, "in", [value["__entity"] for value in named])
-
-
-def _has(operands: Operands) -> Clause | None:
-    variable = _variable(operands["left"])
-    return frozenset({(variable, "has", operands["attr"])}) if variable and "attr" in operands else None
-
-
-def _has_tag(operands: Operands) -> Clause | None:
-    variable, key = _variable(operands["left"]), operands["right"].get("Value")
-    return frozenset({(variable, "has tag", key)}) if variable and isinstance(key, str) else None
-
-
-_READERS: Mapping[str, Callable[[Operands], Clause | None]] = {
-    "==": _equals,
-    "contains": _contains,
-    "||": _or,
-    "is": _is,
-    "in": _in,
-    # A policy that fits the schema asks for nothing that may lack without these.
-    "has": _has,
-    "hasTag": _has_tag,
-}
-
-
-def _any_of(clauses: Sequence[Clause | None]) -> Clause | None:
-    """What one of several expressions needs, each of which is evaluated where those before it are false."""
-    known = [clause for clause in clauses if clause is not None]
-    return frozenset().union(*known) if known and len(known) == len(clauses) else None
-
-
-def _equal(left: Mapping[str, Any], right: Mapping[str, Any]) -> Clause | None:
-    """An attribute or a tag of a variable, or a variable itself, which equals a literal."""
-    literal = right.get("Value")
-    if isinstance(literal, dict) and "__entity" in literal and (variable := _variable(left)):
-        return _entities(variable, "==", [literal["__entity"]])
-    if not isinstance(literal, str):
-        return None
-    access = left.get(".")
-    if access is not None and (variable := _variable(access["left"])):
-        return frozenset({(variable, "attr", access["attr"], literal)})
-    access = left.get("getTag")
-    if access is not None and (variable := _variable(access["left"])) and isinstance(access["right"].get("Value"), str):
-        return frozenset({(variable, "tag", access["right"]["Value"], literal)})
-    return None
-
-
-def _variable(expression: Mapping[str, Any]) -> str:
-    variable = expression.get("Var", "")
-    return variable if variable in _VARIABLES else ""
+def _is_simple(clause: Clause) -> bool:
+    """Whether it can be told of each value alone: where two things must not be so, one of them may."""
+    alone = [(atom.path, atom.kind) for atom in clause if not atom.positive or atom.kind == "within"]
+    return len(alone) == len(set(alone))

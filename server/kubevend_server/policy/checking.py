@@ -11,6 +11,7 @@ from typing import Any, Literal
 import cedarpy
 
 from kubevend_server.policy import wording
+from kubevend_server.policy.breadth import too_broad
 from kubevend_server.policy.nesting import TooDeepError, read_cedar
 from kubevend_server.policy.parsing import SCHEMA, actions
 from kubevend_server.policy.statements import Statement, line_of_fault, split
@@ -123,11 +124,15 @@ def check(policies: Iterable[Policy], groups: Collection[str] | None = ()) -> li
         groups: the names of the groups that groups.toml has; None where that cannot be told.
     """
     schema = cedarpy.Schema.from_str(SCHEMA)
-    return [
+    looked_at = list(policies)
+    found = [
         finding
-        for policy in policies
+        for policy in looked_at
         for finding in (*_unfit(policy, schema), *_unknown_groups(policy, groups), *_doubtful(policy))
     ]
+    first = {policy.id: policy for policy in looked_at}
+    broad = too_broad({identity: policy.parsed for identity, policy in first.items()})
+    return [*found, *(_finding(first[identity], message, "warning") for identity, message in broad)]
 
 
 def _parse(file: str, statement: Statement) -> Policy | Finding:

@@ -23,6 +23,10 @@ _LONGEST_TTL = (1 << 32) - 1
 """Kubernetes' own limit: 2^32 seconds (pkg/apis/authentication/validation)."""
 
 
+_LONGEST_WINDOW = 86400
+"""In seconds. Each request id is a row of the store for so long."""
+
+
 class SettingsError(ValueError):
     """Settings that cannot be used; the message says which and what to do."""
 
@@ -121,6 +125,11 @@ def _check_instance(settings: Settings) -> None:
     leases = settings.leases
     if leases.retention_seconds < 0:
         raise SettingsError(f"leases.retention_seconds is {leases.retention_seconds}; it must be 0 or more.")
+    if not 1 <= leases.request_seconds <= _LONGEST_WINDOW:
+        raise SettingsError(
+            f"leases.request_seconds is {leases.request_seconds}; it must be 1 to {_LONGEST_WINDOW}: each request_id "
+            "is a row in the store for so long."
+        )
     if leases.reconcile_seconds < 1:
         raise SettingsError(f"leases.reconcile_seconds is {leases.reconcile_seconds}; it must be 1 or more.")
     if not 0 <= leases.most_strays <= 1:

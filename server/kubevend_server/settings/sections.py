@@ -127,11 +127,13 @@ class LeaseSettings:
         most_strays: how many objects that no lease knows one search deletes at the most, as a share of all of this
             instance that it found; what is more is left and told, since it is likelier the store that is wrong. 1
             takes that for leave.
+        request_seconds: for how long a `request_id` that is sent again gets a token of the same lease.
     """
 
     retention_seconds: int = 30 * 86400
     reconcile_seconds: float = 60.0
     most_strays: float = 0.5
+    request_seconds: float = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from kubevend_server.configs import Config
+from kubevend_server.store.requests import Claim
 
 Change = Callable[[sa.Connection], None]
 """Makes a change in an open transaction, or refuses it with a KubevendError."""
@@ -21,11 +22,13 @@ class Fence:
         lease: the lease's name.
         anchor: the id of an anchor that must be to live on; empty for none.
         config: a config that must still be that of the same cluster; None for none.
+        claim: its hold on a request id, which nobody else may have by now; None for none.
     """
 
     lease: str
     anchor: str = ""
     config: Config | None = None
+    claim: Claim | None = None
 
 
 def rehearse(change: Change, *, only: bool) -> Change:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
 from kubevend_server.leases import NOT_ENDED, ClusterObject, End
 from kubevend_server.store import objects as object_store
 from kubevend_server.store.leases import portions
-from kubevend_server.store.schema import leases, literal, objects, tokens
+from kubevend_server.store.schema import Moment, leases, literal, objects, tokens
 
-_ACTIVE, _REVOKING, _NONE = literal("ACTIVE"), literal("REVOKING"), literal("")
+_ACTIVE, _NONE = literal("ACTIVE"), literal("")
+_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +62,43 @@ class Change:
         return "EXPIRED" in (self.state, self.ends_as)
 
 
-def changed_since(connection: sa.Connection, since: datetime) -> list[Change]:
-    """The leases that are being ended now, and those that had ended at a moment or later."""
-    columns = [leases.c[name] for name in ("name", "state", "ends_as", "end_cause", "revocation", "end_time")]
-    revoking = sa.select(*columns).where(leases.c.state == _REVOKING)
-    ended = sa.select(*columns).where(leases.c.end_time.is_not(None), leases.c.end_time >= since)
-    return [Change(*row) for query in (revoking, ended) for row in connection.execute(query)]
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Up to where the changes of leases were read: the last one's moment, and its lease's name."""
+
+    moment: datetime
+    name: str = ""
 
 
-def ended_after(connection: sa.Connection, position: tuple[datetime, str], limit: int) -> list[str]:
-    """The names of leases that ended after a position, an end and a name; the longest ended first."""
-    end, name = position
-    beyond = sa.or_(leases.c.end_time > end, leases.c.name > name)
-    query = sa.select(leases.c.name).where(leases.c.end_time.is_not(None), leases.c.end_time >= end, beyond)
-    return list(connection.scalars(query.order_by(leases.c.end_time, leases.c.name).limit(limit)))
+_CHANGED = leases.c.change_time.is_not(None)
+_COLUMNS = [leases.c[name] for name in ("name", "state", "ends_as", "end_cause", "revocation", "end_time")]
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def last_change(connection: sa.Connection) -> Position:
+    """Where the changes of leases end just now."""
+    query = sa.select(leases.c.change_time, leases.c.name).where(_CHANGED)
+    last = connection.execute(query.order_by(leases.c.change_time.desc(), leases.c.name.desc()).limit(1)).one_or_none()
+    return Position(_FIRST) if last is None else Position(*last)
+
+
+def changes_after(connection: sa.Connection, position: Position, limit: int) -> list[tuple[Change, Position]]:
+    """The leases of which it was written down after a position that they end or have ended, in that order."""
+    key = leases.c.change_time, leases.c.name
+    beyond = sa.tuple_(*key) > sa.tuple_(sa.literal(position.moment, Moment), sa.literal(position.name))
+    query = sa.select(*_COLUMNS, leases.c.change_time).where(_CHANGED, beyond).order_by(*key).limit(limit)
+    return [
+        (Change(*columns), Position(moment, columns[0])) for *columns, moment in map(tuple, connection.execute(query))
+    ]
+
+
+def changes_of(connection: sa.Connection, names: Sequence[str]) -> list[Change]:
+    """How those of these leases stand that have ended, or begun to."""
+    return [
+        Change(*row)
+        for some in portions(names)
+        for row in connection.execute(sa.select(*_COLUMNS).where(leases.c.name.in_(some), _CHANGED))
+    ]
 
 
 def end_without_objects(connection: sa.Connection, names: Sequence[str], end: End, cause: str, now: datetime) -> None:
@@ -83,20 +107,20 @@ def end_without_objects(connection: sa.Connection, names: Sequence[str], end: En
         connection.execute(
             sa.update(leases)
             .where(leases.c.name.in_(some), leases.c.state.in_(NOT_ENDED))
-            .values(state=end, end_time=now, end_cause=cause, owner="")
+            .values(state=end, end_time=now, end_cause=cause, owner="", change_time=_change_time(connection, now))
         )
 
 
 def begin_end(connection: sa.Connection, names: Sequence[str], end: End, cause: str, now: datetime) -> None:
     """Let leases end for which something stands in the cluster, theirs alone: that is to be deleted first."""
     for some in portions(names):
-        _revoking(connection, leases.c.name.in_(some), end, cause)
+        _revoking(connection, leases.c.name.in_(some), end, cause, now)
         object_store.doom(connection, objects.c.lease.in_(some), now)
 
 
 def end_anchor(connection: sa.Connection, anchor: str, end: End, cause: str, now: datetime) -> None:
     """Let all leases end that share an anchor: that is to be deleted first."""
-    _revoking(connection, sa.and_(leases.c.anchor != _NONE, leases.c.anchor == anchor), end, cause)
+    _revoking(connection, sa.and_(leases.c.anchor != _NONE, leases.c.anchor == anchor), end, cause, now)
     object_store.doom(connection, objects.c.id == anchor, now)
 
 
@@ -133,7 +157,8 @@ def object_gone(
     query = sa.select(leases.c.name, leases.c.role, leases.c.ends_as, leases.c.end_cause).where(condition)
     ended = [Ended(*row) for row in connection.execute(query)]
     if ended:
-        connection.execute(sa.update(leases).where(condition).values(state=leases.c.ends_as, end_time=now, ends_as=""))
+        values = {"end_time": now, "ends_as": "", "change_time": _change_time(connection, now)}
+        connection.execute(sa.update(leases).where(condition).values(state=leases.c.ends_as, **values))
     return ended
 
 
@@ -158,9 +183,16 @@ def purge(connection: sa.Connection, before: datetime, limit: int) -> int:
     return len(names)
 
 
-def _revoking(connection: sa.Connection, condition: sa.ColumnElement[bool], end: End, cause: str) -> None:
+def _revoking(
+    connection: sa.Connection, condition: sa.ColumnElement[bool], end: End, cause: str, now: datetime
+) -> None:
     connection.execute(
         sa.update(leases)
         .where(condition, leases.c.state.in_(NOT_ENDED))
-        .values(state="REVOKING", ends_as=end, end_cause=cause, owner="")
+        .values(state="REVOKING", ends_as=end, end_cause=cause, owner="", change_time=_change_time(connection, now))
     )
+
+
+def _change_time(connection: sa.Connection, now: datetime) -> datetime:
+    """A moment for a change that is later than that of every change before. Nobody else writes meanwhile."""
+    return max(now, last_change(connection).moment + _MICROSECOND)

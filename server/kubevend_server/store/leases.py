@@ -14,7 +14,7 @@ from kubevend_server.leases import LIVE, NOT_ENDED, ClusterObject, Ending, Lease
 from kubevend_server.store import lease_filters
 from kubevend_server.store import objects as object_store
 from kubevend_server.store.lease_filters import MOST_SCANNED
-from kubevend_server.store.schema import leases, literal, objects, tokens
+from kubevend_server.store.schema import Moment, leases, literal, objects, tokens
 
 Row = dict[str, object]
 
@@ -31,6 +31,19 @@ _ACTIVATE = (
     .values(state="ACTIVE", owner="", expire_time=sa.bindparam("end"), audiences=sa.bindparam("granted"))
 )
 _INSERT_TOKEN = sa.insert(tokens)
+_END = sa.bindparam("end", type_=Moment())
+_PROLONG = (
+    sa.update(leases)
+    .where(
+        leases.c.name == sa.bindparam("lease"),
+        leases.c.state == sa.literal("ACTIVE"),
+        leases.c.expire_time > sa.bindparam("now"),
+    )
+    .values(
+        # Another token of the lease may just have moved it further.
+        expire_time=sa.case((leases.c.expire_time < _END, _END), else_=leases.c.expire_time)
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +126,18 @@ def activate(connection: sa.Connection, lease: Lease) -> None:
     object_store.set_uids(connection, (made for made in lease.objects if made.uid))
     if lease.tokens:
         connection.execute(_INSERT_TOKEN, [_token_row(lease, token) for token in lease.tokens])
+
+
+def add_token(connection: sa.Connection, lease: Lease, token: LeaseToken, now: datetime) -> None:
+    """Write down another token of a lease that lives; its end moves to the lease's, where that is later.
+
+    Raises:
+        Aborted: it was ended meanwhile.
+    """
+    changed = connection.execute(_PROLONG, {"lease": lease.name, "now": now, "end": lease.expire_time})
+    if changed.rowcount == 0:
+        raise lease_ended(lease.name)
+    connection.execute(_INSERT_TOKEN, [_token_row(lease, token)])
 
 
 def lease_ended(name: str) -> Aborted:

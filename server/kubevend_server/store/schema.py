@@ -91,6 +91,9 @@ leases = sa.Table(
     sa.Column("ends_as", sa.String(8), nullable=False, server_default=""),
     sa.Column("end_cause", sa.Text, nullable=False, server_default=""),
     sa.Column("end_time", Moment),
+    # When it was last written down that it ends, or has ended: each time a later moment than all before, whatever the
+    # clocks of their processes say. So whoever has read up to a moment has missed nothing.
+    sa.Column("change_time", Moment),
     # One for each filter of a list, in the order of a list.
     sa.Index("leases_role", "role", "name"),
     sa.Index("leases_config", "config", "name"),
@@ -103,6 +106,7 @@ leases = sa.Table(
     # with what is the same in all of its rows: else SQLite thinks that leases_state finds fewer.
     sa.Index("leases_expiry", "state", "expire_time", "name", sqlite_where=sa.text("state = 'ACTIVE'")),
     sa.Index("leases_ended", "end_time", sqlite_where=sa.text("end_time IS NOT NULL")),
+    sa.Index("leases_change", "change_time", "name", sqlite_where=sa.text("change_time IS NOT NULL")),
     sa.Index("leases_anchor", "anchor", "state", sqlite_where=sa.text("anchor <> ''")),
 )
 
@@ -172,6 +176,22 @@ tokens = sa.Table(
     sa.Column("kubernetes_audit_id", sa.String(64), nullable=False),
     sa.Column("issue_time", Moment, nullable=False),
     sa.Column("expire_time", Moment, nullable=False),
+)
+
+# Which lease a caller's request id has got. A row goes when its window is over.
+requests = sa.Table(
+    "requests",
+    metadata,
+    # The id first: it tells nearly all of them apart, and callers' names are long.
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("caller", sa.String(2048), primary_key=True),
+    sa.Column("role", sa.String(70), nullable=False),
+    # Of the request's other fields, and of what was granted: SHA-256 in hexadecimal.
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("terms", sa.String(64), nullable=False),
+    sa.Column("lease", sa.String(33), nullable=False),
+    sa.Column("create_time", Moment, nullable=False),
+    sa.Index("requests_create_time", "create_time"),
 )
 
 # For each replica the last line of its audit log that is known to be on the disk.

@@ -138,6 +138,7 @@ class AuditEvent(_message.Message):
     ENDED_LEASES_FIELD_NUMBER: _builtins.int
     REFUSED_CALLS_FIELD_NUMBER: _builtins.int
     STREAM_ID_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
     PREVIOUS_HASH_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
@@ -183,6 +184,10 @@ class AuditEvent(_message.Message):
     stream_id: _builtins.str
     """In the lines of a stream (StreamTokens, WatchLeases): the request id of the call that opened it. Each of its tokens has a
     request id of its own.
+    """
+    replayed: _builtins.bool
+    """Whether the token is, or would have been, another one of a lease that an earlier call with the same `request_id` got:
+    nothing but the token is made for it. The lease's lines have the same `request.requestId`.
     """
     previous_hash: _builtins.str
     """`hash` of the line before; 64 zeros in the first line of a log."""
@@ -260,12 +265,13 @@ class AuditEvent(_message.Message):
         ended_leases: _abc.Iterable[_builtins.str] | None = ...,
         refused_calls: _builtins.int = ...,
         stream_id: _builtins.str = ...,
+        replayed: _builtins.bool = ...,
         previous_hash: _builtins.str = ...,
         hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "decision", b"decision", "duration", b"duration", "expiration", b"expiration", "grant", b"grant", "request", b"request", "time", b"time", "token_expiration", b"token_expiration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "decision", b"decision", "duration", b"duration", "ended_leases", b"ended_leases", "expiration", b"expiration", "grant", b"grant", "hash", b"hash", "jti", b"jti", "kubernetes_audit_id", b"kubernetes_audit_id", "lease", b"lease", "message", b"message", "method", b"method", "outcome", b"outcome", "previous_hash", b"previous_hash", "reason", b"reason", "refused_calls", b"refused_calls", "request", b"request", "request_id", b"request_id", "resource", b"resource", "sequence", b"sequence", "source", b"source", "stage", b"stage", "status", b"status", "stream_id", b"stream_id", "time", b"time", "token_expiration", b"token_expiration", "trace_id", b"trace_id", "user_agent", b"user_agent", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "decision", b"decision", "duration", b"duration", "ended_leases", b"ended_leases", "expiration", b"expiration", "grant", b"grant", "hash", b"hash", "jti", b"jti", "kubernetes_audit_id", b"kubernetes_audit_id", "lease", b"lease", "message", b"message", "method", b"method", "outcome", b"outcome", "previous_hash", b"previous_hash", "reason", b"reason", "refused_calls", b"refused_calls", "replayed", b"replayed", "request", b"request", "request_id", b"request_id", "resource", b"resource", "sequence", b"sequence", "source", b"source", "stage", b"stage", "status", b"status", "stream_id", b"stream_id", "time", b"time", "token_expiration", b"token_expiration", "trace_id", b"trace_id", "user_agent", b"user_agent", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

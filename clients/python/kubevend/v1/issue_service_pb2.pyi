@@ -43,8 +43,17 @@ class IssueTokenRequest(_message.Message):
     """The ServiceAccount's name. Default: the only one that the role allows. Left out where the role makes one for each lease."""
     request_id: _builtins.str
     """A UUID of the caller's own making (RFC 9562, version 4), one for each token that it wants. Sent again with the same
-    fields by the same caller, within ten minutes or while the lease lives, whichever is shorter, it gets another token
-    of the same lease in place of a second lease: so a call whose answer was lost can be made again. Default: none.
+    fields by the same caller, within ten minutes (the server's `leases.request_seconds`) or while the lease lives, whichever
+    is shorter, it gets another token of the same lease in place of a second lease: so a call whose answer was lost can be
+    made again. While the first call is still under way, the second waits for it.
+
+    Each call is decided anew. The token ends with the lease at the latest, so its life is what is left of that; where that is
+    less than 600 s the call is refused (REQUEST_ID_LEASE_TOO_SHORT), unless the role's `revocation` is PER_LEASE.
+
+    On a stream it is that of the stream: one that is opened again goes on with the last lease of the one before. Where that
+    has run out, or lives for less than a third of its life, it goes on with the next one.
+
+    With `validate_only` it says nothing. Default: none.
     """
     validate_only: _builtins.bool
     """Answer what would happen and why, and issue nothing: no call to the cluster, no token, no lease. What the
@@ -142,7 +151,7 @@ class IssueTokenResponse(_message.Message):
 
     @_builtins.property
     def granted_ttl(self) -> _duration_pb2.Duration:
-        """How long the token lives, from its issuing to `expiration`, after every cap."""
+        """How long the token lives, from its issuing to `expiration`, after every cap. With `replayed`, what is left of the lease."""
 
     @_builtins.property
     def audiences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -258,7 +267,9 @@ class StreamNotice(_message.Message):
     """The lease of the last token, `leases/{lease}`."""
     @_builtins.property
     def works_until(self) -> _timestamp_pb2.Timestamp:
-        """Until when the last token goes on working. Not set while what it stands on is being deleted in the cluster: then soon."""
+        """The latest moment at which the last token works. Not set where kubevend has not been able yet to delete what it stands
+        on in the cluster, so that nobody can tell.
+        """
 
     def __init__(
         self,

@@ -105,12 +105,14 @@ class IssueServiceServicer:
         Errors, each with google.rpc.ErrorInfo (domain `kubevend.dev`):
         - INVALID_ARGUMENT: a field breaks its rule (google.rpc.BadRequest), or a field was left out that
         this role needs (NAMESPACE_REQUIRED, SERVICE_ACCOUNT_REQUIRED, AUDIENCE_REQUIRED),
-        a TTL under the floor (TTL_TOO_SHORT), a min_ttl above ttl (MIN_TTL_ABOVE_TTL), or a ServiceAccount's name where the
-        role makes one (SERVICE_ACCOUNT_GENERATED).
+        a TTL under the floor (TTL_TOO_SHORT), a min_ttl above ttl (MIN_TTL_ABOVE_TTL), a ServiceAccount's name where the
+        role makes one (SERVICE_ACCOUNT_GENERATED), or the `request_id` was sent with other fields before (REQUEST_ID_REUSED).
         - NOT_FOUND (ROLE_NOT_FOUND): no such role, or none that the caller may see.
         - PERMISSION_DENIED: the access policy (ACCESS_DENIED) or the role (NAMESPACE_NOT_ALLOWED,
         SERVICE_ACCOUNT_NOT_ALLOWED, AUDIENCE_NOT_ALLOWED, CLUSTER_WIDE_NOT_ALLOWED) does not allow it.
-        - FAILED_PRECONDITION: `min_ttl` cannot be had (MIN_TTL_NOT_MET); the role's config is missing (CONFIG_NOT_FOUND) or its
+        - FAILED_PRECONDITION: `min_ttl` cannot be had (MIN_TTL_NOT_MET); the lease that the `request_id` has got has ended
+        (REQUEST_ID_LEASE_ENDED), lives for too short to have another token (REQUEST_ID_LEASE_TOO_SHORT) or has had 100 of
+        them (REQUEST_ID_USED_UP), or the role gives something else by now (REQUEST_ID_ROLE_CHANGED); the role's config is missing (CONFIG_NOT_FOUND) or its
         credential cannot be shown (CREDENTIAL_UNUSABLE); the cluster's certificate is not trusted (KUBERNETES_UNTRUSTED), it
         does not speak TLS (KUBERNETES_TLS_FAILED) or is no API server (NOT_KUBERNETES); it does not accept kubevend's own
         credential (KUBERNETES_UNAUTHORIZED), RBAC does not let kubevend (KUBERNETES_FORBIDDEN), or not for this
@@ -121,8 +123,9 @@ class IssueServiceServicer:
         itself, which RBAC does not let it (KUBERNETES_ESCALATION); the cluster refuses the request itself
         (KUBERNETES_REJECTED), or minted something wider than the grant (TOKEN_NOT_AS_GRANTED).
         - ABORTED: the cluster answers with a conflict (KUBERNETES_CONFLICT), the lease was ended before its token left
-        (LEASE_ENDED), the Secret that its token was to be bound to was deleted meanwhile (ANCHOR_GONE), or the config was
-        pointed at another cluster meanwhile (CONFIG_MOVED); try again.
+        (LEASE_ENDED), the Secret that its token was to be bound to was deleted meanwhile (ANCHOR_GONE), the config was
+        pointed at another cluster meanwhile (CONFIG_MOVED), or another process is at a call with the same `request_id`
+        (REQUEST_ID_IN_PROGRESS); try again.
         - UNAVAILABLE: the cluster cannot be reached (KUBERNETES_UNREACHABLE) or is failing (KUBERNETES_UNAVAILABLE); its
         namespaces' labels are not known well enough (NAMESPACES_UNKNOWN); the
         lease or the audit event could not be written (NOT_RECORDED); or the server is stopping.
@@ -146,7 +149,10 @@ class IssueServiceServicer:
         has the request id of the first in `stream_id`. Where a token cannot be had for a while (UNAVAILABLE,
         RESOURCE_EXHAUSTED, ABORTED, UNKNOWN), it is tried again for as long as the one before lives.
 
-        Before a stream ends because its lease was ended or because no further token is allowed, a notice says so.
+        Before a stream ends because its lease was ended or because no further token is allowed, a notice says so: at once where
+        this server ended the lease, within about a second where another one did, or where the role, the policies or their groups
+        were changed. It is the lease of the last token that counts: those of earlier ones may live on, and when one of them is
+        ended the stream goes on, and that token is its caller's to give up.
 
         Errors: those of IssueToken, and
         - ABORTED (LEASE_REVOKED): the lease of the token was ended before its time. Open another stream only where that was

@@ -376,7 +376,7 @@ class WatchLeasesResponse(_message.Message):
 
     @_builtins.property
     def watched_until(self) -> _timestamp_pb2.Timestamp:
-        """All that ended before this moment was told. Sent first, and then every minute."""
+        """All that ended before this moment was told. Sent first, after what `end_after` asks for, and then every minute."""
 
     def __init__(
         self,

@@ -182,10 +182,13 @@ class LeaseServiceServicer:
         and perhaps once more after a reconnect.
 
         Who may call: whom the access policy permits `WatchLeases` on the server. Who the caller is, and whether it may, is asked
-        again each minute.
+        again each minute; a watch ends with the credential that it was opened with.
 
-        Errors: PERMISSION_DENIED (ACCESS_DENIED), UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`),
-        ABORTED (WATCH_BEHIND: the caller does not read as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
+        What a caller has not read yet waits for it, up to 10,000 leases.
+
+        Errors: PERMISSION_DENIED (ACCESS_DENIED), INVALID_ARGUMENT (WATCH_TOO_EARLY: `end_after` is more than a day ago),
+        UNAVAILABLE (SERVER_STOPPING: call again, with the last `watched_until`), ABORTED (WATCH_BEHIND: the caller does not read
+        as fast as leases end; the same), RESOURCE_EXHAUSTED (TOO_MANY_STREAMS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,155 @@
+package dev.kubevend;
+
+import com.google.protobuf.Any;
+import com.google.protobuf.InvalidProtocolBufferException;
+import com.google.rpc.BadRequest;
+import com.google.rpc.ErrorInfo;
+import com.google.rpc.RequestInfo;
+import com.google.rpc.RetryInfo;
+import io.grpc.Status;
+import io.grpc.protobuf.StatusProto;
+import java.time.Duration;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+
+/** A call to kubevend that failed. Its message is for people and says what to do; {@link #reason()} is for programs. */
+public final class KubevendException extends RuntimeException {
+  private static final long serialVersionUID = 1L;
+
+  private final Status.Code code;
+  private final String reason;
+  private final transient Map<String, String> metadata;
+  private final transient List<String> violations;
+  private final Duration retryAfter;
+  private final String requestId;
+
+  private KubevendException(Details details, Throwable cause) {
+    super(details.message, cause);
+    this.code = details.code;
+    this.reason = details.reason;
+    this.metadata = Map.copyOf(details.metadata);
+    this.violations = List.copyOf(details.violations);
+    this.retryAfter = details.retryAfter;
+    this.requestId = details.requestId;
+  }
+
+  /** What happened on this side of the wire alone, with a reason of this library's. */
+  static KubevendException local(Status.Code code, String reason, String message, Throwable cause) {
+    Details details = new Details();
+    details.code = code;
+    details.reason = reason;
+    details.message = message;
+    return new KubevendException(details, cause);
+  }
+
+  /** What gRPC says, taken apart. */
+  static KubevendException of(Throwable error) {
+    Status status = Status.fromThrowable(error);
+    Details details = new Details();
+    details.code = status.getCode();
+    details.message = status.getDescription() == null ? status.getCode().name() : status.getDescription();
+    com.google.rpc.Status whole = StatusProto.fromThrowable(error);
+    if (whole != null) {
+      whole.getDetailsList().forEach(details::read);
+    }
+    return new KubevendException(details, error);
+  }
+
+  /**
+   * The status of gRPC.
+   *
+   * @return the code
+   */
+  public Status.Code code() {
+    return code;
+  }
+
+  /**
+   * What happened, in UPPER_SNAKE: see kubevend's page on errors. Empty where kubevend has not said it, as when it could not be
+   * reached.
+   *
+   * @return the reason
+   */
+  public String reason() {
+    return reason;
+  }
+
+  /**
+   * The facts in the message, by name.
+   *
+   * @return the facts
+   */
+  public Map<String, String> metadata() {
+    return metadata;
+  }
+
+  /**
+   * The fields at fault, as paths.
+   *
+   * @return the paths, empty where no field is at fault
+   */
+  public List<String> violations() {
+    return violations;
+  }
+
+  /**
+   * When to try again, where kubevend has said it.
+   *
+   * @return the delay
+   */
+  public Optional<Duration> retryAfter() {
+    return Optional.ofNullable(retryAfter);
+  }
+
+  /**
+   * Under which id kubevend's audit log has the call. Empty where it did not get there.
+   *
+   * @return a UUID
+   */
+  public String requestId() {
+    return requestId;
+  }
+
+  /** Whether the same call may do better later, without anybody changing anything. */
+  boolean isTemporary() {
+    return switch (code) {
+      case INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED, FAILED_PRECONDITION, UNIMPLEMENTED,
+          ALREADY_EXISTS -> false;
+      default -> true;
+    };
+  }
+
+  private static final class Details {
+    private Status.Code code;
+    private String reason = "";
+    private String message = "";
+    private Map<String, String> metadata = Map.of();
+    private List<String> violations = List.of();
+    private Duration retryAfter;
+    private String requestId = "";
+
+    private void read(Any detail) {
+      try {
+        if (detail.is(ErrorInfo.class)) {
+          ErrorInfo info = detail.unpack(ErrorInfo.class);
+          reason = info.getReason();
+          metadata = info.getMetadataMap();
+        } else if (detail.is(BadRequest.class)) {
+          violations =
+              detail.unpack(BadRequest.class).getFieldViolationsList().stream()
+                  .map(BadRequest.FieldViolation::getField)
+                  .toList();
+        } else if (detail.is(RetryInfo.class)) {
+          com.google.protobuf.Duration delay = detail.unpack(RetryInfo.class).getRetryDelay();
+          retryAfter = Duration.ofSeconds(delay.getSeconds(), delay.getNanos());
+        } else if (detail.is(RequestInfo.class)) {
+          requestId = detail.unpack(RequestInfo.class).getRequestId();
+        }
+      } catch (InvalidProtocolBufferException malformed) {
+        // The code and the message are there all the same, and a detail that cannot be read tells nothing.
+        message = message + " (with a detail that cannot be read: " + detail.getTypeUrl() + ")";
+      }
+    }
+  }
+}

@@ -1,0 +1,82 @@
+"""The client libraries by language, and how the driver of each is built."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from devcluster.golang import environment, find_go
+from tests.support.typescript import build_library
+
+_GO = (1, 26, 0)
+CLIENTS = Path(__file__).parents[2] / "clients"
+
+
+@functools.cache
+def command(language: str) -> Sequence[str]:
+    """Build a language's driver, once for each process of the test run, and tell how it is started.
+
+    Where what the language needs is not installed the test is skipped, and fails where CI is set, which has it all.
+    """
+    needed, build = _LANGUAGES[language]
+    missing = [program for program in needed if shutil.which(program) is None]
+    if missing and os.environ.get("CI"):
+        pytest.fail(f"CI needs {', '.join(missing)} for the {language} library")
+    if missing:
+        pytest.skip(f"{', '.join(missing)} is not installed, so the {language} library is not tried")
+    return build()
+
+
+def _python() -> Sequence[str]:
+    return [sys.executable, str(CLIENTS / "python" / "conformance" / "driver.py")]
+
+
+def _python_aio() -> Sequence[str]:
+    return [*_python(), "--aio"]
+
+
+def _go() -> Sequence[str]:
+    go, folder = find_go(_GO), CLIENTS / "go"
+    _run([str(go.path), "build", "-o", ".build/driver", "./conformance"], folder, environment())
+    return [str(folder / ".build" / "driver")]
+
+
+def _java() -> Sequence[str]:
+    folder = CLIENTS / "java"
+    offline = ["--offline"] if (Path.home() / ".m2/repository/io/fabric8/kubernetes-client").exists() else []
+    _run(["mvn", "--quiet", *offline, "package", "-DskipTests"], folder)
+    target = folder / "conformance" / "target"
+    # It lives for seconds, so what takes long to start does not pay.
+    quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto"]
+    return ["java", *quick, "-cp", f"{target}/classes:{target}/lib/*", "dev.kubevend.conformance.Driver"]
+
+
+def _typescript() -> Sequence[str]:
+    return ["node", str(build_library() / "conformance" / "driver.js")]
+
+
+def _run(build: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> None:
+    done = subprocess.run(
+        build, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode:
+        pytest.fail(f"{' '.join(build)} failed:\n{done.stdout[-4000:]}")
+
+
+_Build = tuple[Sequence[str], Callable[[], Sequence[str]]]
+
+_LANGUAGES: Mapping[str, _Build] = {
+    "python": ((), _python),
+    "python-aio": ((), _python_aio),
+    "go": ((), _go),
+    "typescript": (("node", "npm"), _typescript),
+    "java": (("java", "javac", "mvn"), _java),
+}
+LANGUAGES = tuple(_LANGUAGES)
