@@ -114,9 +114,9 @@ class House:
         under_way: deque[Any] = deque()
         for payload, metadata in calls:
             if len(under_way) == IN_FLIGHT:
-                answers.append(answer_of(under_way.popleft()))
+                answers.append(answer_of(under_way.popleft(), streams=method.server_streaming))
             under_way.append(begin(payload, metadata=tuple(metadata), timeout=SECONDS))
-        answers += map(answer_of, under_way)
+        answers += (answer_of(call, streams=method.server_streaming) for call in under_way)
         return answers
 
     def check(self, method: MethodDescriptor, strategy: st.SearchStrategy[bytes], count: int) -> Counter[str]:
@@ -168,9 +168,9 @@ class House:
         return [line["event"] for line in lines if line["event"] == "defect" or "not_recorded" in line["event"]]
 
 
-def answer_of(call: Any) -> Answer:
+def answer_of(call: Any, *, streams: bool = False) -> Answer:
     """Wait for the end of a call, or for the first answer of a stream, and judge it."""
-    error, reply = _end(call)
+    error, reply = _first(call) if streams else _only(call)
     if error is None:
         return Answer("OK", reply=reply)
     info = error_details_pb2.ErrorInfo()
@@ -188,12 +188,14 @@ def answer_of(call: Any) -> Answer:
     return Answer(info.reason)
 
 
-def _end(call: Any) -> tuple[Any, bytes]:
-    """With which error a call ends, if with any, and its reply, a stream's first answer."""
-    is_stream = isinstance(call, Iterator)
-    if not is_stream:
-        error = call.exception()
-        return error, b"" if error else call.result()
+def _only(call: Any) -> tuple[Any, bytes]:
+    """With which error a call ends, if with any, and its reply."""
+    error = call.exception()
+    return error, b"" if error else call.result()
+
+
+def _first(call: Any) -> tuple[Any, bytes]:
+    """With which error a stream ends before it has an answer, if with any, and its first answer."""
     try:
         first = next(call)
     except grpc.RpcError as error:
