@@ -12,6 +12,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
@@ -31,14 +32,18 @@ type Server struct {
 	streams chan *Stream
 	server  *grpc.Server
 
-	mutex    sync.Mutex
 	listener *bufconn.Listener
-	away     bool
-	dials    int
+
+	mutex       sync.Mutex
+	away        bool
+	dials       int
+	connections []net.Conn
 }
 
 // Start a server. Stop it in the end.
 func Start(options ...grpc.ServerOption) *Server {
+	// As kubevend has it.
+	options = append(options, grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second}))
 	s := &Server{streams: make(chan *Stream, 100), server: grpc.NewServer(options...), listener: bufconn.Listen(1 << 16)}
 	kubevendv1.RegisterIssueServiceServer(s.server, s)
 	go s.server.Serve(s.listener)
@@ -51,20 +56,27 @@ func (s *Server) Stop() { s.server.Stop() }
 // Dial is for [grpc.WithContextDialer].
 func (s *Server) Dial(ctx context.Context, _ string) (net.Conn, error) {
 	s.mutex.Lock()
-	away := s.away
+	defer s.mutex.Unlock()
 	s.dials++
-	s.mutex.Unlock()
-	if away {
+	if s.away {
 		return nil, errors.New("nobody is there")
 	}
-	return s.listener.DialContext(ctx)
+	connection, err := s.listener.DialContext(ctx)
+	if err == nil {
+		s.connections = append(s.connections, connection)
+	}
+	return connection, err
 }
 
-// Away says whether nobody can connect from now on.
+// Away says whether the server is gone, with all connections to it.
 func (s *Server) Away(away bool) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	s.away = away
+	for _, each := range s.connections {
+		_ = each.Close()
+	}
+	s.connections = nil
 }
 
 // Dials is how many connections were asked for.
