@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -16,6 +17,12 @@ import (
 // Of a call that has ended with DEADLINE_EXCEEDED nobody knows what became of it, so it is never made again.
 const serviceConfig = `{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.2s",
 	"maxBackoff": "2s", "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]}`
+
+// gRPC's own pauses grow to two minutes, which would come on top of those of a [TokenSource] after an outage.
+var connecting = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 10 * time.Second},
+	MinConnectTimeout: 10 * time.Second,
+}
 
 // connection is what the generated clients call. It looks at the files of the settings before each call: where CA or
 // certificate are other ones, that call and those after it take a new channel, and the old one ends with the last call on it.
@@ -172,6 +179,7 @@ func (c *connection) dial() (*channel, error) {
 		grpc.WithUserAgent("kubevend-go/" + Version),
 		grpc.WithDisableServiceConfig(), // the one that a name server may hold
 		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithConnectParams(connecting),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 	}, c.options...)
 	opened, err := grpc.NewClient(c.settings.Address, options...)

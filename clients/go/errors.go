@@ -122,10 +122,19 @@ func callError(ctx context.Context, err error) error {
 	}
 	told := asError(err)
 	// So that errors.Is finds out who gave up; gRPC's own errors do not tell.
-	if gaveUp := ctx.Err(); gaveUp != nil && status.FromContextError(gaveUp).Code() == told.Code {
-		told = told.because(gaveUp)
+	if end := endOfContext(ctx); end != nil && status.FromContextError(end).Code() == told.Code {
+		told = told.because(end)
 	}
 	return told
+}
+
+// endOfContext is ctx.Err(), also in the moment between its deadline and its own hearing of it, in which the server's answer to
+// the same deadline can arrive.
+func endOfContext(ctx context.Context) error {
+	if deadline, has := ctx.Deadline(); has && ctx.Err() == nil && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return ctx.Err()
 }
 
 func asError(err error) *Error {

@@ -1,8 +1,11 @@
 package kubevend_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -34,10 +37,10 @@ func play(t *testing.T, script func(*stage), options ...kubevend.Option) {
 		server := scripted.Start()
 		client := connected(t, server)
 		s := &stage{t, server, client, kubevend.NewTokenSource(client, kubevend.Request{Role: "ci"}, options...)}
+		defer server.Stop()
+		defer client.Close()
+		defer s.source.Close()
 		script(s)
-		_ = s.source.Close()
-		_ = client.Close()
-		server.Stop()
 	})
 }
 
@@ -171,7 +174,7 @@ func TestAnOutageIsBridged(t *testing.T) {
 		s.has("one")
 		s.server.Away(false)
 		stream, pause := s.next()
-		between(t, pause, 0, 30*time.Second)
+		between(t, pause, 0, 45*time.Second)
 		stream.Token("two", "leases/one", life)
 		synctest.Wait()
 		s.has("two")
@@ -298,6 +301,7 @@ func TestARevocationWithoutItsNoticeCounts(t *testing.T) {
 		again, _ := s.next()
 		again.End(scripted.Refusal(codes.PermissionDenied, "ACCESS_DENIED"))
 		s.failed(time.Hour, codes.PermissionDenied, "ACCESS_DENIED")
+		synctest.Wait()
 		if len(revoked) != 1 || revoked[0] != "leases/one" {
 			t.Fatal(revoked)
 		}
@@ -316,6 +320,7 @@ func TestARefusalIsToldAndTheTokenKept(t *testing.T) {
 			stream, _ = s.next()
 			s.has("one")
 		}
+		synctest.Wait()
 		if len(refused) != 1 || refused[0] != "ROLE_NOT_FOUND" {
 			t.Fatal(refused)
 		}
@@ -437,36 +442,42 @@ func TestCloseEndsAPause(t *testing.T) {
 	})
 }
 
-// A listener that panics, blocks or closes the source keeps no token from coming.
+// A listener that panics, blocks or closes the source keeps no token from coming; a panic is logged.
 func TestListenersDoNoHarm(t *testing.T) {
-	var source *kubevend.TokenSource
-	release, closed := make(chan struct{}), make(chan struct{})
-	options := []kubevend.Option{
-		kubevend.OnRenewed(func(*kubevend.Token) { panic("a fault of the listener's, which this test wants to see logged") }),
-		kubevend.OnRenewed(func(token *kubevend.Token) {
-			if token.Value() == "one" {
-				<-release
-				_ = source.Close()
-				close(closed)
-			}
-		}),
-	}
+	var logged bytes.Buffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&logged, nil)))
+	defer slog.SetDefault(before)
 	synctest.Test(t, func(t *testing.T) {
-		release, closed = make(chan struct{}), make(chan struct{})
+		var source *kubevend.TokenSource
+		release, closed := make(chan struct{}), make(chan struct{})
+		fails := kubevend.OnRenewed(func(token *kubevend.Token) { panic(token) })
+		closes := kubevend.OnRenewed(func(*kubevend.Token) {
+			<-release
+			_ = source.Close()
+			close(closed)
+		})
 		server := scripted.Start()
+		defer server.Stop()
 		client := connected(t, server)
-		source = kubevend.NewTokenSource(client, kubevend.Request{Role: "ci"}, options...)
+		defer client.Close()
+		source = kubevend.NewTokenSource(client, kubevend.Request{Role: "ci"}, fails, closes)
 		s := &stage{t, server, client, source}
 		stream := s.first("one")
+		stream.Notice("LEASE_REVOKED", "leases/one")
+		stream, _ = s.next()
 		stream.Token("two", "leases/two", life)
 		synctest.Wait()
 		s.has("two")
-		close(release)
+		release <- struct{}{}
 		<-closed
 		s.failed(time.Hour, codes.Canceled, "SOURCE_CLOSED")
-		_ = client.Close()
-		server.Stop()
+		closed = make(chan struct{})
+		close(release)
 	})
+	if !strings.Contains(logged.String(), "panicked") || strings.Contains(logged.String(), "fault=one") {
+		t.Fatal(logged.String())
+	}
 }
 
 // A source of OAuth 2.0 tokens has the same token, which ends by this machine's clock, and waits for one for ten seconds.

@@ -148,7 +148,7 @@ func (s *Stream) Gone() <-chan struct{} { return s.opened.Context().Done() }
 func Token(value, lease string, life time.Duration) *kubevendv1.IssueTokenResponse {
 	end := timestamppb.New(time.Now().Add(life - time.Hour))
 	return &kubevendv1.IssueTokenResponse{
-		Token: value, Lease: lease, Jti: "jti-of-" + value, Expiration: end, TokenExpiration: end, GrantedTtl: durationpb.New(life),
+		Token: value, Lease: lease, Jti: "jti-of-" + lease, Expiration: end, TokenExpiration: end, GrantedTtl: durationpb.New(life),
 		Namespace: "apps", ServiceAccount: "demo", Audiences: []string{"https://kubernetes.default.svc"},
 	}
 }
