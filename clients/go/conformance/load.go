@@ -43,6 +43,8 @@ func (u *used) stopLoad() answer {
 	}
 	of.stop()
 	of.workers.Wait()
+	of.mutex.Lock()
+	defer of.mutex.Unlock()
 	return answer{"requests": of.requests, "failed": of.failed, "first_failure": of.firstFailure, "tokens": len(of.tokens)}
 }
 
