@@ -1,7 +1,7 @@
 """Run a program with Go first on its PATH, as this repository compiles with it.
 
-`python -m devcluster.with_go PROGRAM [ARGUMENT…]` installs Go where it is missing; `python -m devcluster.with_go --here` only
-tells, by its exit code, whether it is there.
+`python -m devcluster.with_go PROGRAM [ARGUMENT…]` installs Go where it is missing.
+`python -m devcluster.with_go --here` only tells, by its exit code, whether it is there.
 """
 
 import os
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     except GoError as error:
         raise SystemExit(str(error)) from None
     os.environ["PATH"] = f"{go.path.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    os.execvpe(arguments[0], arguments, environment())
+    os.execvpe(arguments[0], arguments, environment())  # noqa: S606 - without a shell on purpose
 
 
 if __name__ == "__main__":
