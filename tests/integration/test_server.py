@@ -22,6 +22,7 @@ from tests.support.waiting import until
 SERVICES = {
     "",
     "kubevend.v1.ConfigService",
+    "kubevend.v1.IdentityService",
     "kubevend.v1.IssueService",
     "kubevend.v1.LeaseService",
     "kubevend.v1.RoleService",

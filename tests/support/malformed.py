@@ -419,6 +419,8 @@ def _rules(field: FieldDescriptor) -> validate_pb2.FieldRules:
 def _form(rules: validate_pb2.StringRules) -> tuple[str, int]:
     """The pattern that a text must fit, or empty, and how long it may be; predefined rules tell both in CEL."""
     pattern, longest = rules.pattern, rules.max_len or 100
+    if rules.uuid:
+        pattern = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
     for rule, _ in rules.ListFields():
         for predefined in rule.GetOptions().Extensions[validate_pb2.predefined].cel if rule.is_extension else ():
             matches = re.search(r"this\.matches\('([^']*)'\)", predefined.expression)
