@@ -272,6 +272,29 @@ func TestASilentStreamIsTakenForDead(t *testing.T) {
 	})
 }
 
+// Where the server means to send the next token late, it has half of what is left by then.
+func TestALateTokenIsWaitedFor(t *testing.T) {
+	play(t, func(s *stage) {
+		go func() { _, _ = s.within(time.Second) }()
+		s.server.Next().TokenBefore("one", "leases/one", life, life*9/10)
+		_, waited := s.next()
+		between(t, waited, life*95/100, life*95/100)
+	})
+}
+
+// A connection on which nothing goes through any more is noticed within 40 seconds, and another one is opened.
+func TestADeadConnectionIsNoticed(t *testing.T) {
+	play(t, func(s *stage) {
+		s.first("one")
+		s.server.Freeze()
+		stream, waited := s.next()
+		between(t, waited, 10*time.Second, 75*time.Second)
+		stream.Token("two", "leases/one", life)
+		synctest.Wait()
+		s.has("two")
+	})
+}
+
 // A revoked lease's token is given up and told of, and another one is asked for under another request id.
 func TestARevocationIsTold(t *testing.T) {
 	var revoked []string

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -37,7 +38,20 @@ type Server struct {
 	mutex       sync.Mutex
 	away        bool
 	dials       int
-	connections []net.Conn
+	connections []*connection
+}
+
+// connection swallows what is sent on it once it is frozen, as one behind a firewall that has forgotten it.
+type connection struct {
+	net.Conn
+	frozen atomic.Bool
+}
+
+func (c *connection) Write(content []byte) (int, error) {
+	if c.frozen.Load() {
+		return len(content), nil
+	}
+	return c.Conn.Write(content)
 }
 
 // Start a server. Stop it in the end.
@@ -61,11 +75,22 @@ func (s *Server) Dial(ctx context.Context, _ string) (net.Conn, error) {
 	if s.away {
 		return nil, errors.New("nobody is there")
 	}
-	connection, err := s.listener.DialContext(ctx)
-	if err == nil {
-		s.connections = append(s.connections, connection)
+	opened, err := s.listener.DialContext(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return connection, err
+	kept := &connection{Conn: opened}
+	s.connections = append(s.connections, kept)
+	return kept, nil
+}
+
+// Freeze has the connections that are open swallow all that is sent.
+func (s *Server) Freeze() {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	for _, each := range s.connections {
+		each.frozen.Store(true)
+	}
 }
 
 // Away says whether the server is gone, with all connections to it.
@@ -121,8 +146,13 @@ type Stream struct {
 
 // Token sends a token of a lease. Its next one is due after two thirds of its life.
 func (s *Stream) Token(value, lease string, life time.Duration) {
+	s.TokenBefore(value, lease, life, life*2/3)
+}
+
+// TokenBefore sends a token of a lease, and says after which part of its life the next one is due.
+func (s *Stream) TokenBefore(value, lease string, life, next time.Duration) {
 	token := Token(value, lease, life)
-	due := timestamppb.New(token.GetExpiration().AsTime().Add(-life / 3))
+	due := timestamppb.New(token.GetExpiration().AsTime().Add(next - life))
 	s.send(&kubevendv1.StreamTokensResponse{Event: &kubevendv1.StreamTokensResponse_Token{Token: token}, NextTokenTime: due})
 }
 
