@@ -13,7 +13,7 @@ BUF := tools/buf/node_modules/.bin/buf
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-integration test-e2e conformance lint types proto proto-check proto-lint go-stubs typescript typescript-lint typescript-proto lock fuzz bench bench-leases bench-policies bench-fairness bench-connections bench-streams bench-cli clean
+.PHONY: help run test test-unit test-integration test-e2e conformance lint types proto proto-check proto-lint go-lint go-proto typescript typescript-lint typescript-proto lock fuzz bench bench-leases bench-policies bench-fairness bench-connections bench-streams bench-cli clean
 
 help: ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 20
@@ -36,7 +36,7 @@ test-e2e: .venv/.installed ## the tests of `make run`
 conformance: .venv/.installed ## what every client library must do, tried with each; ends with a table
 	$(PYTEST) tests/conformance
 
-lint: .venv/.installed proto-lint typescript-lint ## style, imports, protos
+lint: .venv/.installed proto-lint go-lint typescript-lint ## style, imports, protos
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -46,7 +46,7 @@ types: .venv/.installed ## mypy --strict
 	$(BIN)/mypy tests
 	MYPYPATH=$(STUBS) $(BIN)/mypy $(STUBS)/conformance/driver.py
 
-proto: .venv/.installed typescript-proto ## the stubs and the descriptor set, from protos/
+proto: .venv/.installed go-proto typescript-proto ## the stubs and the descriptor set, from protos/
 	@find $(STUBS)/kubevend/v1 $(STUBS)/buf -name '*_pb2*' -delete 2>/dev/null || true
 	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=../$(STUBS) --mypy_out=quiet:../$(STUBS) $(PROTOS)
 	@# With the details of errors, which no message names but every error holds.
@@ -57,19 +57,37 @@ proto: .venv/.installed typescript-proto ## the stubs and the descriptor set, fr
 
 # What the Go and Java libraries are made from, with no validation rules in it; Java makes its stubs at each build.
 PLAIN_PROTOS := clients/java/kubevend/src/main/protobuf/kubevend.binpb
-GO_PLUGINS := $(CURDIR)/.venv/go-plugins
-go-stubs: .venv/.installed ## the Go stubs, and the descriptors for Java, from protos/ (needs Go)
-	$(BIN)/python tools/plain_protos.py $(PLAIN_PROTOS)
-	GOBIN=$(GO_PLUGINS) go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
-	GOBIN=$(GO_PLUGINS) go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
-	$(BIN)/python -m grpc_tools.protoc --descriptor_set_in=$(PLAIN_PROTOS) \
-	  --plugin=protoc-gen-go=$(GO_PLUGINS)/protoc-gen-go --plugin=protoc-gen-go-grpc=$(GO_PLUGINS)/protoc-gen-go-grpc \
-	  --go_out=clients/go --go_opt=module=kubevend.dev/kubevend \
-	  --go-grpc_out=clients/go --go-grpc_opt=module=kubevend.dev/kubevend $(filter-out %/rules.proto buf/%,$(PROTOS))
+# Go of the version that is needed, installed into .venv where it is missing.
+WITH_GO := $(BIN)/python -m devcluster.with_go
+HAVE_GO := [ -n "$$CI" ] || $(WITH_GO) --here
+GO_LIBRARY := clients/go
+GO_TOOLS := $(CURDIR)/.venv/go-tools
 
+go-proto: .venv/.installed
+	@$(BIN)/python tools/plain_protos.py $(PLAIN_PROTOS)
+	@if $(HAVE_GO); then \
+	  $(MAKE) --no-print-directory $(GO_TOOLS)/.installed && rm -f $(GO_LIBRARY)/v1/*.pb.go && \
+	  $(BIN)/python -m grpc_tools.protoc --descriptor_set_in=$(PLAIN_PROTOS) \
+	    --plugin=protoc-gen-go=$(GO_TOOLS)/protoc-gen-go --plugin=protoc-gen-go-grpc=$(GO_TOOLS)/protoc-gen-go-grpc \
+	    --go_out=$(GO_LIBRARY) --go_opt=module=kubevend.dev/kubevend \
+	    --go-grpc_out=$(GO_LIBRARY) --go-grpc_opt=module=kubevend.dev/kubevend $(filter-out %/rules.proto buf/%,$(PROTOS)); \
+	else echo "skipped the Go stubs: Go is not installed"; fi
+
+go-lint: .venv/.installed ## gofmt, go vet and staticcheck for the Go library (needs Go; CI installs it)
+	@if $(HAVE_GO); then \
+	  $(MAKE) --no-print-directory $(GO_TOOLS)/.installed && $(WITH_GO) bash tools/go_lint.sh $(GO_TOOLS)/staticcheck; \
+	else echo "skipped the lint of the Go library: Go is not installed"; fi
+
+# A minute the first time, for staticcheck.
+$(GO_TOOLS)/.installed: $(GO_LIBRARY)/tools/go.mod $(GO_LIBRARY)/tools/go.sum
+	@echo "Compiling the Go tools into .venv (about a minute the first time)"
+	@GOBIN=$(GO_TOOLS) $(WITH_GO) go -C $(GO_LIBRARY)/tools install tool
+	@touch $@
+
+GENERATED := $(STUBS) $(TYPESCRIPT)/src/gen $(GO_LIBRARY)/v1 $(PLAIN_PROTOS)
 proto-check: proto ## fail if the committed stubs are not what protos/ makes
-	@if [ -n "$$(git status --porcelain -- $(STUBS) $(TYPESCRIPT)/src/gen)" ]; then \
-	  git status --short -- $(STUBS) $(TYPESCRIPT)/src/gen; git --no-pager diff --stat -- $(STUBS) $(TYPESCRIPT)/src/gen; \
+	@if [ -n "$$(git status --porcelain -- $(GENERATED))" ]; then \
+	  git status --short -- $(GENERATED); git --no-pager diff --stat -- $(GENERATED); \
 	  echo "The generated stubs differ from protos/. Run 'make proto' and commit what it makes."; exit 1; fi
 
 proto-lint: ## buf lint (needs Node; CI forbids the skip)

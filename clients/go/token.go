@@ -1,20 +1,20 @@
 package kubevend
 
 import (
-	"crypto/rand"
 	"fmt"
+	"io"
 	"log/slog"
-	"strings"
 	"time"
-
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	kubevendv1 "kubevend.dev/kubevend/v1"
 )
 
-// Token is a token and what kubevend says of it. Nothing but its method Value shows the token itself.
+// Token is a token and what kubevend says of it. Nothing but its method Value shows the token itself: no verb of fmt, no
+// encoder and no logger does.
 type Token struct {
-	value secret
+	// A function, since that is what neither fmt nor reflection looks into.
+	value   func() string
+	arrived time.Time
 
 	// Expiration is the end of the lease: until when kubevend answers for the token.
 	Expiration time.Time
@@ -37,24 +37,30 @@ type Token struct {
 }
 
 // Value is the token itself, for an Authorization: Bearer header. Empty where it was only validated.
-func (t *Token) Value() string { return t.value.text }
-
-// String tells of the token without showing it.
-func (t *Token) String() string {
-	return fmt.Sprintf("Token(%s/%s, %s, until %s)", t.Namespace, t.ServiceAccount, t.Lease, t.Expiration.Format(time.RFC3339))
+func (t Token) Value() string {
+	if t.value == nil {
+		return ""
+	}
+	return t.value()
 }
 
-// LogValue implements slog.LogValuer.
-func (t *Token) LogValue() slog.Value { return slog.StringValue(t.String()) }
+// String tells of the token without showing it.
+func (t Token) String() string {
+	return fmt.Sprintf("Token(%s, %s/%s, until %s)", t.Lease, t.Namespace, t.ServiceAccount, t.Expiration.Format(time.RFC3339))
+}
 
-// secret is a text that no verb of fmt and no encoder shows.
-type secret struct{ text string }
+// Format implements [fmt.Formatter]: every verb gives what String does.
+func (t Token) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, t.String()) }
 
-func (secret) Format(state fmt.State, _ rune) { _, _ = state.Write([]byte("…")) }
+// LogValue implements [slog.LogValuer].
+func (t Token) LogValue() slog.Value { return slog.StringValue(t.String()) }
 
-func toToken(reply *kubevendv1.IssueTokenResponse) *Token {
+// toToken takes an answer, and the moment at which it came.
+func toToken(reply *kubevendv1.IssueTokenResponse, arrived time.Time) *Token {
+	value := reply.GetToken()
 	return &Token{
-		value:           secret{reply.GetToken()},
+		value:           func() string { return value },
+		arrived:         arrived,
 		Expiration:      reply.GetExpiration().AsTime(),
 		TokenExpiration: reply.GetTokenExpiration().AsTime(),
 		GrantedTTL:      reply.GetGrantedTtl().AsDuration(),
@@ -66,52 +72,4 @@ func toToken(reply *kubevendv1.IssueTokenResponse) *Token {
 		Replayed:        reply.GetReplayed(),
 		Warnings:        reply.GetWarnings(),
 	}
-}
-
-// Request says what a token is to be. What is left out the role decides.
-type Request struct {
-	// Role is quickstart or roles/quickstart.
-	Role string
-	// Namespace and ServiceAccountName say whose token it is to be.
-	Namespace, ServiceAccountName string
-	// TTL is how long the token should live, in whole seconds. What is longer than may be is shortened, with a warning.
-	TTL time.Duration
-	// MinTTL is the shortest life that is of use: rather fail than get less.
-	MinTTL time.Duration
-	// Audiences are whom the token is to be for.
-	Audiences []string
-	// RequestID is a UUID by which the request can be made again without a second lease. One is made where none is given.
-	RequestID string
-	// ValidateOnly asks what would happen, and issues nothing.
-	ValidateOnly bool
-}
-
-func (r Request) message() *kubevendv1.IssueTokenRequest {
-	message := &kubevendv1.IssueTokenRequest{
-		Role:               "roles/" + strings.TrimPrefix(r.Role, "roles/"),
-		Namespace:          r.Namespace,
-		ServiceAccountName: r.ServiceAccountName,
-		Audiences:          r.Audiences,
-		RequestId:          r.RequestID,
-		ValidateOnly:       r.ValidateOnly,
-	}
-	if r.TTL != 0 {
-		message.Ttl = durationpb.New(r.TTL)
-	}
-	if r.MinTTL != 0 {
-		message.MinTtl = durationpb.New(r.MinTTL)
-	}
-	if message.RequestId == "" {
-		message.RequestId = newRequestID()
-	}
-	return message
-}
-
-// newRequestID makes a random UUID (RFC 9562, version 4).
-func newRequestID() string {
-	var id [16]byte
-	_, _ = rand.Read(id[:]) // it never fails: see its documentation
-	id[6] = id[6]&0x0f | 0x40
-	id[8] = id[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
 }

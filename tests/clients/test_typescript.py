@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import socket
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from devcluster import DevCluster
 from kubevend.v1 import lease_service_pb2
-from tests.clients.typescript_driver import Driver, driving
+from tests.clients.driving import OFTEN, Driver, begin, driving, environment_of
 from tests.integration.conftest import Start, Vending
 from tests.support.spiffe import Authority
 from tests.support.typescript import LIBRARY, build_library, holding_library, run
 from tests.support.waiting import until
-
-OFTEN = {"issuance": {"renew_after": 0.005}}
-"""The next token after 3 s of the 600 that a token lives."""
 
 WORKLOADS = """
 @id("shop-issues")
@@ -58,32 +53,6 @@ await client.close();
 """
 
 
-def environment_of(vending: Vending, cluster: DevCluster, namespace: str) -> dict[str, str]:
-    """The variables of a driver whose caller is the admin."""
-    return {
-        "KUBEVEND_ADDRESS": vending.server.address,
-        "KUBEVEND_CA_FILE": str(vending.server.folder / "ca.crt"),
-        "KUBEVEND_TOKEN_FILE": str(vending.server.folder / "admin.token"),
-        "KUBERNETES_HOST": cluster.server,
-        "KUBERNETES_CA_FILE": str(cluster.ca_file),
-        "NAMESPACE": namespace,
-    }
-
-
-def begin(start: Start, cluster: DevCluster, namespace: str, **settings: Mapping[str, Any]) -> Vending:
-    """A server with role `ci`, whose ServiceAccount may list ConfigMaps; its port is the same after a restart."""
-    build_library()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    vending = start({"listener": {"address": address}, **settings})
-    vending.add_config(cluster)
-    vending.admin.create_role(allowed_namespaces=[namespace], ttl={"seconds": 600})
-    here = f"--namespace={namespace}"
-    cluster.kubectl("create", "role", "reader", "--verb=list", "--resource=configmaps", here)
-    cluster.kubectl("create", "rolebinding", "reader", "--role=reader", f"--serviceaccount={namespace}:demo", here)
-    return vending
-
-
 @pytest.fixture
 def vending(start: Start, cluster: DevCluster, namespace: str) -> Vending:
     """A server whose tokens are followed by the next ones after two thirds of their life."""
@@ -93,7 +62,7 @@ def vending(start: Start, cluster: DevCluster, namespace: str) -> Vending:
 @pytest.fixture
 def driver(vending: Vending, cluster: DevCluster, namespace: str) -> Iterator[Driver]:
     """A driver that calls it as the admin."""
-    with driving(environment_of(vending, cluster, namespace), vending.server.folder) as driver:
+    with driving("typescript", environment_of(vending, cluster, namespace), vending.server.folder) as driver:
         yield driver
 
 
@@ -163,7 +132,7 @@ def test_the_package_works_in_an_empty_folder(package: Path, tmp_path: Path) -> 
 def test_three_rotations_and_an_outage_cost_no_request(start: Start, cluster: DevCluster, namespace: str) -> None:
     """Four workers that list ConfigMaps all the time see no failure while tokens rotate and kubevend is away."""
     vending = begin(start, cluster, namespace, **OFTEN)
-    with driving(environment_of(vending, cluster, namespace), vending.server.folder) as driver:
+    with driving("typescript", environment_of(vending, cluster, namespace), vending.server.folder) as driver:
         driver.do("open", source="a", role="ci")
         driver.do("load_start", source="a", workers=4)
         seen: dict[str, None] = {}
@@ -261,7 +230,7 @@ def test_certificates_rotate_without_dropping_a_stream(
         events = vending.events(method="kubevend.v1.IssueService/StreamTokens", stage="STAGE_COMPLETE")
         return [(event["caller"]["credentialId"], event["streamId"]) for event in events]
 
-    with driving(environment, vending.server.folder) as driver:
+    with driving("typescript", environment, vending.server.folder) as driver:
         until(lambda: "error" not in driver.ask("issue", role="ci"), "the policy")
         driver.do("open", source="a", role="ci")
         driver.do("token", source="a")

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from devcluster.golang import environment, find_go
+from tests.support.golang import build_driver
 from tests.support.typescript import build_library
 
-_GO = (1, 26, 0)
 CLIENTS = Path(__file__).parents[2] / "clients"
 
 
@@ -43,9 +42,7 @@ def _python_aio() -> Sequence[str]:
 
 
 def _go() -> Sequence[str]:
-    go, folder = find_go(_GO), CLIENTS / "go"
-    _run([str(go.path), "build", "-o", ".build/driver", "./conformance"], folder, environment())
-    return [str(folder / ".build" / "driver")]
+    return [str(build_driver())]
 
 
 def _java() -> Sequence[str]:
@@ -62,10 +59,8 @@ def _typescript() -> Sequence[str]:
     return ["node", str(build_library() / "conformance" / "driver.js")]
 
 
-def _run(build: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> None:
-    done = subprocess.run(
-        build, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+def _run(build: Sequence[str], folder: Path) -> None:
+    done = subprocess.run(build, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         pytest.fail(f"{' '.join(build)} failed:\n{done.stdout[-4000:]}")
 

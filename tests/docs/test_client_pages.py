@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from devcluster.golang import MINIMUM, environment, find_go
 from tests.docs.replies import assert_shown
 from tests.e2e.quickstart_process import ROOT, Quickstart
 from tests.support.shell_blocks import read_blocks, run_blocks
@@ -37,14 +38,36 @@ def test_python(here: Path) -> None:
 def test_typescript(here: Path) -> None:
     """Every command of docs/clients/typescript.md works, and prints what the page shows."""
     build_library()
-    for name, target in (("Makefile", ROOT / "Makefile"), ("clients", ROOT / "clients"), (".venv", Path(sys.prefix))):
-        (here / name).symlink_to(target)
+    link(here, Makefile=ROOT / "Makefile", clients=ROOT / "clients")
+    link(here, **{".venv": Path(sys.prefix)})
     blocks = read_blocks((ROOT / "docs" / "clients" / "typescript.md").read_text())
     clean = {n: v for n, v in os.environ.items() if n != "KUBECONFIG" and not n.startswith("KUBEVEND_")}
 
     with holding_library():
         done = run_blocks(blocks, here, clean, seconds=600)
     for block, printed in done:
+        assert_shown(block, printed)
+    assert [block.line for block in blocks if not block.runs] == []
+    assert len(blocks) == 3
+
+
+def link(here: Path, **targets: Path) -> None:
+    """Have these where they are in a clone, for the pages that use them."""
+    for name, target in targets.items():
+        if not (here / name).exists():
+            (here / name).symlink_to(target)
+
+
+def test_go(here: Path) -> None:
+    """Every command of docs/clients/go.md works, and prints what the page shows."""
+    link(here, clients=ROOT / "clients")
+    blocks = read_blocks((ROOT / "docs" / "clients" / "go.md").read_text())
+    # As all else of this repository is compiled, so that nothing is compiled twice.
+    found = find_go(MINIMUM)
+    clean = {n: v for n, v in environment().items() if n != "KUBECONFIG" and not n.startswith("KUBEVEND_")}
+    clean["PATH"] = f"{found.path.parent}{os.pathsep}{clean['PATH']}"
+
+    for block, printed in run_blocks(blocks, here, clean, seconds=600):
         assert_shown(block, printed)
     assert [block.line for block in blocks if not block.runs] == []
     assert len(blocks) == 3

@@ -15,14 +15,14 @@ GO_STUBS = ROOT / "clients" / "go" / "v1"
 
 
 def test_java_is_made_from_the_protos_as_they_are(tmp_path: Path) -> None:
-    """The descriptors that the Java library makes its stubs of are those of protos/ (`make go-stubs` makes them)."""
+    """The descriptors that the Java library makes its stubs of are those of protos/ (`make proto` makes them)."""
     # In a process that does not know the rules, as `make` has it.
     subprocess.run([sys.executable, ROOT / "tools" / "plain_protos.py", tmp_path / "made"], check=True)
     assert (tmp_path / "made").read_bytes() == FOR_JAVA.read_bytes()
 
 
 def test_go_stubs_are_made_from_the_protos_as_they_are() -> None:
-    """Each Go stub has the descriptor in it that protos/ have now (`make go-stubs` makes them)."""
+    """Each Go stub has the descriptor in it that protos/ have now (`make proto` makes them)."""
     kept = FileDescriptorSet.FromString(FOR_JAVA.read_bytes())
     for file in kept.file:
         if file.package != "kubevend.v1":
