@@ -16,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -23,7 +24,7 @@ from devcluster import DevCluster
 from kubevend.v1 import lease_service_pb2, role_service_pb2
 from tests.docs.conftest import free_address
 from tests.integration.conftest import Start, Vending
-from tests.support.clusters import allow_anchors, works
+from tests.support.clusters import allow_anchors, make_namespace, works
 from tests.support.evidence import EVIDENCE
 from tests.support.waiting import until
 
@@ -33,10 +34,21 @@ OFTEN = {"issuance": {"renew_after": 0.004}}
 COMMAND = Path(sys.executable).with_name("kubevend")
 
 
-@pytest.fixture
-def vending(start: Start, cluster: DevCluster, namespace: str) -> Vending:
-    """A server that renews every few seconds, with roles/ci, whose ServiceAccount may list ConfigMaps."""
-    begun = start({**OFTEN, "listener": {"address": free_address()}})  # where it is after a restart, too
+@pytest.fixture(scope="module")
+def namespace(cluster: DevCluster) -> str:
+    """A namespace of this module's own, with ServiceAccount demo."""
+    make_namespace(cluster, "agents")
+    allow_anchors(cluster, "agents")
+    return "agents"
+
+
+@pytest.fixture(scope="module")
+def vending(start_for_all: Start, cluster: DevCluster, namespace: str) -> Vending:
+    """A server that renews every few seconds, with roles/ci, whose ServiceAccount may list ConfigMaps.
+
+    All tests share it; one that stops it starts it again.
+    """
+    begun = start_for_all({**OFTEN, "listener": {"address": free_address()}})  # where it is after a restart, too
     begun.add_config(cluster)
     begun.admin.create_role(allowed_namespaces=[namespace], ttl=timedelta(minutes=10))
     here = f"--namespace={namespace}"
@@ -164,7 +176,7 @@ def token_in(file: Path) -> str:
 
 
 def test_a_token_is_kept_up_to_date(pod: Pod, cluster: DevCluster) -> None:
-    """A file has a token that works, then the next one; its mode is as asked for; the agent stops at once and leaves it."""
+    """A file has a token that works, then the next one; its mode is as asked for; the agent stops and leaves it."""
     file = pod.file("token")
     with pod.running(outputs=[{"role": "ci", "token": {"file": str(file)}, "mode": "0640"}]) as agent:
         agent.wait("written")
@@ -175,3 +187,260 @@ def test_a_token_is_kept_up_to_date(pod: Pod, cluster: DevCluster) -> None:
         assert token_in(file) != first
     assert works(cluster, token_in(file))
     assert [*file.parent.iterdir()] == [file]
+
+
+def test_kubectl_works_through_rotations_and_an_outage(
+    pod: Pod, vending: Vending, cluster: DevCluster, namespace: str
+) -> None:
+    """With the kubeconfig of the agent kubectl works over rotations, while kubevend is dead, and after it is back; the
+    kubeconfig is never written again, and readiness holds, with a word about the outage.
+    """
+    file = pod.file("kubeconfig")
+    outputs = [{"name": "kc", "role": "ci", "kubeconfig": {"file": str(file)}}]
+    with pod.running(outputs=outputs, health={"address": "127.0.0.1:0"}) as agent:
+        agent.wait("written")
+        inode = file.stat().st_ino
+        uses = [kubectl(cluster, file)]
+        agent.wait("written", 3)
+        uses.append(kubectl(cluster, file))
+        vending.server.kill()
+        agent.wait("no_token")
+        uses.append(kubectl(cluster, file))
+        status, words = agent.get("/readyz")
+        rotations = len(agent.events("written"))
+        failures = agent.metric("failures_total", output="kc")
+        vending.restart()
+        agent.wait("written", rotations + 1)
+        uses.append(kubectl(cluster, file))
+
+        assert [use.stderr for use in uses] == [f"No resources found in {namespace} namespace.\n"] * 4
+        assert (status, words.startswith("ok kc: good for ")) == (200, True)
+        assert "no next one yet: UNAVAILABLE" in words
+        assert failures >= 1
+        assert file.stat().st_ino == inode
+        assert yaml.safe_load(file.read_text())["users"][0]["user"] == {"tokenFile": "kubeconfig.token"}
+
+
+def kubectl(cluster: DevCluster, kubeconfig: Path) -> subprocess.CompletedProcess[str]:
+    """List the ConfigMaps that a label has, of which there are none, by a kubeconfig alone."""
+    EVIDENCE.note_token(kubeconfig.with_name("kubeconfig.token").read_text())
+    command = [*cluster.kubectl_command, "--kubeconfig", str(kubeconfig), "get", "configmaps", "-l", "none=here"]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(kubeconfig.parent)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_changes_are_told(pod: Pod) -> None:
+    """A command is run and a signal sent after each change; they share one token, and those that fail or take too long
+    are counted and keep nobody else waiting.
+    """
+    heard, ran = pod.folder / "heard", pod.folder / "ran"
+    pid_file = pod.folder / "app.pid"
+    listener = f'trap "echo HUP >>{heard}" HUP; echo $$ >{pid_file}; while :; do sleep 0.05; done'
+    keep = {"role": "ci", "token": {"file": str(pod.file("token"))}}
+
+    def output(name: str, **on_change: Any) -> dict[str, Any]:
+        return {**keep, "name": name, "token": {"file": str(pod.file(name))}, "on_change": on_change}
+
+    outputs = [
+        output(
+            "run", command=["sh", "-c", f'echo "$KUBEVEND_AGENT_OUTPUT $(basename "$KUBEVEND_AGENT_FILE")" >>{ran}']
+        ),
+        output("told", signal="HUP", pid_file=str(pid_file)),
+        output("fails", command=["false"]),
+        output("hangs", command=["sh", "-c", "sleep 600 & sleep 600"], timeout="1s"),
+        output("missing", command=["no-such-program"]),
+    ]
+    with subprocess.Popen(["bash", "-c", listener]) as app:
+        until(lambda: pid_file.exists() and pid_file.read_text(), "the listener")
+        with pod.running(outputs=outputs, health={"address": "127.0.0.1:0"}) as agent:
+            agent.wait("command_timed_out")
+            agent.wait("written", 15)
+            until(lambda: heard.exists() and heard.read_text().count("HUP") >= 2, "the signals")
+            assert ran.read_text().splitlines()[:2] == ["run run"] * 2
+            assert agent.metric("changes_told_total", output="run", result="succeeded") >= 2
+            assert agent.metric("changes_told_total", output="fails", result="failed") >= 2
+            assert agent.metric("changes_told_total", output="missing", result="failed") >= 2
+            assert agent.metric("changes_told_total", output="hangs", result="timed_out") >= 1
+            leases = [event["lease"] for event in agent.events("written")[:5]]
+            assert len(set(leases)) == 1
+        app.kill()
+
+
+def test_health_and_metrics(pod: Pod, vending: Vending, namespace: str) -> None:
+    """An agent is ready once every output holds a good token, says which does not and why, and counts."""
+    good = {"name": "good", "role": "ci", "token": {"file": str(pod.file("good"))}}
+    bad = {"name": 'the "bad" one', "role": "later", "token": {"file": str(pod.file("bad"))}}
+    with pod.running(outputs=[good, bad], health={"address": "127.0.0.1:0"}) as agent:
+        agent.wait("written")
+        agent.wait("no_token")
+        assert agent.get("/livez") == (200, "ok\n")
+        assert agent.get("/secrets")[0] == 404
+        status, words = agent.get("/readyz")
+        assert (status, agent.metric("ready")) == (503, 0)
+        assert words.splitlines()[0].startswith("ok good: good for ")
+        assert words.splitlines()[1].startswith('NOT READY the "bad" one: ROLE_NOT_FOUND: ')
+
+        vending.admin.create_role("later", allowed_namespaces=[namespace])
+        until(lambda: agent.get("/readyz")[0] == 200, "the other role's token")
+        assert agent.metric("ready") == 1
+        assert 0 < agent.metric("expires_in_seconds", output="good") <= 600
+        assert agent.metric("renewals_total", output="good") >= 1
+        assert agent.metric("last_change_timestamp_seconds", output="good") > 1.6e9
+        EVIDENCE.told.append(("the agent's metrics", agent.get("/metrics")[1].encode()))
+
+
+def test_a_revoked_lease_has_its_token_replaced(
+    pod: Pod, vending: Vending, cluster: DevCluster, namespace: str
+) -> None:
+    """When its lease is revoked, a token is replaced at once by another lease's."""
+    vending.admin.create_role(
+        "revocable",
+        allowed_namespaces=[namespace],
+        revocation=role_service_pb2.REVOCATION_PER_LEASE,
+        ttl=timedelta(hours=10),
+    )
+    file = pod.file("token")
+    with pod.running(outputs=[{"role": "revocable", "token": {"file": str(file)}}]) as agent:
+        lease = agent.wait("written")["lease"]
+        first = token_in(file)
+        vending.admin.call(vending.admin.leases.RevokeLease, lease_service_pb2.RevokeLeaseRequest(name=lease))
+        assert agent.wait("written", 2)["lease"] != lease
+        assert agent.wait("revoked")["lease"] == lease
+        assert token_in(file) != first
+        assert works(cluster, token_in(file))
+
+
+def test_once(pod: Pod, vending: Vending, cluster: DevCluster, namespace: str) -> None:
+    """`--once` writes every file and tells of it; where one token cannot be had it writes none, says why by exit code
+    and reason, and ends the leases that it got.
+    """
+    for role in "once", "short":
+        vending.admin.create_role(role, allowed_namespaces=[namespace], max_ttl=timedelta(minutes=15))
+    ran = pod.folder / "ran"
+    token, env, kubeconfig = pod.file("token"), pod.file("app.env"), pod.file("kubeconfig")
+    text = "TOKEN=${token}\nPRICE=$$5\nWHO=${namespace}/${service_account}\nSERVER=${cluster_server}\n"
+    good: list[dict[str, Any]] = [
+        {"role": "once", "token": {"file": str(token)}, "on_change": {"command": ["touch", str(ran)]}},
+        {"role": "once", "template": {"text": text, "file": str(env)}, "cluster": {"server": cluster.server}},
+        {"role": "once", "kubeconfig": {"file": str(kubeconfig), "embed": "true"}},
+    ]
+    bad = {"role": "short", "ttl": "20m", "min_ttl": "20m", "token": {"file": str(pod.file("bad"))}}
+
+    said = pod.once("--once", outputs=[*good, bad], code=1)
+    assert "reason: MIN_TTL_NOT_MET (FAILED_PRECONDITION)" in said
+    assert [*token.parent.iterdir()] == []
+    assert states(vending, "once") == ["STATE_REVOKED"]
+
+    pod.once("--once", outputs=good)
+    assert works(cluster, token_in(token))
+    lines = env.read_text().splitlines()
+    assert lines == [f"TOKEN={token_in(token)}", "PRICE=$5", f"WHO={namespace}/demo", f"SERVER={cluster.server}"]
+    assert yaml.safe_load(kubeconfig.read_text())["users"][0]["user"] == {"token": token_in(token)}
+    assert ran.exists()
+    assert states(vending, "once") == ["STATE_REVOKED", "STATE_ACTIVE"]
+
+    assert "command" in pod.once("--once", "--", "true", outputs=good, code=2)
+    assert "change_not_told" in pod.once("--once", outputs=[{**good[0], "on_change": {"command": ["false"]}}], code=1)
+    before = token.read_text()
+    with stopped(vending):
+        assert "UNAVAILABLE" in pod.once("--once", "--timeout", "2s", outputs=good, code=5)
+    assert token.read_text() == before
+
+
+@contextmanager
+def stopped(vending: Vending) -> Iterator[None]:
+    """An outage of kubevend."""
+    vending.server.stop()
+    try:
+        yield
+    finally:
+        vending.restart()
+
+
+def states(vending: Vending, role: str) -> list[str]:
+    """How a role's leases are, the oldest first."""
+    narrowed = lease_service_pb2.LeaseFilter(role=f"roles/{role}")
+    request = lease_service_pb2.ListLeasesRequest(filter=narrowed)
+    listed = vending.admin.call(vending.admin.leases.ListLeases, request)
+    return [lease_service_pb2.Lease.State.Name(lease.state) for lease in reversed(listed.leases)]
+
+
+CHILD = """
+trap 'echo TERM; exit 7' TERM
+trap 'echo USR1' USR1
+( (sleep 0.2) & )      # an orphan at once
+test -s {file} && echo started
+while :; do sleep 0.05; done
+"""
+
+AS_SUBREAPER = (
+    sys.executable,
+    "-c",
+    "import ctypes, os, sys; assert not ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])",
+)
+AS_PID_1 = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child")
+
+
+@pytest.mark.parametrize("before", [AS_SUBREAPER, AS_PID_1], ids=["as a subreaper", "as PID 1"])
+def test_a_child(pod: Pod, vending: Vending, namespace: str, before: tuple[str, ...]) -> None:
+    """A child starts once its files are there, gets the agent's signals and those of changes; orphans are reaped; the
+    agent ends with it, with its exit code, and ends its leases where that is wanted.
+    """
+    if before == AS_PID_1 and subprocess.run([*AS_PID_1, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no PID namespace can be made here")
+    file, role = pod.file("token"), f"child-{len(before)}"
+    vending.admin.create_role(role, allowed_namespaces=[namespace], ttl=timedelta(minutes=10))
+    output = {"role": role, "token": {"file": str(file)}, "on_change": {"signal": "USR1", "process": "child"}}
+    command = ("--", "bash", "-c", CHILD.format(file=file))
+    with pod.running(*command, code=7, before=before, outputs=[output], revoke_on_exit="true") as agent:
+        agent.wait("child_started")
+        until(lambda: "started\n" in agent.log.read_text(), "the child")
+        until(lambda: "USR1\n" in agent.log.read_text(), "the signal of a change")
+        itself = psutil.Process(agent.process.pid)
+        if before == AS_PID_1:
+            (itself,) = itself.children()
+        until(lambda: [each.name() for each in itself.children()] == ["bash"], "the orphans to be reaped")
+        itself.terminate()
+        assert agent.process.wait(30) == 7
+    assert "TERM\n" in agent.log.read_text()
+    assert set(states(vending, role)) == {"STATE_REVOKED"}
+
+
+def test_a_child_that_cannot_have_its_files_is_not_started(pod: Pod, vending: Vending) -> None:
+    """A refusal ends the agent at once, an outage after the time that was given, each with its own exit code."""
+    output = {"role": "nobody", "token": {"file": str(pod.file("token"))}}
+    assert "reason: ROLE_NOT_FOUND" in pod.once("--", "touch", str(pod.folder / "ran"), outputs=[output], code=4)
+    assert "CHILD_NOT_STARTED" in pod.once("--", "no-such-program", outputs=[{**output, "role": "ci"}], code=1)
+    with stopped(vending):
+        pod.once("--timeout", "2s", "--", "touch", str(pod.folder / "ran"), outputs=[{**output, "role": "ci"}], code=5)
+    assert not (pod.folder / "ran").exists()
+
+
+def test_an_agent_that_was_killed_leaves_no_harm(pod: Pod, cluster: DevCluster) -> None:
+    """After SIGKILL the file is whole; the next agent removes what was left half written, and nothing else."""
+    file = pod.file("token")
+    outputs = [{"role": "ci", "token": {"file": str(file)}}]
+    with pod.running(outputs=outputs, code=-signal.SIGKILL) as agent:
+        agent.wait("written")
+        agent.process.kill()
+    left = file.with_name(".token.0123abcd.kubevend-new")
+    other = file.with_name(".token.mine")
+    for each in left, other:
+        each.write_text("half")
+    assert works(cluster, token_in(file))
+    with pod.running(outputs=outputs) as agent:
+        assert agent.wait("leftovers_removed")["count"] == 1
+        agent.wait("written", 2)
+    assert sorted(file.parent.iterdir()) == [other, file]
+
+
+def test_what_is_wrong_with_a_config_is_said(pod: Pod) -> None:
+    """A config with faults starts nothing; all are told, by their paths, with the nearest name that is known."""
+    good = {"role": "ci", "token": {"file": str(pod.file("token"))}}
+    said = pod.once(outputs=[{**good, "rol": "x", "mode": "600x"}, {"role": "ci"}], helth={}, code=2)
+    assert "agent.yaml: outputs[0].rol: is not known: did you mean role?." in said
+    assert "outputs[0].mode: is '600x', and must be an octal mode" in said
+    assert "outputs[1]: must have one of token, kubeconfig, template" in said
+    assert "helth: is not known: did you mean health?" in said
+    pod.once("--check", outputs=[{**good, "mode": "0640"}])
+    assert [*pod.file("token").parent.iterdir()] == []

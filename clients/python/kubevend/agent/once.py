@@ -70,8 +70,8 @@ class Once:
                 self._tokens[output.request] = self._issue(client, output.request)
         staged = self._stage([(output, self._render(output)) for output in self._config.outputs])
         for output, files in staged:
-            for file in files.values():
-                file.commit()
+            for new in files.values():
+                new.commit()
             token = self._tokens[output.request]
             self._log.info(
                 "written",

@@ -185,7 +185,8 @@ def _open_folder(file: Path) -> int:
         os.close(handle)
         raise PlacingError(
             f"{file} is not written: {folder} {fault}, who could put another file in its place. Name a folder of "
-            f"its own, as {folder}/kubevend/{file.name}, which the agent makes, or take that right away (chmod go-w {folder})."
+            f"its own, as {folder}/kubevend/{file.name}, which the agent makes, or take that right away "
+            f"(chmod go-w {folder})."
         )
     return handle
 
