@@ -201,7 +201,8 @@ def _health(top: Section) -> str:
 
 def _check_apart(outputs: tuple[Output, ...], top: Section) -> None:
     """Tell of outputs that share a name or a file."""
-    for what in ([output.name for output in outputs], [str(f) for output in outputs for f in files_of(output)]):
+    files = [str(file) for output in outputs for file in files_of(output) if file != Path()]
+    for what in ([output.name for output in outputs if output.content.file != Path()], files):
         for each in sorted({each for each in what if what.count(each) > 1}):
             top.fault("outputs", f"{each} is there twice")
 
@@ -247,8 +248,10 @@ def _output(section: Section, has_child: bool) -> Output:
 
 def _content(section: Section, request: Request) -> TokenFile | Kubeconfig | Filled:
     kind = section.one_of("token", "kubeconfig", "template")
+    if not kind:
+        return TokenFile(Path())
     inner = section.section(kind)
-    file = inner.file("file", required=True) or Path("/")
+    file = inner.file("file", required=True) or Path()
     content: TokenFile | Kubeconfig | Filled = TokenFile(file)
     if kind == "kubeconfig":
         name = inner.text("name", f"kubevend-{ROLE.short(request.role)}")
@@ -261,6 +264,8 @@ def _content(section: Section, request: Request) -> TokenFile | Kubeconfig | Fil
 
 def _template(section: Section) -> Template:
     kind = section.one_of("source", "text")
+    if not kind:
+        return Template("")
     given = section.text(kind, required=True)
     try:
         return Template(given if kind == "text" else Path(given).read_text())
@@ -307,16 +312,19 @@ def _number(section: Section, kind: str) -> int | None:
 
 
 def _on_change(section: Section, has_child: bool) -> RunCommand | SendSignal:
-    found = _command(section) if section.one_of("command", "signal") == "command" else _signal(section, has_child)
+    match section.one_of("command", "signal"):
+        case "command":
+            found: RunCommand | SendSignal = _command(section)
+        case "signal":
+            found = _signal(section, has_child)
+        case _:
+            return RunCommand((), _COMMAND_TIMEOUT)
     section.end()
     return found
 
 
 def _command(section: Section) -> RunCommand:
-    command = section.texts("command")
-    if not command:
-        section.fault("command", "must be a list: the program and its arguments")
-    return RunCommand(command, section.lifetime("timeout") or _COMMAND_TIMEOUT)
+    return RunCommand(section.texts("command", required=True), section.lifetime("timeout") or _COMMAND_TIMEOUT)
 
 
 def _signal(section: Section, has_child: bool) -> SendSignal:
@@ -325,9 +333,10 @@ def _signal(section: Section, has_child: bool) -> SendSignal:
     number = signal.Signals[f"SIG{name}"] if name in known else signal.SIGHUP
     if name not in known:
         section.fault("signal", f"there is no signal {name!r}; HUP, USR1 or TERM are some")
-    if section.one_of("pid_file", "process") == "pid_file":
+    kind = section.one_of("pid_file", "process")
+    if kind == "pid_file":
         return SendSignal(number, section.file("pid_file", required=True))
     section.choice("process", ("child",), "child")
-    if not has_child:
+    if kind and not has_child:
         section.fault("process", "is the child, and there is none: give its command after --")
     return SendSignal(number, None)

@@ -25,10 +25,11 @@ class Section:
         self.faults = faults
         if content and not isinstance(content, dict):
             self.fault("", "must be a mapping of names to values")
+            self.faults = []  # what else is wrong with it comes of that
 
     def fault(self, key: str, what: str) -> None:
         """Say what is wrong with a field, or with the section itself."""
-        self.faults.append(f"{self.path_of(key)}: {what}.")
+        self.faults.append(f"{self.path_of(key)}: {what}{'' if what.endswith('?') else '.'}")
 
     def path_of(self, key: str) -> str:
         """A field's path in the file."""
@@ -75,11 +76,12 @@ class Section:
             self.fault(key, error.message)
             return None
 
-    def texts(self, key: str) -> tuple[str, ...]:
-        """A list of texts."""
+    def texts(self, key: str, *, required: bool = False) -> tuple[str, ...]:
+        """A list of texts, of which there is one at least where they are required."""
         found = self._take(key, [])
-        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
-            self.fault(key, "must be a list of texts")
+        good = isinstance(found, list) and all(isinstance(item, str) for item in found)
+        if not good or (required and not found):
+            self.fault(key, "must be a list of texts, as [one, two]")
             return ()
         return tuple(found)
 
@@ -96,11 +98,11 @@ class Section:
         return [Section(item, f"{self.path_of(key)}[{place}]", self.faults) for place, item in enumerate(found)]
 
     def one_of(self, *keys: str) -> str:
-        """Which one of some fields is there; the first where it is not exactly one, which is a fault."""
+        """Which one of some fields is there; empty where it is not exactly one, which is a fault."""
         there = [key for key in keys if self.has(key)]
         if len(there) != 1:
             self.fault("", f"must have one of {', '.join(keys)}, and has {' and '.join(there) or 'none'}")
-        return there[0] if there else keys[0]
+        return there[0] if len(there) == 1 else ""
 
     def end(self) -> None:
         """Tell the fields that nobody knows."""

@@ -108,14 +108,14 @@ class Placed:
 def holds(target: Target, content: bytes) -> bool:
     """Whether a file is already what it is to be."""
     try:
-        handle = os.open(target.file, _READ)
+        with _opened(str(target.file)) as handle:
+            found = os.fstat(handle)
+            same = stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) == target.mode
+            same = same and target.owner in (None, found.st_uid) and target.group in (None, found.st_gid)
+            same = same and found.st_size == len(content)
+            return same and os.read(handle, len(content) + 1) == content
     except OSError:
         return False
-    with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
-        same = stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) == target.mode
-        same = same and target.owner in (None, found.st_uid) and target.group in (None, found.st_gid)
-        return same and file.read(len(content) + 1) == content
 
 
 def remove(file: Path) -> bool:
@@ -160,7 +160,7 @@ def _clear(folder: int, name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _opened(name: str, folder: int) -> Iterator[int]:
+def _opened(name: str, folder: int | None = None) -> Iterator[int]:
     handle = os.open(name, _READ, dir_fd=folder)
     try:
         yield handle
