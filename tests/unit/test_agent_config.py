@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from signal import SIGHUP, SIGUSR1
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from kubevend.agent import metrics
 from kubevend.agent.config import (
     Cluster,
     Config,
@@ -24,6 +26,10 @@ from kubevend.agent.config import (
     read,
 )
 from kubevend.agent.templates import VALUES, Template, TemplateFaultError
+
+ROOT = Path(__file__).parents[2]
+
+PAGE = (ROOT / "docs" / "agent.md").read_text()
 
 TOKEN = {"role": "ci", "token": {"file": "/run/token"}}
 
@@ -207,3 +213,21 @@ def test_templates() -> None:
     ):
         with pytest.raises(TemplateFaultError, match=said):
             Template(text)
+
+
+def test_the_page_has_all_that_there_is() -> None:
+    """docs/agent.md has every event of the log, every metric, every value of templates, and every field; and no others."""
+    code = "".join(file.read_text() for file in (ROOT / "clients/python/kubevend/agent").glob("*.py"))
+    logged = set(re.findall(r'log\.(?:info|warning|error)\(\s*"(\w+)"', code))
+    rows = re.findall(r"^\| (`\w+`.*?) \|", PAGE.partition("## The log")[2], re.MULTILINE)
+    assert {event for row in rows for event in re.findall(r"`(\w+)`", row)} - {"event"} == logged
+
+    table = PAGE.partition("`kubevend_agent_…`")[2].partition("## The log")[0]
+    told = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+    assert told == set(re.findall(r"# TYPE kubevend_agent_(\w+)", metrics.text([])))
+
+    section = PAGE.partition("## The config")[2].partition("## What happens when")[0]
+    assert [value for value in VALUES if f"`{value}`" not in section] == []
+    source = (ROOT / "clients/python/kubevend/agent/config.py").read_text()
+    fields = set(re.findall(r'\.(?:text|file|choice|flag|lifetime|texts|sections?|has)\("(\w+)"', source))
+    assert [name for name in fields if not re.search(rf"\b{name}\b", section)] == []

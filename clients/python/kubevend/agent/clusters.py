@@ -11,7 +11,7 @@ from kubevend import cluster as pods
 from kubevend.agent.config import Cluster
 from kubevend.cli import kubeconfig_file
 from kubevend.cli.cluster_of_role import of_config
-from kubevend.connection import Settings
+from kubevend.client import Client
 from kubevend.errors import ClientError
 
 
@@ -35,7 +35,7 @@ class Place:
         return kubeconfig_file.cluster(self.server, self.authority)
 
 
-def find(settings: Settings, role: str, given: Cluster) -> Place:
+def find(client: Client, role: str, given: Cluster) -> Place:
     """Where it is: as given, else as the role's config says.
 
     Never by the pod's own cluster or a kubeconfig's unasked: the token would be shown to whatever API server that is.
@@ -46,7 +46,7 @@ def find(settings: Settings, role: str, given: Cluster) -> Place:
     if given.server or given.in_cluster:
         server, authority = pods.target(given.server, given.certificate_authority)
         return Place(server, _read(Path(authority)) if authority else b"")
-    found, why = of_config(settings, role)
+    found, why = of_config(client, role)
     if found is None:
         raise ClientError(
             f"Nothing says where the cluster of {role} is: {why}. Give cluster.server and "

@@ -68,7 +68,7 @@ class Once:
                 clear_leftovers(file)
             if output.request not in self._tokens:
                 self._tokens[output.request] = self._issue(client, output.request)
-        staged = self._stage([(output, self._render(output)) for output in self._config.outputs])
+        staged = self._stage([(output, self._render(client, output)) for output in self._config.outputs])
         for output, files in staged:
             for new in files.values():
                 new.commit()
@@ -91,8 +91,8 @@ class Once:
             lambda left: client.issue(**request.fields(), request_id=request_id, timeout=min(left, CALL_SECONDS)),
         )
 
-    def _render(self, output: Output) -> dict[Any, bytes]:
-        where: Callable[[float], Any] = lambda _: find(self._settings, output.request.role, output.cluster)  # noqa: E731
+    def _render(self, client: Client, output: Output) -> dict[Any, bytes]:
+        where: Callable[[float], Any] = lambda _: find(client, output.request.role, output.cluster)  # noqa: E731
         place = self._try(output.request.role, where) if output.needs_cluster else None
         return render(output, self._tokens[output.request], place)
 

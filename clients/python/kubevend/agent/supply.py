@@ -30,7 +30,6 @@ class Supply:
         self, settings: Settings, keepers: Iterable[Keeper], post: Callable[[Callable[[], object]], None], log: Log
     ) -> None:
         """Take whom to ask, whom to tell, and how to have something called by the main thread."""
-        self._settings = settings
         self._client = Client(settings)
         self._post = post
         self._log = log
@@ -57,13 +56,15 @@ class Supply:
             source.close()
         if revoke:
             self._revoke()
-        self._client.close()
+        self._client.close()  # which ends what locators wait for
         for locator in self._locators:
             locator.join()
 
     def _source(self, request: Request) -> TokenSource:
         def renewed(token: Token) -> None:
-            self._post(partial(self._renewed, request, token, now() + token.granted_ttl.total_seconds()))
+            good_until = now() + token.granted_ttl.total_seconds()
+            self._leases[token.lease] = good_until  # at once: the main thread may be stopping
+            self._post(partial(self._renewed, request, token, good_until))
 
         def revoked(lease: str, message: str) -> None:
             self._post(partial(self._revoked, request, lease, message))
@@ -76,8 +77,9 @@ class Supply:
         )
 
     def _renewed(self, request: Request, token: Token, good_until: float) -> None:
-        self._leases = {lease: end for lease, end in self._leases.items() if end > now()}
-        self._leases[token.lease] = good_until
+        for lease, end in [*self._leases.items()]:
+            if end <= now():
+                del self._leases[lease]
         for keeper in self._keepers[request]:
             keeper.renewed(token, good_until)
 
@@ -106,7 +108,7 @@ class Supply:
         pause = _SHORTEST_PAUSE_SECONDS
         while not self._closing.is_set():
             try:
-                place = find(self._settings, role, given)
+                place = find(self._client, role, given)
             except KubevendError as error:
                 self._post(partial(self._not_located, role, keepers, error))
             else:
