@@ -42,7 +42,16 @@ class Tally:
 
 
 class Keeper:
-    """Keeps one output's files. Its methods are called by the main thread; what it says of itself, any may read."""
+    """Keeps one output's files. Its methods are called by the main thread; what it says of itself, any may read.
+
+    Attributes:
+        output: the output.
+        action: what is done when it changes.
+        tally: what happened to it so far.
+        failure: why there is no next token, or none at all.
+        problem: why its files are not as they should be; empty where they are.
+        is_written: whether the last token is in its files.
+    """
 
     def __init__(self, output: Output, action: Action, log: Log, clock: Callable[[], float] = now) -> None:
         """Take the output, what is done when it changes, and seconds that nobody sets."""
@@ -58,7 +67,7 @@ class Keeper:
         self._good_until = 0.0
         self._write_at: float | None = None
         self._remove_at: float | None = None
-        self._problem = ""
+        self.problem = ""
 
     def clear_leftovers(self) -> None:
         """Remove what an agent left that was killed while it wrote."""
@@ -67,7 +76,7 @@ class Keeper:
                 if count := clear_leftovers(file):
                     self._log.info("leftovers_removed", output=self.output.name, file=str(file), count=count)
             except PlacingError as error:
-                self._problem = str(error)
+                self.problem = str(error)
 
     def renewed(self, token: Token, good_until: float) -> None:
         """Take another token, which is good until then by the clock."""
@@ -120,7 +129,7 @@ class Keeper:
     @property
     def state(self) -> str:
         """How it stands, in words."""
-        why = self._problem or (f"{self.failure}" if self.failure else "")
+        why = self.problem or (f"{self.failure}" if self.failure else "")
         if left := self.seconds_left:
             return f"good for {left:.0f} s" + (f"; no next one yet: {why}" if why else "")
         return why or ("where the cluster is, is not known yet" if self._token else "no token yet")
@@ -130,12 +139,12 @@ class Keeper:
         try:
             changed = self._place_all()
         except PlacingError as error:
-            self._problem = str(error)
+            self.problem = str(error)
             self.tally.write_failures += 1
             self._write_at = self._clock() + _AGAIN_SECONDS
             self._log.error("not_written", output=self.output.name, why=str(error))
             return
-        self._problem, self.is_written = "", True
+        self.problem, self.is_written = "", True
         token = self._token
         if changed and token:
             self.tally.changed_at = time.time()
@@ -167,7 +176,7 @@ class Keeper:
         try:
             removed = [str(file) for file in files_of(self.output) if remove(file)]
         except PlacingError as error:
-            self._problem = str(error)
+            self.problem = str(error)
             self._log.error("not_removed", output=self.output.name, why=str(error))
             return
         if removed:

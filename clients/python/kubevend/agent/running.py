@@ -13,6 +13,7 @@ from kubevend.agent.config import Config
 from kubevend.agent.health import Beat, Health
 from kubevend.agent.keeping import Keeper
 from kubevend.agent.log import Log
+from kubevend.agent.placing import PlacingError
 from kubevend.agent.processes import Processes
 from kubevend.agent.supply import Supply
 from kubevend.agent.wakeups import Wakeups
@@ -55,7 +56,8 @@ class Agent:
         """Do it; the exit code: the child's, or 0 when a signal ended it.
 
         Raises:
-            KubevendError: files that the child needs could not be had.
+            KubevendError: a token that the child needs could not be had.
+            PlacingError: a file that it needs cannot be written.
         """
         with Wakeups() as wakeups, self._listening():
             for keeper in self._keepers:
@@ -100,6 +102,8 @@ class Agent:
         for keeper in self._keepers:
             if keeper.failure and not keeper.is_written and keeper.failure.code in PERMANENT:
                 raise keeper.failure
+            if keeper.problem:
+                raise PlacingError(keeper.problem)
         if now() >= self._give_up_at:
             missing = next(keeper for keeper in self._keepers if not keeper.is_written)
             raise missing.failure or Unavailable(

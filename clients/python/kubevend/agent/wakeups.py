@@ -28,7 +28,9 @@ class Wakeups:
 
     def __init__(self) -> None:
         self._calls: deque[Callable[[], object]] = deque()
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._read, self._write = os.pipe()
+        for end in self._read, self._write:
+            os.set_blocking(end, False)
         self._before: list[tuple[signal.Signals, Any]] = []
         self._descriptor = -1
 
