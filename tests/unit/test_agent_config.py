@@ -15,7 +15,6 @@ from kubevend.agent import metrics
 from kubevend.agent.config import (
     Cluster,
     Config,
-    ConfigFaultError,
     Filled,
     Kubeconfig,
     Output,
@@ -23,8 +22,8 @@ from kubevend.agent.config import (
     RunCommand,
     SendSignal,
     TokenFile,
-    read,
 )
+from kubevend.agent.reading import ConfigFaultError, read
 from kubevend.agent.templates import VALUES, Template, TemplateFaultError
 
 ROOT = Path(__file__).parents[2]
@@ -228,6 +227,6 @@ def test_the_page_has_all_that_there_is() -> None:
 
     section = PAGE.partition("## The config")[2].partition("## What happens when")[0]
     assert [value for value in VALUES if f"`{value}`" not in section] == []
-    source = (ROOT / "clients/python/kubevend/agent/config.py").read_text()
+    source = (ROOT / "clients/python/kubevend/agent/reading.py").read_text()
     fields = set(re.findall(r'\.(?:text|file|choice|flag|lifetime|texts|sections?|has)\("(\w+)"', source))
     assert [name for name in fields if not re.search(rf"\b{name}\b", section)] == []

@@ -55,7 +55,7 @@ def agent(file: Path, *, once: bool, check: bool, timeout: timedelta, command: t
     A COMMAND after -- is started once all files are there; it gets the agent's signals, and the agent ends with it,
     with its exit code. The log is on stderr, a line of JSON for each event.
     """
-    from kubevend.agent.config import ConfigFaultError, read
+    from kubevend.agent.reading import ConfigFaultError, read
 
     if once and command:
         raise click.UsageError("--once ends before a command could use the files: leave it out, or the command.")
