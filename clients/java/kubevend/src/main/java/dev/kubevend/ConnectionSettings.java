@@ -1,9 +1,11 @@
 package dev.kubevend;
 
 import java.nio.file.Path;
+import java.util.List;
 import java.util.Map;
 import java.util.Objects;
 import java.util.Optional;
+import java.util.stream.Stream;
 
 /**
  * Where a kubevend server is, and what its caller shows.
@@ -102,6 +104,11 @@ public final class ConnectionSettings {
     return Optional.ofNullable(clientKeyFile);
   }
 
+  /** What TLS needs, as far as it is in files. */
+  List<Path> tlsFiles() {
+    return Stream.of(caFile, clientCertFile, clientKeyFile).filter(Objects::nonNull).toList();
+  }
+
   boolean plaintext() {
     return plaintext;
   }
@@ -120,7 +127,7 @@ public final class ConnectionSettings {
     }
 
     /**
-     * The authorities that may vouch for the server, PEM. Default: the system's. Read again each minute.
+     * The authorities that may vouch for the server, PEM. Default: the system's. Looked at before each call.
      *
      * @param file where they are
      * @return this builder
@@ -131,7 +138,7 @@ public final class ConnectionSettings {
     }
 
     /**
-     * A file with the caller's token, such as a projected ServiceAccount token. Read again when it changes.
+     * A file with the caller's token, such as a projected ServiceAccount token. Looked at before each call.
      *
      * @param file where it is
      * @return this builder
@@ -142,7 +149,7 @@ public final class ConnectionSettings {
     }
 
     /**
-     * The caller's certificate and its key, PEM, the key as PKCS #8. Read again each minute.
+     * The caller's certificate and its key, PEM, the key as PKCS #8. Looked at before each call.
      *
      * @param certificate the file with the certificate and what vouches for it
      * @param key the file with the key

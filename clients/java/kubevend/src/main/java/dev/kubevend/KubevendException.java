@@ -23,6 +23,7 @@ public final class KubevendException extends RuntimeException {
   private final transient List<String> violations;
   private final Duration retryAfter;
   private final String requestId;
+  private final boolean local;
 
   private KubevendException(Details details, Throwable cause) {
     super(details.message, cause);
@@ -32,23 +33,53 @@ public final class KubevendException extends RuntimeException {
     this.violations = List.copyOf(details.violations);
     this.retryAfter = details.retryAfter;
     this.requestId = details.requestId;
+    this.local = details.local;
   }
 
-  /** What happened on this side of the wire alone, with a reason of this library's. */
+  /** What this library itself refuses, with a reason of its own. */
   static KubevendException local(Status.Code code, String reason, String message, Throwable cause) {
-    Details details = new Details();
-    details.code = code;
-    details.reason = reason;
-    details.message = message;
+    Details details = Details.of(code, reason, message);
+    details.local = true;
     return new KubevendException(details, cause);
   }
 
-  /** What gRPC says, taken apart. */
-  static KubevendException of(Throwable error) {
+  /** What a source says of kubevend, which has not said it itself. */
+  static KubevendException own(Status.Code code, String reason, String message) {
+    return new KubevendException(Details.of(code, reason, message), null);
+  }
+
+  /** What is to be said of a file that cannot be used. */
+  static KubevendException unreadable(String what, String setting, Throwable cause) {
+    String message = what + " cannot be used: " + cause + ". Correct " + setting + ", or see to it that the file is there and readable.";
+    return local(Status.Code.FAILED_PRECONDITION, "FILE_UNREADABLE", message, cause);
+  }
+
+  /** The same, for another who is to hear it: with the trace of where that is. */
+  KubevendException again() {
+    Details details = Details.of(code, reason, getMessage());
+    details.metadata = metadata;
+    details.violations = violations;
+    details.retryAfter = retryAfter;
+    details.requestId = requestId;
+    details.local = local;
+    return new KubevendException(details, this);
+  }
+
+  /**
+   * What a generated client has thrown, taken apart.
+   *
+   * @param error a {@link io.grpc.StatusRuntimeException}, or what has one for its cause
+   * @return what it says
+   */
+  public static KubevendException of(Throwable error) {
+    for (Throwable cause = error; cause != null; cause = cause.getCause()) {
+      if (cause instanceof KubevendException own) {
+        return own;
+      }
+    }
     Status status = Status.fromThrowable(error);
-    Details details = new Details();
-    details.code = status.getCode();
-    details.message = status.getDescription() == null ? status.getCode().name() : status.getDescription();
+    String message = status.getDescription() == null ? status.getCode().name() : status.getDescription();
+    Details details = Details.of(status.getCode(), "", message);
     com.google.rpc.Status whole = StatusProto.fromThrowable(error);
     if (whole != null) {
       whole.getDetailsList().forEach(details::read);
@@ -111,12 +142,24 @@ public final class KubevendException extends RuntimeException {
     return requestId;
   }
 
-  /** Whether the same call may do better later, without anybody changing anything. */
-  boolean isTemporary() {
+  /**
+   * Whether this library itself refuses, and kubevend has not been asked: FILE_UNREADABLE, CLIENT_CLOSED, SOURCE_CLOSED, INTERRUPTED.
+   *
+   * @return whether it does
+   */
+  public boolean isLocal() {
+    return local;
+  }
+
+  /**
+   * Whether another attempt alone would change nothing.
+   *
+   * @return whether it would not
+   */
+  public boolean isPermanent() {
     return switch (code) {
-      case INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED, FAILED_PRECONDITION, UNIMPLEMENTED,
-          ALREADY_EXISTS -> false;
-      default -> true;
+      case INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED, FAILED_PRECONDITION, UNIMPLEMENTED -> true;
+      default -> false;
     };
   }
 
@@ -128,6 +171,15 @@ public final class KubevendException extends RuntimeException {
     private List<String> violations = List.of();
     private Duration retryAfter;
     private String requestId = "";
+    private boolean local;
+
+    private static Details of(Status.Code code, String reason, String message) {
+      Details details = new Details();
+      details.code = code;
+      details.reason = reason;
+      details.message = message;
+      return details;
+    }
 
     private void read(Any detail) {
       try {

@@ -2,7 +2,9 @@ package dev.kubevend;
 
 import com.google.protobuf.Any;
 import com.google.protobuf.Duration;
+import com.google.protobuf.Timestamp;
 import com.google.rpc.ErrorInfo;
+import com.google.rpc.RetryInfo;
 import dev.kubevend.v1.IssueServiceGrpc;
 import dev.kubevend.v1.IssueTokenRequest;
 import dev.kubevend.v1.IssueTokenResponse;
@@ -29,16 +31,20 @@ final class ScriptedServer extends IssueServiceGrpc.IssueServiceImplBase impleme
 
   final List<Opened> streams = new ArrayList<>();
   private final Server server;
-  private final ManagedChannel channel;
+  private final String name = InProcessServerBuilder.generateName();
 
   ScriptedServer() throws IOException {
-    String name = InProcessServerBuilder.generateName();
     server = InProcessServerBuilder.forName(name).directExecutor().addService(this).build().start();
-    channel = InProcessChannelBuilder.forName(name).directExecutor().build();
   }
 
-  ManagedChannel channel() {
-    return channel;
+  /** Another channel to it. */
+  ManagedChannel dial() {
+    return InProcessChannelBuilder.forName(name).directExecutor().build();
+  }
+
+  /** A client of it, which has to show nothing. */
+  Kubevend client() {
+    return Kubevend.connect(ConnectionSettings.of("localhost:1").plaintext().build(), this::dial);
   }
 
   @Override
@@ -54,6 +60,24 @@ final class ScriptedServer extends IssueServiceGrpc.IssueServiceImplBase impleme
 
   void token(String value, String lease) {
     last().answers().onNext(StreamTokensResponse.newBuilder().setToken(response(value, lease)).build());
+  }
+
+  /** A token that lives for ten minutes, and the next of which comes after so much of them. */
+  void tokenBefore(String value, String lease, java.time.Duration next) {
+    long end = 2_000_000_000L;
+    StreamTokensResponse answer =
+        StreamTokensResponse.newBuilder()
+            .setToken(response(value, lease).toBuilder().setExpiration(Timestamp.newBuilder().setSeconds(end)))
+            .setNextTokenTime(Timestamp.newBuilder().setSeconds(end - 600 + next.toSeconds()))
+            .build();
+    last().answers().onNext(answer);
+  }
+
+  /** A failure that says when to come back. */
+  void throttle(java.time.Duration delay) {
+    Duration wait = Duration.newBuilder().setSeconds(delay.toSeconds()).build();
+    Any retry = Any.pack(RetryInfo.newBuilder().setRetryDelay(wait).build());
+    last().answers().onError(error(Status.Code.RESOURCE_EXHAUSTED, "ROLE_LIMIT", retry));
   }
 
   void revoke(String lease) {
@@ -74,18 +98,18 @@ final class ScriptedServer extends IssueServiceGrpc.IssueServiceImplBase impleme
         .build();
   }
 
-  private static StatusRuntimeException error(Status.Code code, String reason) {
+  private static StatusRuntimeException error(Status.Code code, String reason, Any... more) {
     return StatusProto.toStatusRuntimeException(
         com.google.rpc.Status.newBuilder()
             .setCode(code.value())
             .setMessage("scripted")
             .addDetails(Any.pack(ErrorInfo.newBuilder().setReason(reason).setDomain("kubevend.dev").build()))
+            .addAllDetails(List.of(more))
             .build());
   }
 
   @Override
   public void close() {
-    channel.shutdownNow();
     server.shutdownNow();
   }
 }

@@ -41,7 +41,8 @@ import java.util.concurrent.atomic.AtomicReference;
 public final class Driver {
   private static final ObjectMapper JSON = new ObjectMapper();
 
-  private final Kubevend kubevend = Kubevend.connect(ConnectionSettings.fromEnvironment());
+  private final Kubevend kubevend;
+  private final KubevendException unusable; // null where it is not
   private final Map<String, Used> sources = new ConcurrentHashMap<>();
   private final ExecutorService threads = Executors.newCachedThreadPool();
 
@@ -109,7 +110,17 @@ public final class Driver {
     }
   }
 
-  private Driver() {}
+  private Driver() {
+    Kubevend connected = null;
+    KubevendException failed = null;
+    try {
+      connected = Kubevend.connect(ConnectionSettings.fromEnvironment());
+    } catch (KubevendException unreadable) {
+      failed = unreadable; // what every command is answered with
+    }
+    this.kubevend = connected;
+    this.unusable = failed;
+  }
 
   /**
    * Runs until the end of stdin.
@@ -128,7 +139,9 @@ public final class Driver {
       threads.execute(() -> answer(command));
     }
     sources.values().forEach(Used::close);
-    kubevend.close();
+    if (kubevend != null) {
+      kubevend.close();
+    }
     threads.shutdown();
   }
 
@@ -151,6 +164,9 @@ public final class Driver {
   }
 
   private Map<String, Object> perform(JsonNode command) throws Exception {
+    if (unusable != null) {
+      throw unusable;
+    }
     String verb = command.get("do").asString();
     Duration timeout = Duration.ofMillis(command.path("timeout_ms").asLong(10_000));
     switch (verb) {
@@ -263,7 +279,7 @@ public final class Driver {
 
   private static Map<String, Object> described(KubevendException refused) {
     return Map.of(
-        "code", refused.reason().equals("SOURCE_CLOSED") ? "CLIENT" : refused.code().name(),
+        "code", refused.isLocal() ? "CLIENT" : refused.code().name(),
         "reason", refused.reason(),
         "message", refused.getMessage(),
         "metadata", refused.metadata(),
