@@ -22,137 +22,137 @@ import java.util.concurrent.TimeUnit;
  * }</pre>
  */
 public final class Kubevend implements AutoCloseable {
-  /** How long a call may take that has one answer. */
-  public static final Duration DEFAULT_TIMEOUT = Duration.ofSeconds(10);
+    /** How long a call may take that has one answer. */
+    public static final Duration DEFAULT_TIMEOUT = Duration.ofSeconds(10);
 
-  private final Connection connection;
+    private final Connection connection;
 
-  private Kubevend(Connection connection) {
-    this.connection = connection;
-  }
-
-  /**
-   * Prepares a connection; it is opened with the first call. The files that the settings name may be replaced at any time: they are
-   * looked at before each call.
-   *
-   * @param settings where to, and as whom
-   * @return the connection
-   * @throws KubevendException a file that the settings name cannot be used (FILE_UNREADABLE)
-   */
-  public static Kubevend connect(ConnectionSettings settings) {
-    return connect(settings, new Transport(settings));
-  }
-
-  static Kubevend connect(ConnectionSettings settings, Connection.Dialer dialer) {
-    return new Kubevend(new Connection(settings, dialer));
-  }
-
-  /**
-   * Has a token issued. Safe to be made again: it has a request id.
-   *
-   * @param request what it is to be
-   * @return the token
-   * @throws KubevendException it was refused, or failed
-   */
-  public Token issue(TokenRequest request) {
-    return issue(request, DEFAULT_TIMEOUT);
-  }
-
-  /**
-   * Has a token issued.
-   *
-   * @param request what it is to be
-   * @param timeout how long to wait
-   * @return the token
-   * @throws KubevendException it was refused, or failed
-   */
-  public Token issue(TokenRequest request, Duration timeout) {
-    try {
-      return new Token(within(issueService(), timeout).issueToken(request.toMessage()));
-    } catch (StatusRuntimeException refused) {
-      throw KubevendException.of(refused);
+    private Kubevend(Connection connection) {
+        this.connection = connection;
     }
-  }
 
-  /**
-   * Asks who kubevend takes this caller for.
-   *
-   * @return its name, and what it may do
-   * @throws KubevendException it was refused, or failed
-   */
-  public WhoAmIResponse whoAmI() {
-    try {
-      return IdentityServiceGrpc.newBlockingStub(connection).whoAmI(WhoAmIRequest.getDefaultInstance());
-    } catch (StatusRuntimeException refused) {
-      throw KubevendException.of(refused);
+    /**
+     * Prepares a connection; it is opened with the first call. The files that the settings name may be replaced at any time: they are
+     * looked at before each call.
+     *
+     * @param settings where to, and as whom
+     * @return the connection
+     * @throws KubevendException a file that the settings name cannot be used (FILE_UNREADABLE)
+     */
+    public static Kubevend connect(ConnectionSettings settings) {
+        return connect(settings, new Transport(settings));
     }
-  }
 
-  /**
-   * A source that keeps one token that is good. It asks for the first when it is first asked.
-   *
-   * @param request what its tokens are to be
-   * @return the source, which is to be closed
-   */
-  public TokenSource tokenSource(TokenRequest request) {
-    return new TokenSource(this, request, Timers.ofDaemonThread(), Listeners.ofOwnThread());
-  }
+    static Kubevend connect(ConnectionSettings settings, Connection.Dialer dialer) {
+        return new Kubevend(new Connection(settings, dialer));
+    }
 
-  /**
-   * The generated client, for tokens.
-   *
-   * @return a stub, whose calls end after {@link #DEFAULT_TIMEOUT} unless it has another deadline; {@link KubevendException#of} takes
-   *     apart what they throw
-   */
-  public IssueServiceGrpc.IssueServiceBlockingStub issueService() {
-    return IssueServiceGrpc.newBlockingStub(connection);
-  }
+    /**
+     * Has a token issued. Safe to be made again: it has a request id.
+     *
+     * @param request what it is to be
+     * @return the token
+     * @throws KubevendException it was refused, or failed
+     */
+    public Token issue(TokenRequest request) {
+        return issue(request, DEFAULT_TIMEOUT);
+    }
 
-  /**
-   * The generated client, for leases.
-   *
-   * @return a stub, whose calls end after {@link #DEFAULT_TIMEOUT} unless it has another deadline; {@link KubevendException#of} takes
-   *     apart what they throw
-   */
-  public LeaseServiceGrpc.LeaseServiceBlockingStub leaseService() {
-    return LeaseServiceGrpc.newBlockingStub(connection);
-  }
+    /**
+     * Has a token issued.
+     *
+     * @param request what it is to be
+     * @param timeout how long to wait
+     * @return the token
+     * @throws KubevendException it was refused, or failed
+     */
+    public Token issue(TokenRequest request, Duration timeout) {
+        try {
+            return new Token(within(issueService(), timeout).issueToken(request.toMessage()));
+        } catch (StatusRuntimeException refused) {
+            throw KubevendException.of(refused);
+        }
+    }
 
-  /**
-   * The generated client, for roles.
-   *
-   * @return a stub, whose calls end after {@link #DEFAULT_TIMEOUT} unless it has another deadline; {@link KubevendException#of} takes
-   *     apart what they throw
-   */
-  public RoleServiceGrpc.RoleServiceBlockingStub roleService() {
-    return RoleServiceGrpc.newBlockingStub(connection);
-  }
+    /**
+     * Asks who kubevend takes this caller for.
+     *
+     * @return its name, and what it may do
+     * @throws KubevendException it was refused, or failed
+     */
+    public WhoAmIResponse whoAmI() {
+        try {
+            return IdentityServiceGrpc.newBlockingStub(connection).whoAmI(WhoAmIRequest.getDefaultInstance());
+        } catch (StatusRuntimeException refused) {
+            throw KubevendException.of(refused);
+        }
+    }
 
-  /**
-   * The generated client, for configs.
-   *
-   * @return a stub, whose calls end after {@link #DEFAULT_TIMEOUT} unless it has another deadline; {@link KubevendException#of} takes
-   *     apart what they throw
-   */
-  public ConfigServiceGrpc.ConfigServiceBlockingStub configService() {
-    return ConfigServiceGrpc.newBlockingStub(connection);
-  }
+    /**
+     * A source that keeps one token that is good. It asks for the first when it is first asked.
+     *
+     * @param request what its tokens are to be
+     * @return the source, which is to be closed
+     */
+    public TokenSource tokenSource(TokenRequest request) {
+        return new TokenSource(this, request, Timers.ofDaemonThread(), Listeners.ofOwnThread());
+    }
 
-  Connection connection() {
-    return connection;
-  }
+    /**
+     * The generated client, for tokens.
+     *
+     * @return a stub, whose calls end after {@link #DEFAULT_TIMEOUT} unless it has another deadline; {@link KubevendException#of} takes
+     *     apart what they throw
+     */
+    public IssueServiceGrpc.IssueServiceBlockingStub issueService() {
+        return IssueServiceGrpc.newBlockingStub(connection);
+    }
 
-  IssueServiceGrpc.IssueServiceStub streaming() {
-    return IssueServiceGrpc.newStub(connection);
-  }
+    /**
+     * The generated client, for leases.
+     *
+     * @return a stub, whose calls end after {@link #DEFAULT_TIMEOUT} unless it has another deadline; {@link KubevendException#of} takes
+     *     apart what they throw
+     */
+    public LeaseServiceGrpc.LeaseServiceBlockingStub leaseService() {
+        return LeaseServiceGrpc.newBlockingStub(connection);
+    }
 
-  /** Ends what is under way, and the connection. Sources are not closed by it: close them first. */
-  @Override
-  public void close() {
-    connection.close();
-  }
+    /**
+     * The generated client, for roles.
+     *
+     * @return a stub, whose calls end after {@link #DEFAULT_TIMEOUT} unless it has another deadline; {@link KubevendException#of} takes
+     *     apart what they throw
+     */
+    public RoleServiceGrpc.RoleServiceBlockingStub roleService() {
+        return RoleServiceGrpc.newBlockingStub(connection);
+    }
 
-  private static <S extends AbstractStub<S>> S within(S stub, Duration timeout) {
-    return stub.withDeadlineAfter(timeout.toMillis(), TimeUnit.MILLISECONDS);
-  }
+    /**
+     * The generated client, for configs.
+     *
+     * @return a stub, whose calls end after {@link #DEFAULT_TIMEOUT} unless it has another deadline; {@link KubevendException#of} takes
+     *     apart what they throw
+     */
+    public ConfigServiceGrpc.ConfigServiceBlockingStub configService() {
+        return ConfigServiceGrpc.newBlockingStub(connection);
+    }
+
+    Connection connection() {
+        return connection;
+    }
+
+    IssueServiceGrpc.IssueServiceStub streaming() {
+        return IssueServiceGrpc.newStub(connection);
+    }
+
+    /** Ends what is under way, and the connection. Sources are not closed by it: close them first. */
+    @Override
+    public void close() {
+        connection.close();
+    }
+
+    private static <S extends AbstractStub<S>> S within(S stub, Duration timeout) {
+        return stub.withDeadlineAfter(timeout.toMillis(), TimeUnit.MILLISECONDS);
+    }
 }

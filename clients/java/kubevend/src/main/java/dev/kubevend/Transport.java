@@ -23,7 +23,8 @@ final class Transport implements Connection.Dialer {
     private static final String CERTIFICATE =
             "KUBEVEND_CLIENT_CERT_FILE and KUBEVEND_CLIENT_KEY_FILE (clientCertificate)";
 
-    // Of a call that has ended with DEADLINE_EXCEEDED nobody knows what became of it, so it is never made again. A stream that is
+    // Of a call that has ended with DEADLINE_EXCEEDED nobody knows what became of it, so it is never made again. A
+    // stream that is
     // refused is told to its source, which makes its own pauses.
     private static final Map<String, Object> SERVICE_CONFIG = Map.of(
             "methodConfig",
@@ -38,11 +39,16 @@ final class Transport implements Connection.Dialer {
                             List.of(Map.of()),
                             "retryPolicy",
                             Map.of(
-                                    "maxAttempts", 4.0,
-                                    "initialBackoff", "0.2s",
-                                    "maxBackoff", "2s",
-                                    "backoffMultiplier", 2.0,
-                                    "retryableStatusCodes", List.of("UNAVAILABLE")))));
+                                    "maxAttempts",
+                                    4.0,
+                                    "initialBackoff",
+                                    "0.2s",
+                                    "maxBackoff",
+                                    "2s",
+                                    "backoffMultiplier",
+                                    2.0,
+                                    "retryableStatusCodes",
+                                    List.of("UNAVAILABLE")))));
 
     private final ConnectionSettings settings;
 

@@ -100,7 +100,9 @@ final class Upkeep {
         }
         // Of any other notice the end of the stream says the same, and more.
         boolean revoked = answer.getNotice().getReason().equals("LEASE_REVOKED");
-        return revoked ? revoked(answer.getNotice().getLease(), answer.getNotice().getMessage()) : List.of();
+        return revoked
+                ? revoked(answer.getNotice().getLease(), answer.getNotice().getMessage())
+                : List.of();
     }
 
     /** Takes the end of the stream, and tells what listeners are to hear. */
@@ -156,7 +158,8 @@ final class Upkeep {
         }
         IssueTokenResponse issued = answer.getToken();
         Instant next = Instant.ofEpochSecond(
-                answer.getNextTokenTime().getSeconds(), answer.getNextTokenTime().getNanos());
+                answer.getNextTokenTime().getSeconds(),
+                answer.getNextTokenTime().getNanos());
         Token token = new Token(issued);
         long left = Duration.between(next, token.expiration()).toNanos();
         return token.grantedTtl().toNanos() - Math.max(0, left) / 2;
@@ -201,7 +204,8 @@ final class Upkeep {
 
     private static boolean refusesRequestId(KubevendException end) {
         return switch (end.code()) {
-            case ALREADY_EXISTS, FAILED_PRECONDITION, INVALID_ARGUMENT -> end.reason().startsWith("REQUEST_ID_");
+            case ALREADY_EXISTS, FAILED_PRECONDITION, INVALID_ARGUMENT ->
+                end.reason().startsWith("REQUEST_ID_");
             default -> false;
         };
     }
