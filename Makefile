@@ -4,8 +4,9 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-# A file's tests stay together, with the cluster that they share; each process starts clusters of its own.
-PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
+# A file's tests stay together, with the cluster that they share; each process starts clusters of its own. One more process
+# than there are CPUs, since tests wait for servers a good deal, and four at the most.
+PYTEST = $(BIN)/python -m pytest --numprocesses=$$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))') --dist=loadfile
 STUBS := clients/python
 TYPESCRIPT := clients/typescript
 JAVA := clients/java

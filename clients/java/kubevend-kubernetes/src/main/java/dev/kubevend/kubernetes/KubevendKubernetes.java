@@ -2,6 +2,7 @@ package dev.kubevend.kubernetes;
 
 import dev.kubevend.TokenSource;
 import io.fabric8.kubernetes.client.Config;
+import io.fabric8.kubernetes.client.ConfigBuilder;
 import io.fabric8.kubernetes.client.KubernetesClient;
 import io.fabric8.kubernetes.client.KubernetesClientBuilder;
 
@@ -14,7 +15,7 @@ public final class KubevendKubernetes {
      * with another token.
      *
      * @param source where tokens come from; it is not closed with the client
-     * @param config where the cluster is. What it says of credentials is not used
+     * @param config where the cluster is. Its credentials are not used, not even a client certificate
      * @return the client
      */
     public static KubernetesClient client(TokenSource source, Config config) {
@@ -30,8 +31,29 @@ public final class KubevendKubernetes {
      */
     public static KubernetesClientBuilder clientBuilder(TokenSource source, Config config) {
         return new KubernetesClientBuilder()
-                .withConfig(config)
+                .withConfig(withoutCredentials(config))
                 .withHttpClientBuilderConsumer(
                         builder -> builder.addOrReplaceInterceptor("kubevend", new TokenInterceptor(source)));
+    }
+
+    /** Where the cluster is, and nothing by which it could take the caller for somebody else. */
+    private static Config withoutCredentials(Config config) {
+        Config bare = new ConfigBuilder(config)
+                .withAutoConfigure(false) // which would read them anew
+                .withClientCertFile(null)
+                .withClientCertData(null)
+                .withClientKeyFile(null)
+                .withClientKeyData(null)
+                .withClientKeyPassphrase(null)
+                .withKeyStoreFile(null)
+                .withKeyStorePassphrase(null)
+                .withUsername(null)
+                .withPassword(null)
+                .withOauthToken(null)
+                .withAutoOAuthToken(null)
+                .withOauthTokenProvider(null)
+                .build();
+        bare.setAuthProvider(null);
+        return bare;
     }
 }
