@@ -4,16 +4,19 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-# A file's tests stay together, with the cluster that they share; each process starts clusters of its own.
-PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
+# A file's tests stay together, with the cluster that they share; each process starts clusters of its own. One more process
+# than there are CPUs, since tests wait for servers a good deal, and four at the most.
+PYTEST = $(BIN)/python -m pytest --numprocesses=$$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))') --dist=loadfile
 STUBS := clients/python
 TYPESCRIPT := clients/typescript
+JAVA := clients/java
+MVN := mvn --batch-mode --quiet --file $(JAVA)
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's#^\./##' | sort)
 BUF := tools/buf/node_modules/.bin/buf
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-integration test-e2e conformance lint types proto proto-check proto-lint go-lint go-proto typescript typescript-lint typescript-proto lock fuzz bench bench-leases bench-policies bench-fairness bench-connections bench-streams bench-cli clean
+.PHONY: help run test test-unit test-integration test-e2e conformance lint types proto proto-check proto-lint go-lint go-proto java java-lint typescript typescript-lint typescript-proto lock fuzz bench bench-leases bench-policies bench-fairness bench-connections bench-streams bench-cli clean
 
 help: ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 20
@@ -36,7 +39,7 @@ test-e2e: .venv/.installed ## the tests of `make run`
 conformance: .venv/.installed ## what every client library must do, tried with each; ends with a table
 	$(PYTEST) tests/conformance
 
-lint: .venv/.installed proto-lint go-lint typescript-lint ## style, imports, protos
+lint: .venv/.installed proto-lint go-lint java-lint typescript-lint ## style, imports, protos
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -122,6 +125,21 @@ $(TYPESCRIPT)/build/.compiled: $(TYPESCRIPT)/node_modules/.installed $(TYPESCRIP
 
 $(TYPESCRIPT)/node_modules/.installed: $(TYPESCRIPT)/package-lock.json
 	npm --prefix $(TYPESCRIPT) ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+# The tests of the Java library call it, too, and have looked for Maven before.
+java: $(JAVA)/conformance/target/.packaged ## the Java library and its driver, compiled (needs a JDK and Maven)
+
+java-lint: ## javac, javadoc and palantir-java-format for the Java library (needs a JDK and Maven; CI forbids the skip)
+	@if command -v mvn >/dev/null && command -v javac >/dev/null; then \
+	  $(MVN) -Prelease -DskipTests package spotless:check && touch $(JAVA)/conformance/target/.packaged; \
+	elif [ -n "$$CI" ]; then echo "CI needs a JDK and Maven for the Java library"; exit 1; \
+	else echo "skipped the lint of the Java library: a JDK or Maven is not installed"; fi
+
+# The jars with sources and comments are not needed for that: they take half a minute.
+$(JAVA)/conformance/target/.packaged: $(shell find $(JAVA) -path '*/target' -prune -o \( -path '*/src/main/*' -type f -o -name pom.xml \) -print)
+	@echo "Compiling the Java library (a minute or two the first time)"
+	@$(MVN) -DskipTests package
 	@touch $@
 
 SECONDS ?= 600

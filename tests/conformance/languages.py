@@ -5,15 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.support.golang import build_driver
-from tests.support.typescript import build_library
+from tests.support import golang, java, typescript
 
 CLIENTS = Path(__file__).parents[2] / "clients"
 
@@ -42,27 +40,18 @@ def _python_aio() -> Sequence[str]:
 
 
 def _go() -> Sequence[str]:
-    return [str(build_driver())]
+    return [str(golang.build_driver())]
 
 
 def _java() -> Sequence[str]:
-    folder = CLIENTS / "java"
-    offline = ["--offline"] if (Path.home() / ".m2/repository/io/fabric8/kubernetes-client").exists() else []
-    _run(["mvn", "--quiet", *offline, "package", "-DskipTests"], folder)
-    target = folder / "conformance" / "target"
+    target = java.build_library()
     # It lives for seconds, so what takes long to start does not pay.
     quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto"]
     return ["java", *quick, "-cp", f"{target}/classes:{target}/lib/*", "dev.kubevend.conformance.Driver"]
 
 
 def _typescript() -> Sequence[str]:
-    return ["node", str(build_library() / "conformance" / "driver.js")]
-
-
-def _run(build: Sequence[str], folder: Path) -> None:
-    done = subprocess.run(build, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if done.returncode:
-        pytest.fail(f"{' '.join(build)} failed:\n{done.stdout[-4000:]}")
+    return ["node", str(typescript.build_library() / "conformance" / "driver.js")]
 
 
 _Build = tuple[Sequence[str], Callable[[], Sequence[str]]]

@@ -12,6 +12,7 @@ import pytest
 from devcluster.golang import MINIMUM, environment, find_go
 from tests.docs.replies import assert_shown
 from tests.e2e.quickstart_process import ROOT, Quickstart
+from tests.support import java
 from tests.support.shell_blocks import read_blocks, run_blocks
 from tests.support.typescript import build_library, holding_library
 
@@ -68,6 +69,21 @@ def test_go(here: Path) -> None:
     clean["PATH"] = f"{found.path.parent}{os.pathsep}{clean['PATH']}"
 
     for block, printed in run_blocks(blocks, here, clean, seconds=600):
+        assert_shown(block, printed)
+    assert [block.line for block in blocks if not block.runs] == []
+    assert len(blocks) == 3
+
+
+def test_java(here: Path) -> None:
+    """Every command of docs/clients/java.md works, and prints what the page shows."""
+    java.build_library()
+    link(here, clients=ROOT / "clients")
+    blocks = read_blocks((ROOT / "docs" / "clients" / "java.md").read_text())
+    clean = {n: v for n, v in os.environ.items() if n != "KUBECONFIG" and not n.startswith("KUBEVEND_")}
+
+    with java.holding_library():
+        done = run_blocks(blocks, here, clean, seconds=600)
+    for block, printed in done:
         assert_shown(block, printed)
     assert [block.line for block in blocks if not block.runs] == []
     assert len(blocks) == 3

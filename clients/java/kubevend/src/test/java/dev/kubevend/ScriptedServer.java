@@ -2,7 +2,9 @@ package dev.kubevend;
 
 import com.google.protobuf.Any;
 import com.google.protobuf.Duration;
+import com.google.protobuf.Timestamp;
 import com.google.rpc.ErrorInfo;
+import com.google.rpc.RetryInfo;
 import dev.kubevend.v1.IssueServiceGrpc;
 import dev.kubevend.v1.IssueTokenRequest;
 import dev.kubevend.v1.IssueTokenResponse;
@@ -24,68 +26,103 @@ import java.util.List;
 
 /** A server of gRPC's own, in this process, that answers on streams what a test says. */
 final class ScriptedServer extends IssueServiceGrpc.IssueServiceImplBase implements AutoCloseable {
-  /** One stream that a source has opened. */
-  record Opened(IssueTokenRequest request, ServerCallStreamObserver<StreamTokensResponse> answers) {}
+    /** One stream that a source has opened. */
+    record Opened(IssueTokenRequest request, ServerCallStreamObserver<StreamTokensResponse> answers) {}
 
-  final List<Opened> streams = new ArrayList<>();
-  private final Server server;
-  private final ManagedChannel channel;
+    final List<Opened> streams = new ArrayList<>();
+    private final Server server;
+    private final String name = InProcessServerBuilder.generateName();
 
-  ScriptedServer() throws IOException {
-    String name = InProcessServerBuilder.generateName();
-    server = InProcessServerBuilder.forName(name).directExecutor().addService(this).build().start();
-    channel = InProcessChannelBuilder.forName(name).directExecutor().build();
-  }
+    ScriptedServer() throws IOException {
+        server = InProcessServerBuilder.forName(name)
+                .directExecutor()
+                .addService(this)
+                .build()
+                .start();
+    }
 
-  ManagedChannel channel() {
-    return channel;
-  }
+    /** Another channel to it. */
+    ManagedChannel dial() {
+        return InProcessChannelBuilder.forName(name).directExecutor().build();
+    }
 
-  @Override
-  public void streamTokens(StreamTokensRequest request, StreamObserver<StreamTokensResponse> answers) {
-    var call = (ServerCallStreamObserver<StreamTokensResponse>) answers;
-    call.setOnCancelHandler(() -> {});
-    streams.add(new Opened(request.getIssue(), call));
-  }
+    /** A client of it, which has to show nothing. */
+    Kubevend client() {
+        return Kubevend.connect(ConnectionSettings.of("localhost:1").plaintext().build(), this::dial);
+    }
 
-  Opened last() {
-    return streams.get(streams.size() - 1);
-  }
+    @Override
+    public void streamTokens(StreamTokensRequest request, StreamObserver<StreamTokensResponse> answers) {
+        var call = (ServerCallStreamObserver<StreamTokensResponse>) answers;
+        call.setOnCancelHandler(() -> {});
+        streams.add(new Opened(request.getIssue(), call));
+    }
 
-  void token(String value, String lease) {
-    last().answers().onNext(StreamTokensResponse.newBuilder().setToken(response(value, lease)).build());
-  }
+    Opened last() {
+        return streams.get(streams.size() - 1);
+    }
 
-  void revoke(String lease) {
-    StreamNotice notice = StreamNotice.newBuilder().setReason("LEASE_REVOKED").setLease(lease).build();
-    last().answers().onNext(StreamTokensResponse.newBuilder().setNotice(notice).build());
-    last().answers().onError(error(Status.Code.ABORTED, "LEASE_REVOKED"));
-  }
+    void token(String value, String lease) {
+        last().answers()
+                .onNext(StreamTokensResponse.newBuilder()
+                        .setToken(response(value, lease))
+                        .build());
+    }
 
-  void fail(Status.Code code, String reason) {
-    last().answers().onError(error(code, reason));
-  }
+    /** A token that lives for ten minutes, and the next of which comes after so much of them. */
+    void tokenBefore(String value, String lease, java.time.Duration next) {
+        long end = 2_000_000_000L;
+        StreamTokensResponse answer = StreamTokensResponse.newBuilder()
+                .setToken(response(value, lease).toBuilder()
+                        .setExpiration(Timestamp.newBuilder().setSeconds(end)))
+                .setNextTokenTime(Timestamp.newBuilder().setSeconds(end - 600 + next.toSeconds()))
+                .build();
+        last().answers().onNext(answer);
+    }
 
-  static IssueTokenResponse response(String value, String lease) {
-    return IssueTokenResponse.newBuilder()
-        .setToken(value)
-        .setLease(lease)
-        .setGrantedTtl(Duration.newBuilder().setSeconds(600))
-        .build();
-  }
+    /** A failure that says when to come back. */
+    void throttle(java.time.Duration delay) {
+        Duration wait = Duration.newBuilder().setSeconds(delay.toSeconds()).build();
+        Any retry = Any.pack(RetryInfo.newBuilder().setRetryDelay(wait).build());
+        last().answers().onError(error(Status.Code.RESOURCE_EXHAUSTED, "ROLE_LIMIT", retry));
+    }
 
-  private static StatusRuntimeException error(Status.Code code, String reason) {
-    return StatusProto.toStatusRuntimeException(
-        com.google.rpc.Status.newBuilder()
-            .setCode(code.value())
-            .setMessage("scripted")
-            .addDetails(Any.pack(ErrorInfo.newBuilder().setReason(reason).setDomain("kubevend.dev").build()))
-            .build());
-  }
+    void revoke(String lease) {
+        StreamNotice notice = StreamNotice.newBuilder()
+                .setReason("LEASE_REVOKED")
+                .setLease(lease)
+                .build();
+        last().answers()
+                .onNext(StreamTokensResponse.newBuilder().setNotice(notice).build());
+        last().answers().onError(error(Status.Code.ABORTED, "LEASE_REVOKED"));
+    }
 
-  @Override
-  public void close() {
-    channel.shutdownNow();
-    server.shutdownNow();
-  }
+    void fail(Status.Code code, String reason) {
+        last().answers().onError(error(code, reason));
+    }
+
+    static IssueTokenResponse response(String value, String lease) {
+        return IssueTokenResponse.newBuilder()
+                .setToken(value)
+                .setLease(lease)
+                .setGrantedTtl(Duration.newBuilder().setSeconds(600))
+                .build();
+    }
+
+    private static StatusRuntimeException error(Status.Code code, String reason, Any... more) {
+        return StatusProto.toStatusRuntimeException(com.google.rpc.Status.newBuilder()
+                .setCode(code.value())
+                .setMessage("scripted")
+                .addDetails(Any.pack(ErrorInfo.newBuilder()
+                        .setReason(reason)
+                        .setDomain("kubevend.dev")
+                        .build()))
+                .addAllDetails(List.of(more))
+                .build());
+    }
+
+    @Override
+    public void close() {
+        server.shutdownNow();
+    }
 }
