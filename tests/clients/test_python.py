@@ -319,6 +319,20 @@ def test_a_revocation_is_told(revocable: Vending) -> None:
         assert source.token().lease != first.lease
 
 
+async def test_asyncio_tells_of_failures(often: Vending) -> None:
+    """Who listens is told of each time that the next token cannot be had, while the one that there is is served."""
+    failed: list[KubevendError] = []
+    async with (
+        kubevend.aio.Client(settings_of(often)) as client,
+        kubevend.aio.TokenSource("ci", client=client, on_failed=failed.append) as source,
+    ):
+        EVIDENCE.note_token((await source.token()).token)
+        often.server.kill()
+        await asyncio.to_thread(until, lambda: len(failed) > 1, "two failures")
+        assert {error.code for error in failed} == {"UNAVAILABLE"}
+        assert (await source.token()).namespace
+
+
 async def test_asyncio_tells_of_refusals(often: Vending) -> None:
     """Who listens is told that no further token is allowed, and the token is served all the same."""
     heard = Heard()

@@ -95,7 +95,7 @@ def own_environment(folder: Path) -> dict[str, str]:
     return {**clean, "XDG_CONFIG_HOME": str(folder / "config"), "XDG_CACHE_HOME": str(folder / "cache")}
 
 
-@pytest.mark.parametrize(("page", "count"), [("cli", 11), ("kubectl", 3)])
+@pytest.mark.parametrize(("page", "count"), [("cli", 11), ("kubectl", 3), ("agent", 5)])
 def test_command(here: Path, tmp_path: Path, page: str, count: int) -> None:
     """Every command of the pages about the `kubevend` command works, and prints what the page shows."""
     blocks = read_blocks((ROOT / "docs" / f"{page}.md").read_text())

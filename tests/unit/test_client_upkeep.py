@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubevend.errors import KubevendError, kind_of
-from kubevend.listeners import Refused, Renewed, Revoked, Told
+from kubevend.listeners import Failed, Refused, Renewed, Revoked, Told
 from kubevend.tokens import Token
 from kubevend.upkeep import Upkeep
 from kubevend.v1 import issue_service_pb2 as pb
@@ -370,3 +370,21 @@ def test_whatever_happens(events: list[tuple[str, float | str]]) -> None:
         current = world.current()
         assert current is None or (current not in dead and world.time < ends_held)
         assert world.upkeep.pause <= max(30.0, ends_held - world.time)
+
+
+def test_each_failure_is_told_once(supplied: World) -> None:
+    """What kept the next token from coming is told once each time that it does, and a token ends it."""
+    assert supplied.upkeep.failures() == []
+    supplied.end("UNAVAILABLE", "AWAY")
+    (told,) = supplied.upkeep.failures()
+    assert isinstance(told, Failed)
+    assert told.error.reason == "AWAY"
+    assert supplied.upkeep.failures() == []
+    supplied.time += supplied.upkeep.pause
+    supplied.open()
+    supplied.end("UNAVAILABLE", "AWAY")
+    assert len(supplied.upkeep.failures()) == 1
+    supplied.time += supplied.upkeep.pause
+    supplied.open()
+    supplied.hear("two")
+    assert supplied.upkeep.failures() == []

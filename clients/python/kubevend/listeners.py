@@ -34,7 +34,14 @@ class Refused:
     error: KubevendError
 
 
-Told = Renewed | Revoked | Refused
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No token could be had just now, which is tried again."""
+
+    error: KubevendError
+
+
+Told = Renewed | Revoked | Refused | Failed
 """What listeners are told."""
 
 
@@ -45,6 +52,7 @@ class Listeners:
     on_renewed: Callable[[Token], object] | None
     on_revoked: Callable[[str, str], object] | None
     on_refused: Callable[[KubevendError], object] | None
+    on_failed: Callable[[KubevendError], object] | None = None
 
     def tell(self, event: Told) -> None:
         """Tell it. What a listener raises is logged, and ends nothing."""
@@ -61,3 +69,5 @@ class Listeners:
                 self.on_revoked(lease, message)
             case Refused(error) if self.on_refused:
                 self.on_refused(error)
+            case Failed(error) if self.on_failed:
+                self.on_failed(error)

@@ -45,6 +45,7 @@ class TokenSource:
         on_renewed: Callable[[Token], object] | None = None,
         on_revoked: Callable[[str, str], object] | None = None,
         on_refused: Callable[[KubevendError], object] | None = None,
+        on_failed: Callable[[KubevendError], object] | None = None,
     ) -> None:
         """Take what the token is to be, as in `Client.issue`.
 
@@ -61,6 +62,8 @@ class TokenSource:
                 asked for by then.
             on_refused: is called with the error when no further token is allowed. The one that is held is served until
                 its end, and kubevend is asked again now and then.
+            on_failed: is called with the error each time that the next token could not be had, for whatever reason. It
+                is tried again, and the token that is held is served meanwhile.
 
         Raises:
             ClientError: no client is given, and the environment does not say where kubevend is (SETTINGS_INVALID).
@@ -77,7 +80,7 @@ class TokenSource:
         )
         self._client = client or Client()
         self._owns_client = client is None
-        self._listeners = Listeners(on_renewed, on_revoked, on_refused)
+        self._listeners = Listeners(on_renewed, on_revoked, on_refused, on_failed)
         self._changed = threading.Condition()
         self._stream: Stream[pb.StreamTokensResponse] | None = None
         self._threads: list[threading.Thread] = []
@@ -166,6 +169,8 @@ class TokenSource:
         with self._changed:
             self._end_stream()
             request = self._upkeep.open()
+            silence = self._upkeep.failures()
+        self._tell(silence)
         try:
             stream = self._client.issuing.StreamTokens(request)
         except KubevendError as error:  # of this side: a file that cannot be read
@@ -197,8 +202,11 @@ class TokenSource:
         with self._changed:
             if stream is not self._stream:
                 return
-            told = what()
+            told = [*what(), *self._upkeep.failures()]
             self._changed.notify_all()
+        self._tell(told)
+
+    def _tell(self, told: list[Told]) -> None:
         for event in told:
             self._listeners.tell(event)
 

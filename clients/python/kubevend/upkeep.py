@@ -9,11 +9,11 @@ from copy import copy
 from dataclasses import dataclass
 
 from kubevend.errors import DeadlineExceeded, KubevendError, Unavailable
-from kubevend.listeners import Refused, Renewed, Revoked, Told
+from kubevend.listeners import Failed, Refused, Renewed, Revoked, Told
 from kubevend.tokens import Token, new_request_id
 from kubevend.v1 import issue_service_pb2 as pb
 
-_PERMANENT = {
+PERMANENT = {
     "CLIENT",
     "FAILED_PRECONDITION",
     "INVALID_ARGUMENT",
@@ -22,6 +22,8 @@ _PERMANENT = {
     "UNAUTHENTICATED",
     "UNIMPLEMENTED",
 }
+"""The codes of refusals, which waiting alone does not put right."""
+
 _OF_REQUEST_IDS = {"ALREADY_EXISTS", "FAILED_PRECONDITION", "INVALID_ARGUMENT"}
 
 _FIRST_ANSWER_SECONDS = 30.0
@@ -92,6 +94,7 @@ class Upkeep:
         self._id_refused = False  # the request id of late
         self._noticed = False  # it has said that there will be no further one, and nobody has been told
         self.error: KubevendError | None = None
+        self._told: KubevendError | None = None
 
     @property
     def pause(self) -> float:
@@ -101,7 +104,7 @@ class Upkeep:
     @property
     def refusal(self) -> KubevendError | None:
         """Why waiting for a token is of no use, if that is so."""
-        return self.error if self.error and self.error.code in _PERMANENT else None
+        return self.error if self.error and self.error.code in PERMANENT else None
 
     def current(self) -> Token | None:
         """The token, if one is held that is good."""
@@ -117,6 +120,11 @@ class Upkeep:
             code="DEADLINE_EXCEEDED",
             reason="NO_TOKEN_IN_TIME",
         )
+
+    def failures(self) -> list[Told]:
+        """What went wrong and was not told yet, which is then told."""
+        before, self._told = self._told, self.error
+        return [Failed(self.error)] if self.error is not None and self.error is not before else []
 
     def open(self) -> pb.StreamTokensRequest:
         """What to open a stream with, now."""

@@ -41,6 +41,7 @@ class TokenSource:
         on_renewed: Callable[[Token], object] | None = None,
         on_revoked: Callable[[str, str], object] | None = None,
         on_refused: Callable[[KubevendError], object] | None = None,
+        on_failed: Callable[[KubevendError], object] | None = None,
     ) -> None:
         """Take what the token is to be: as `kubevend.TokenSource`.
 
@@ -59,7 +60,7 @@ class TokenSource:
         )
         self._client = client or Client()
         self._owns_client = client is None
-        self._listeners = Listeners(on_renewed, on_revoked, on_refused)
+        self._listeners = Listeners(on_renewed, on_revoked, on_refused, on_failed)
         self._changed = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -118,6 +119,7 @@ class TokenSource:
                 continue
             await _end(self._reader)
             request = self._upkeep.open()
+            self._take([])
             self._reader = asyncio.create_task(self._read(request))
 
     async def _read(self, request: pb.StreamTokensRequest) -> None:
@@ -132,7 +134,7 @@ class TokenSource:
 
     def _take(self, told: list[Told]) -> None:
         self._announce()
-        for event in told:
+        for event in [*told, *self._upkeep.failures()]:
             self._listeners.tell(event)
 
     def _announce(self) -> None:

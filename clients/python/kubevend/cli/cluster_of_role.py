@@ -22,9 +22,10 @@ def find(settings: Settings, role: str) -> dict[str, Any]:
         KubevendError: kubevend failed, or does not know the caller.
         click.ClickException: neither says.
     """
-    found, why = _of_config(settings, role)
+    with Client(settings) as client:
+        found, why = of_config(client, role)
     if found is not None:
-        return found
+        return kubeconfig_file.cluster(found.kubernetes_host, found.kubernetes_ca_cert.encode())
     given = os.environ.get("KUBECONFIG", "")
     paths = [Path(path) for path in given.split(os.pathsep) if path] or [Path.home() / ".kube" / "config"]
     kept = kubeconfig_file.current_cluster(paths)
@@ -37,17 +38,20 @@ def find(settings: Settings, role: str) -> dict[str, Any]:
     return kept
 
 
-def _of_config(settings: Settings, role: str) -> tuple[dict[str, Any] | None, str]:
-    """The entry, or None and why there is none."""
+def of_config(client: Client, role: str) -> tuple[config_service_pb2.Config | None, str]:
+    """The role's config, or None and why there is none that says it.
+
+    Raises:
+        KubevendError: kubevend failed, or does not know the caller.
+    """
     try:
-        with Client(settings) as client:
-            name = client.roles.GetRole(role_service_pb2.GetRoleRequest(name=role)).role.config
-            config = client.configs.GetConfig(config_service_pb2.GetConfigRequest(name=name)).config
+        name = client.roles.GetRole(role_service_pb2.GetRoleRequest(name=role)).role.config
+        config = client.configs.GetConfig(config_service_pb2.GetConfigRequest(name=name)).config
     except (Denied, NotFound) as error:
         return None, f"you may not get it from kubevend ({_named(error)})"
     if not config.kubernetes_host:
         return None, f"{name} is kubevend's own cluster, which it calls from inside"
-    return kubeconfig_file.cluster(config.kubernetes_host, config.kubernetes_ca_cert.encode()), ""
+    return config, ""
 
 
 def _named(error: KubevendError) -> str:

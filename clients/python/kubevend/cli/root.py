@@ -10,6 +10,7 @@ from kubevend import __version__
 from kubevend.cli.exits import TOLD
 
 _HOMES: dict[str, tuple[str, str]] = {
+    "agent": ("kubevend.cli.agent", "Keep files with tokens up to date, in pods and CI jobs."),
     "check": (
         "kubevend.cli.check",
         "Look whether kubevend can reach a cluster, with the rights that it needs.",
