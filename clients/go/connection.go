@@ -14,8 +14,10 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
-// Of a call that has ended with DEADLINE_EXCEEDED nobody knows what became of it, so it is never made again.
-const serviceConfig = `{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.2s",
+// Of a call that has ended with DEADLINE_EXCEEDED nobody knows what became of it, so it is never made again. A stream that is
+// refused is told to its [TokenSource], which makes its own pauses.
+const serviceConfig = `{"methodConfig": [{"name": [{"service": "kubevend.v1.IssueService", "method": "StreamTokens"}]},
+	{"name": [{}], "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.2s",
 	"maxBackoff": "2s", "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]}`
 
 // gRPC's own pauses grow to two minutes, which would come on top of those of a [TokenSource] after an outage.

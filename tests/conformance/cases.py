@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from tests.conformance.languages import missing
 
 FOLDER = Path(__file__).parent / "cases"
 _DIFFERENCES = Path(__file__).parent / "differences.yaml"
@@ -51,6 +54,8 @@ def cases_for(language: str) -> list[Any]:
 
 
 def _marks(case: Case, language: str) -> Iterator[pytest.MarkDecorator]:
+    if (lack := missing(language)) and not os.environ.get("CI"):
+        yield pytest.mark.skip(lack)  # before a cluster is started for it
     if reason := differences().get(case.name, {}).get(language):
         yield pytest.mark.xfail(reason=reason, strict=True)
 

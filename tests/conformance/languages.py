@@ -16,19 +16,21 @@ from tests.support import golang, java, typescript
 CLIENTS = Path(__file__).parents[2] / "clients"
 
 
+def missing(language: str) -> str:
+    """What a language's driver needs that is not installed, in words; empty where nothing is missing."""
+    absent = [program for program in _LANGUAGES[language][0] if shutil.which(program) is None]
+    return f"{', '.join(absent)} is not installed, so the {language} library is not tried" if absent else ""
+
+
 @functools.cache
 def command(language: str) -> Sequence[str]:
     """Build a language's driver, once for each process of the test run, and tell how it is started.
 
     Where what the language needs is not installed the test is skipped, and fails where CI is set, which has it all.
     """
-    needed, build = _LANGUAGES[language]
-    missing = [program for program in needed if shutil.which(program) is None]
-    if missing and os.environ.get("CI"):
-        pytest.fail(f"CI needs {', '.join(missing)} for the {language} library")
-    if missing:
-        pytest.skip(f"{', '.join(missing)} is not installed, so the {language} library is not tried")
-    return build()
+    if lack := missing(language):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(lack)
+    return _LANGUAGES[language][1]()
 
 
 def _python() -> Sequence[str]:

@@ -24,31 +24,23 @@ final class Transport implements Connection.Dialer {
             "KUBEVEND_CLIENT_CERT_FILE and KUBEVEND_CLIENT_KEY_FILE (clientCertificate)";
 
     // Of a call that has ended with DEADLINE_EXCEEDED nobody knows what became of it, so it is never made again. A
-    // stream that is
-    // refused is told to its source, which makes its own pauses.
+    // stream that is refused is told to its source, which makes its own pauses.
+    private static final Map<String, Object> RETRY_POLICY = Map.of(
+            "maxAttempts",
+            4.0, // JSON's numbers
+            "initialBackoff",
+            "0.2s",
+            "maxBackoff",
+            "2s",
+            "backoffMultiplier",
+            2.0,
+            "retryableStatusCodes",
+            List.of("UNAVAILABLE"));
     private static final Map<String, Object> SERVICE_CONFIG = Map.of(
             "methodConfig",
             List.of(
-                    Map.of(
-                            "name",
-                            List.of(
-                                    Map.of("service", "kubevend.v1.IssueService", "method", "StreamTokens"),
-                                    Map.of("service", "kubevend.v1.LeaseService", "method", "WatchLeases"))),
-                    Map.of(
-                            "name",
-                            List.of(Map.of()),
-                            "retryPolicy",
-                            Map.of(
-                                    "maxAttempts",
-                                    4.0,
-                                    "initialBackoff",
-                                    "0.2s",
-                                    "maxBackoff",
-                                    "2s",
-                                    "backoffMultiplier",
-                                    2.0,
-                                    "retryableStatusCodes",
-                                    List.of("UNAVAILABLE")))));
+                    Map.of("name", List.of(Map.of("service", "kubevend.v1.IssueService", "method", "StreamTokens"))),
+                    Map.of("name", List.of(Map.of()), "retryPolicy", RETRY_POLICY)));
 
     private final ConnectionSettings settings;
 
