@@ -79,11 +79,11 @@ final class Connection extends Channel implements AutoCloseable {
             protected void checkedStart(ClientCall.Listener<A> listener, Metadata headers) {
                 try {
                     authorize(headers);
-                } catch (KubevendException unusable) {
+                    delegate().start(new Ending<>(listener, chosen), headers);
+                } catch (RuntimeException notStarted) { // no token in the file, or cancelled before
                     end(chosen);
-                    throw unusable;
+                    throw notStarted;
                 }
-                delegate().start(new Ending<>(listener, chosen), headers);
             }
         };
     }

@@ -153,6 +153,6 @@ public final class Kubevend implements AutoCloseable {
     }
 
     private static <S extends AbstractStub<S>> S within(S stub, Duration timeout) {
-        return stub.withDeadlineAfter(timeout.toMillis(), TimeUnit.MILLISECONDS);
+        return stub.withDeadlineAfter(TimeUnit.NANOSECONDS.convert(timeout), TimeUnit.NANOSECONDS);
     }
 }

@@ -17,13 +17,21 @@ import java.util.Optional;
 public final class KubevendException extends RuntimeException {
     private static final long serialVersionUID = 1L;
 
+    /**
+     * A field that breaks its rule.
+     *
+     * @param field its path
+     * @param description what it must be
+     */
+    public record Violation(String field, String description) {}
+
     /** The status of gRPC. */
     private final Status.Code code;
     /** What happened, in UPPER_SNAKE. */
     private final String reason;
 
     private final transient Map<String, String> metadata;
-    private final transient List<String> violations;
+    private final transient List<Violation> violations;
     /** When to try again; null where kubevend has not said it. */
     private final Duration retryAfter;
     /** Under which id kubevend's audit log has the call. */
@@ -123,11 +131,11 @@ public final class KubevendException extends RuntimeException {
     }
 
     /**
-     * The fields at fault, as paths.
+     * The fields at fault.
      *
-     * @return the paths, empty where no field is at fault
+     * @return the fields, empty where none is at fault
      */
-    public List<String> violations() {
+    public List<Violation> violations() {
         return violations;
     }
 
@@ -167,7 +175,7 @@ public final class KubevendException extends RuntimeException {
         return switch (code) {
             case INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED, FAILED_PRECONDITION, UNIMPLEMENTED ->
                 true;
-            default -> false;
+            default -> local;
         };
     }
 
@@ -176,7 +184,7 @@ public final class KubevendException extends RuntimeException {
         private String reason = "";
         private String message = "";
         private Map<String, String> metadata = Map.of();
-        private List<String> violations = List.of();
+        private List<Violation> violations = List.of();
         private Duration retryAfter;
         private String requestId = "";
         private boolean local;
@@ -197,7 +205,7 @@ public final class KubevendException extends RuntimeException {
                     metadata = info.getMetadataMap();
                 } else if (detail.is(BadRequest.class)) {
                     violations = detail.unpack(BadRequest.class).getFieldViolationsList().stream()
-                            .map(BadRequest.FieldViolation::getField)
+                            .map(each -> new Violation(each.getField(), each.getDescription()))
                             .toList();
                 } else if (detail.is(RetryInfo.class)) {
                     com.google.protobuf.Duration delay =

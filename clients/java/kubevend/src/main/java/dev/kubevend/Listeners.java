@@ -5,6 +5,7 @@ import java.lang.System.Logger.Level;
 import java.util.List;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.Executor;
+import java.util.concurrent.ExecutorService;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
@@ -16,20 +17,23 @@ final class Listeners {
 
     private final List<TokenListener> all = new CopyOnWriteArrayList<>();
     private final Executor executor;
+    private final Runnable stop;
 
-    Listeners(Executor executor) {
+    Listeners(Executor executor, Runnable stop) {
         this.executor = executor;
+        this.stop = stop;
     }
 
     /** On a thread of their own, so that a slow one keeps no token waiting. It ends where there is nothing to tell. */
     static Listeners ofOwnThread() {
-        return new Listeners(new ThreadPoolExecutor(
+        ExecutorService thread = new ThreadPoolExecutor(
                 0,
                 1,
                 1,
                 TimeUnit.SECONDS,
                 new LinkedBlockingQueue<>(),
-                task -> Timers.daemon("kubevend-listeners", task)));
+                task -> Timers.daemon("kubevend-listeners", task));
+        return new Listeners(thread, thread::shutdown);
     }
 
     void add(TokenListener listener) {
@@ -40,6 +44,11 @@ final class Listeners {
         if (!all.isEmpty()) {
             executor.execute(() -> all.forEach(listener -> guarded(listener, what)));
         }
+    }
+
+    /** Tells what is to be told still, and then nothing more. */
+    void stop() {
+        stop.run();
     }
 
     private static void guarded(TokenListener listener, Consumer<TokenListener> what) {

@@ -1,5 +1,6 @@
 package dev.kubevend;
 
+import dev.kubevend.v1.IssueTokenRequest;
 import dev.kubevend.v1.StreamTokensRequest;
 import dev.kubevend.v1.StreamTokensResponse;
 import io.grpc.Status;
@@ -9,6 +10,7 @@ import java.time.Duration;
 import java.util.List;
 import java.util.Optional;
 import java.util.concurrent.ThreadLocalRandom;
+import java.util.concurrent.TimeUnit;
 import java.util.concurrent.locks.Condition;
 import java.util.concurrent.locks.ReentrantLock;
 import java.util.function.Consumer;
@@ -36,12 +38,13 @@ public final class TokenSource implements AutoCloseable {
     private boolean closed;
 
     TokenSource(Kubevend kubevend, TokenRequest request, Timers timers, Listeners listeners) {
+        IssueTokenRequest message = request.toMessage(); // as it is now: who has it may change it
         this.kubevend = kubevend;
-        this.role = request.toMessage().getRole();
+        this.role = message.getRole();
         this.timers = timers;
         this.listeners = listeners;
         this.upkeep = new Upkeep(
-                request, timers::now, (low, high) -> ThreadLocalRandom.current().nextLong(low, high));
+                message, timers::now, (low, high) -> ThreadLocalRandom.current().nextLong(low, high));
     }
 
     /**
@@ -66,7 +69,7 @@ public final class TokenSource implements AutoCloseable {
     public Token token(Duration timeout) {
         lock.lock();
         try {
-            long end = timers.now() + timeout.toNanos();
+            long end = timers.now() + TimeUnit.NANOSECONDS.convert(timeout);
             begin();
             while (true) {
                 if (closed) {
@@ -133,6 +136,7 @@ public final class TokenSource implements AutoCloseable {
             lock.unlock();
         }
         timers.stop();
+        listeners.stop();
     }
 
     @Override

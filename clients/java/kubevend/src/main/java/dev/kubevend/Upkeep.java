@@ -1,5 +1,6 @@
 package dev.kubevend;
 
+import dev.kubevend.v1.IssueTokenRequest;
 import dev.kubevend.v1.IssueTokenResponse;
 import dev.kubevend.v1.StreamTokensRequest;
 import dev.kubevend.v1.StreamTokensResponse;
@@ -28,7 +29,7 @@ final class Upkeep {
     /** A token that is given up so soon after it came makes its successor wait, the longer the more often that happens. */
     private static final long SOON = Duration.ofMinutes(1).toNanos();
 
-    private final TokenRequest request;
+    private final IssueTokenRequest request;
     private final LongSupplier clock;
     private final Pauses failures;
     private final Pauses drops;
@@ -45,12 +46,12 @@ final class Upkeep {
     private boolean idRefused; // the request id, of late
     private boolean told; // listeners, since the last token, that there will be no other
 
-    Upkeep(TokenRequest request, LongSupplier clock, LongBinaryOperator spread) {
+    Upkeep(IssueTokenRequest request, LongSupplier clock, LongBinaryOperator spread) {
         this.request = request;
         this.clock = clock;
         this.failures = new Pauses(0, spread);
         this.drops = new Pauses(1, spread);
-        this.requestId = request.toMessage().getRequestId();
+        this.requestId = request.getRequestId();
         this.due = clock.getAsLong();
     }
 
@@ -86,7 +87,7 @@ final class Upkeep {
         answered = false;
         due = clock.getAsLong() + FIRST_ANSWER;
         return StreamTokensRequest.newBuilder()
-                .setIssue(request.toMessage().toBuilder().setRequestId(requestId))
+                .setIssue(request.toBuilder().setRequestId(requestId))
                 .build();
     }
 

@@ -21,15 +21,16 @@ import io.grpc.protobuf.StatusProto;
 import io.grpc.stub.ServerCallStreamObserver;
 import io.grpc.stub.StreamObserver;
 import java.io.IOException;
-import java.util.ArrayList;
+import java.time.Instant;
 import java.util.List;
+import java.util.concurrent.CopyOnWriteArrayList;
 
 /** A server of gRPC's own, in this process, that answers on streams what a test says. */
 final class ScriptedServer extends IssueServiceGrpc.IssueServiceImplBase implements AutoCloseable {
     /** One stream that a source has opened. */
     record Opened(IssueTokenRequest request, ServerCallStreamObserver<StreamTokensResponse> answers) {}
 
-    final List<Opened> streams = new ArrayList<>();
+    final List<Opened> streams = new CopyOnWriteArrayList<>();
     private final Server server;
     private final String name = InProcessServerBuilder.generateName();
 
@@ -80,6 +81,15 @@ final class ScriptedServer extends IssueServiceGrpc.IssueServiceImplBase impleme
         last().answers().onNext(answer);
     }
 
+    /** A token that lives for ten minutes, and ends then by a clock of the server's. */
+    void tokenThatEnds(String value, String lease, Instant end) {
+        IssueTokenResponse issued = response(value, lease).toBuilder()
+                .setExpiration(Timestamp.newBuilder().setSeconds(end.getEpochSecond()))
+                .build();
+        last().answers()
+                .onNext(StreamTokensResponse.newBuilder().setToken(issued).build());
+    }
+
     /** A failure that says when to come back. */
     void throttle(java.time.Duration delay) {
         Duration wait = Duration.newBuilder().setSeconds(delay.toSeconds()).build();
@@ -87,13 +97,15 @@ final class ScriptedServer extends IssueServiceGrpc.IssueServiceImplBase impleme
         last().answers().onError(error(Status.Code.RESOURCE_EXHAUSTED, "ROLE_LIMIT", retry));
     }
 
-    void revoke(String lease) {
-        StreamNotice notice = StreamNotice.newBuilder()
-                .setReason("LEASE_REVOKED")
-                .setLease(lease)
-                .build();
+    void notice(String reason, String lease) {
+        StreamNotice notice =
+                StreamNotice.newBuilder().setReason(reason).setLease(lease).build();
         last().answers()
                 .onNext(StreamTokensResponse.newBuilder().setNotice(notice).build());
+    }
+
+    void revoke(String lease) {
+        notice("LEASE_REVOKED", lease);
         last().answers().onError(error(Status.Code.ABORTED, "LEASE_REVOKED"));
     }
 

@@ -3,14 +3,20 @@ package dev.kubevend;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertNotEquals;
+import static org.junit.jupiter.api.Assertions.assertNotSame;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.grpc.Status;
 import java.io.IOException;
 import java.time.Duration;
+import java.time.Instant;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -27,7 +33,7 @@ class TokenSourceTest {
     void open() throws IOException {
         server = new ScriptedServer();
         client = server.client();
-        source = new TokenSource(client, TokenRequest.ofRole("ci"), timers, new Listeners(Runnable::run));
+        source = new TokenSource(client, TokenRequest.ofRole("ci"), timers, new Listeners(Runnable::run, () -> {}));
         source.addListener(new TokenListener() {
             @Override
             public void onRenewed(Token token) {
@@ -356,17 +362,221 @@ class TokenSourceTest {
     }
 
     @Test
+    void anotherLeasesEndCostsNoToken() {
+        begin();
+        server.token("first", "leases/1");
+        server.notice("LEASE_REVOKED", "leases/0");
+
+        assertEquals("first", held());
+        assertEquals(1, server.streams.size());
+        assertEquals(List.of("revoked leases/0"), told);
+    }
+
+    @Test
+    void aRevocationCountsWithoutItsNotice() {
+        begin();
+        server.token("first", "leases/1");
+        server.fail(Status.Code.ABORTED, "LEASE_REVOKED");
+
+        assertThrows(KubevendException.class, this::held);
+        assertEquals(List.of("revoked leases/1"), told);
+        passUntilNext();
+        assertNotEquals(
+                server.streams.get(0).request().getRequestId(),
+                server.last().request().getRequestId());
+    }
+
+    @Test
+    void aNoticeAloneChangesNothing() {
+        begin();
+        server.token("first", "leases/1");
+        server.notice("ACCESS_DENIED", "leases/1");
+
+        assertEquals("first", held());
+        assertEquals(List.of(), told);
+        server.fail(Status.Code.PERMISSION_DENIED, "ACCESS_DENIED");
+        assertEquals("first", held());
+        assertEquals(List.of("refused ACCESS_DENIED"), told);
+    }
+
+    @Test
+    void aRequestThatIsInProgressKeepsItsId() {
+        begin();
+        server.fail(Status.Code.ABORTED, "REQUEST_ID_IN_PROGRESS");
+        passUntilNext();
+
+        assertEquals(
+                server.streams.get(0).request().getRequestId(),
+                server.last().request().getRequestId());
+    }
+
+    @Test
+    void aServersWrongClockDoesNoHarm() {
+        begin();
+        server.tokenThatEnds("first", "leases/1", Instant.EPOCH.plusSeconds(600));
+
+        timers.pass(Duration.ofSeconds(509));
+        assertEquals("first", held());
+        server.tokenThatEnds("second", "leases/2", Instant.parse("2100-01-01T00:00:00Z"));
+        server.fail(Status.Code.UNAVAILABLE, "");
+        timers.pass(Duration.ofSeconds(591));
+        assertThrows(KubevendException.class, this::held);
+    }
+
+    @Test
+    void aStreamThatEndsWithoutAWordIsOpenedAgain() {
+        begin();
+        server.last().answers().onCompleted();
+
+        KubevendException ended = assertThrows(KubevendException.class, this::held);
+        assertEquals("STREAM_ENDED", ended.reason());
+        passUntilNext();
+        server.token("first", "leases/1");
+        assertEquals("first", held());
+    }
+
+    @Test
+    void eachWhoWaitsIsToldByAnErrorOfItsOwn() {
+        begin();
+        server.fail(Status.Code.UNAVAILABLE, "KUBERNETES_UNREACHABLE");
+
+        KubevendException one = assertThrows(KubevendException.class, this::held);
+        KubevendException another = assertThrows(KubevendException.class, this::held);
+        assertEquals("KUBERNETES_UNREACHABLE", one.reason());
+        assertNotSame(one, another);
+    }
+
+    @Test
+    void aClosedClientIsToldAtOnce() {
+        client.close();
+        begin();
+
+        KubevendException closed = assertThrows(KubevendException.class, () -> source.token(Duration.ofMinutes(5)));
+        assertEquals("CLIENT_CLOSED", closed.reason());
+        assertTrue(closed.isLocal());
+        assertTrue(closed.isPermanent());
+    }
+
+    @Test
+    void whatBecomesOfARequestLaterDoesNotChangeItsSource() {
+        TokenRequest request = TokenRequest.ofRole("ci").namespace("apps");
+        TokenSource own = new TokenSource(client, request, timers, new Listeners(Runnable::run, () -> {}));
+        request.namespace("elsewhere");
+        assertThrows(KubevendException.class, () -> own.token(Duration.ZERO));
+        timers.pass(Duration.ZERO);
+
+        assertEquals("apps", server.last().request().getNamespace());
+        own.close();
+    }
+
+    @Test
+    void whoWaitsGetsTheTokenThatComes() throws Exception {
+        begin();
+        List<CompletableFuture<Token>> waiting = waiting(20);
+        server.token("first", "leases/1");
+
+        for (CompletableFuture<Token> each : waiting) {
+            assertEquals("first", each.get(30, TimeUnit.SECONDS).value());
+        }
+        assertEquals(1, server.streams.size());
+    }
+
+    @Test
+    void closingEndsWhoWaits() {
+        begin();
+        List<CompletableFuture<Token>> waiting = waiting(2);
+        source.close();
+
+        for (CompletableFuture<Token> each : waiting) {
+            ExecutionException ended = assertThrows(ExecutionException.class, () -> each.get(30, TimeUnit.SECONDS));
+            assertEquals("SOURCE_CLOSED", ((KubevendException) ended.getCause()).reason());
+        }
+    }
+
+    @Test
+    void whoIsInterruptedIsToldSo() {
+        begin();
+        Thread.currentThread().interrupt();
+        KubevendException interrupted =
+                assertThrows(KubevendException.class, () -> source.token(Duration.ofMinutes(5)));
+
+        assertTrue(Thread.interrupted());
+        assertEquals("INTERRUPTED", interrupted.reason());
+    }
+
+    /** So many threads that wait for a token, each as long as may be. */
+    private List<CompletableFuture<Token>> waiting(int count) {
+        List<CompletableFuture<Token>> all = new ArrayList<>();
+        List<Thread> threads = new ArrayList<>();
+        for (int number = 0; number < count; number++) {
+            CompletableFuture<Token> one = new CompletableFuture<>();
+            all.add(one);
+            threads.add(Timers.daemon("waits", () -> {
+                try {
+                    one.complete(source.token(Duration.ofSeconds(Long.MAX_VALUE)));
+                } catch (KubevendException failure) {
+                    one.completeExceptionally(failure);
+                }
+            }));
+        }
+        threads.forEach(Thread::start);
+        while (!threads.stream().allMatch(each -> each.getState() == Thread.State.TIMED_WAITING)) {
+            Thread.onSpinWait();
+        }
+        return all;
+    }
+
+    @Test
+    void aListenersOwnThreadIsNotTheSources() throws Exception {
+        TokenSource real = client.tokenSource(TokenRequest.ofRole("ci"));
+        CountDownLatch held = new CountDownLatch(1);
+        CountDownLatch told = new CountDownLatch(2);
+        real.addListener(new TokenListener() {
+            @Override
+            public void onRenewed(Token token) {
+                try {
+                    held.await();
+                } catch (InterruptedException interrupted) {
+                    throw new IllegalStateException(interrupted);
+                }
+                told.countDown();
+            }
+        });
+        assertThrows(KubevendException.class, () -> real.token(Duration.ZERO));
+        while (server.streams.isEmpty()) {
+            Thread.onSpinWait();
+        }
+        server.token("first", "leases/1");
+        server.token("second", "leases/2");
+
+        assertEquals("second", real.token().value());
+        real.close();
+        held.countDown();
+        assertTrue(told.await(30, TimeUnit.SECONDS));
+        assertNothingIsLeft();
+    }
+
+    @Test
     void nothingOfARealSourceIsLeftBehind() throws InterruptedException {
         TokenSource real = client.tokenSource(TokenRequest.ofRole("ci"));
-        real.addListener(new TokenListener() {});
         assertThrows(KubevendException.class, () -> real.token(Duration.ZERO));
+        assertFalse(threads().isEmpty());
         real.close();
 
-        for (Thread thread : Thread.getAllStackTraces().keySet()) {
-            if (thread.getName().startsWith("kubevend-token-source")) {
-                thread.join(10_000);
-                assertFalse(thread.isAlive(), thread.getName());
-            }
+        assertNothingIsLeft();
+        real.close();
+    }
+
+    private static List<Thread> threads() {
+        return Thread.getAllStackTraces().keySet().stream()
+                .filter(each -> each.getName().startsWith("kubevend-"))
+                .toList();
+    }
+
+    private static void assertNothingIsLeft() throws InterruptedException {
+        for (Thread thread : threads()) {
+            thread.join(30_000);
+            assertFalse(thread.isAlive(), thread.getName());
         }
     }
 }

@@ -286,7 +286,10 @@ public final class Driver {
                 "reason", refused.reason(),
                 "message", refused.getMessage(),
                 "metadata", refused.metadata(),
-                "violations", refused.violations());
+                "violations",
+                        refused.violations().stream()
+                                .map(KubevendException.Violation::field)
+                                .toList());
     }
 
     private static String digest(Token token) {

@@ -5,6 +5,7 @@ import io.fabric8.kubernetes.client.Config;
 import io.fabric8.kubernetes.client.ConfigBuilder;
 import io.fabric8.kubernetes.client.KubernetesClient;
 import io.fabric8.kubernetes.client.KubernetesClientBuilder;
+import io.fabric8.kubernetes.client.utils.TokenRefreshInterceptor;
 
 /** Puts a source of tokens into fabric8's Kubernetes client. */
 public final class KubevendKubernetes {
@@ -32,8 +33,9 @@ public final class KubevendKubernetes {
     public static KubernetesClientBuilder clientBuilder(TokenSource source, Config config) {
         return new KubernetesClientBuilder()
                 .withConfig(withoutCredentials(config))
-                .withHttpClientBuilderConsumer(
-                        builder -> builder.addOrReplaceInterceptor("kubevend", new TokenInterceptor(source)));
+                // In the stead of fabric8's own, which after a 401 would read the kubeconfig again, and show its token.
+                .withHttpClientBuilderConsumer(builder ->
+                        builder.addOrReplaceInterceptor(TokenRefreshInterceptor.NAME, new TokenInterceptor(source)));
     }
 
     /** Where the cluster is, and nothing by which it could take the caller for somebody else. */
