@@ -32,7 +32,7 @@ final class TokenFile {
 
     private String read() throws IOException {
         String content = Files.readString(path).strip();
-        if (content.isEmpty() || content.chars().anyMatch(Character::isWhitespace)) {
+        if (content.isEmpty() || content.chars().anyMatch(each -> each <= ' ' || each > '~')) {
             throw new IOException("there is no token in " + path + ", or more than one");
         }
         return content;

@@ -6,6 +6,7 @@ import io.fabric8.kubernetes.client.ConfigBuilder;
 import io.fabric8.kubernetes.client.KubernetesClient;
 import io.fabric8.kubernetes.client.KubernetesClientBuilder;
 import io.fabric8.kubernetes.client.utils.TokenRefreshInterceptor;
+import java.net.URI;
 
 /** Puts a source of tokens into fabric8's Kubernetes client. */
 public final class KubevendKubernetes {
@@ -38,6 +39,15 @@ public final class KubevendKubernetes {
                         builder.addOrReplaceInterceptor(TokenRefreshInterceptor.NAME, new TokenInterceptor(source)));
     }
 
+    /** Refuses a server to which the token would go in plain text. fabric8 may make one of a host without a scheme. */
+    private static void checkServer(URI server) {
+        boolean local = server.getHost() != null && server.getHost().matches("localhost|127\\.[0-9.]+|\\[::1]");
+        if (!"https".equals(server.getScheme()) && !local) {
+            throw new IllegalArgumentException("A token goes to an API server by TLS alone: give "
+                    + server.getAuthority() + " as https://" + server.getAuthority() + ".");
+        }
+    }
+
     /** Where the cluster is, and nothing by which it could take the caller for somebody else. */
     private static Config withoutCredentials(Config config) {
         Config bare = new ConfigBuilder(config)
@@ -56,6 +66,7 @@ public final class KubevendKubernetes {
                 .withOauthTokenProvider(null)
                 .build();
         bare.setAuthProvider(null);
+        checkServer(URI.create(bare.getMasterUrl()));
         return bare;
     }
 }

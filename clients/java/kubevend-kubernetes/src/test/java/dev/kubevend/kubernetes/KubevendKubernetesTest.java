@@ -2,6 +2,8 @@ package dev.kubevend.kubernetes;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertNull;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import dev.kubevend.ConnectionSettings;
 import dev.kubevend.Kubevend;
@@ -45,6 +47,16 @@ class KubevendKubernetesTest {
         assertNull(used.getUsername());
         assertNull(used.getPassword());
         assertNull(used.getAuthProvider());
+    }
+
+    @Test
+    void aTokenGoesToNoServerInPlainText() {
+        Config plain = new ConfigBuilder(Config.empty())
+                .withMasterUrl("http://cluster.example:6443")
+                .build();
+
+        IllegalArgumentException refused = assertThrows(IllegalArgumentException.class, () -> used(plain));
+        assertTrue(refused.getMessage().contains("https://cluster.example:6443"), refused.getMessage());
     }
 
     @Test
