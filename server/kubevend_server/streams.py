@@ -52,8 +52,12 @@ class Stream:
             return await self._pass_through(self._following(), lambda call: self._go_on(call, handler))
         self._begun = True
         reply = await self._pass_through(self.first, lambda call: self._begin(call, handler))
-        # It holds what was issued, down to the rows of the store, and the stream may be open for weeks.
+        # It holds what was issued, down to the rows of the store, and the stream may be open for weeks. So may what the
+        # request has beyond its fields, which its caller chooses the size of.
         self.first.record = Record()
+        if (request := self.first.request) is not None:
+            request.DiscardUnknownFields()
+            self.first.payload = request.SerializeToString()
         return reply
 
     async def wait(self, seconds: float) -> None:

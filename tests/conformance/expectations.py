@@ -53,7 +53,7 @@ def differences(expected: Any, found: Any, path: str = "answer") -> list[str]:
 
 
 _CHECKS: Mapping[str, Callable[[Any, Any], bool]] = {
-    "not": lambda operand, found: bool(differences(operand, found)),
+    "not": lambda operand, found: found is not None and bool(differences(operand, found)),
     "contains": lambda operand, found: found is not None and operand in found,
     "matches": lambda operand, found: isinstance(found, str) and re.search(operand, found) is not None,
     "at_least": lambda operand, found: isinstance(found, int | float) and found >= operand,

@@ -85,7 +85,8 @@ class Play:
         return {"do": verb, **(fields or {})}
 
     def _expected(self, step: Mapping[str, Any]) -> Any:
-        return resolve(step.get("expect", {}), self.known)
+        """What a driver's answer must have: no error, where none is named."""
+        return {"error": {"absent": True}, **resolve(step.get("expect", {}), self.known)}
 
     def _until(self, step: Mapping[str, Any]) -> Answer:
         """Ask again and again, until the answer is as expected."""

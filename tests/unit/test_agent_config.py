@@ -167,7 +167,7 @@ OUTPUT = "outputs: [{role: ci, token: {file: /run/token}, %s}]"
             "outputs[0].on_change.process: is the child, and there is",
         ),
         (OUTPUT % "cluster: {certificate_authority: x}", "outputs[0].cluster.certificate_authority: goes with server"),
-        (OUTPUT % "cluster: {server: x}", "outputs[0].cluster.server: is 'x', and must be a URL"),
+        (OUTPUT % "cluster: {server: x}", "outputs[0].cluster.server: is 'x', and must be an https URL"),
         (OUTPUT % "cluster: {server: 'https://x', in_cluster: true}", "outputs[0].cluster: has server and in_cluster"),
         (OUTPUT % "cluster: {in_cluster: yes}", "outputs[0].cluster.in_cluster: is 'yes', and must be true or false"),
         ("outputs: [{token: {file: /x}}]", "outputs[0].role: is missing."),

@@ -60,7 +60,7 @@ def test_a_folder_that_others_may_write_is_refused(file: Path, mode: int) -> Non
     """Where others could put another file in its place nothing is written, and the error says what to do."""
     file.parent.mkdir()
     file.parent.chmod(mode)
-    with pytest.raises(PlacingError, match=rf"may be written by anyone.*as {file.parent}/kubevend/token.*chmod go-w"):
+    with pytest.raises(PlacingError, match=rf"may be written by anyone.*chmod go-w.*as {file.parent}/kubevend/token"):
         place(file)
     assert [*file.parent.iterdir()] == []
 
@@ -127,6 +127,10 @@ def test_what_is_there_already_is_known(file: Path) -> None:
     assert not holds(target, b"ne")
     assert not holds(target, b"newer")
     assert not holds(Target(file, 0o600), b"new")
+    assert not holds(Target(file, 0o640, owner=os.geteuid() + 1), b"new")
+    file.with_name("another").hardlink_to(file)
+    assert not holds(target, b"new")
+    file.with_name("another").unlink()
     file.rename(file.with_name("other"))
     file.symlink_to("other")
     assert not holds(target, b"new")

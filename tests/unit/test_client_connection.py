@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import select
+import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -18,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from google.rpc import code_pb2
 from kubernetes.client import Configuration
 
+import kubevend.kubernetes
 from kubevend import Client, ClientError, Denied, KubevendError, Settings, Token, Unavailable, cluster
 from kubevend.channels import OPTIONS, Line, Lines
 from kubevend.errors import Violation
@@ -237,6 +241,39 @@ def test_where_the_api_server_is() -> None:
     assert cluster.target("", "/ca", {**pod, "KUBERNETES_SERVICE_HOST": "fd00::1"}) == ("https://[fd00::1]:443", "/ca")
     with pytest.raises(ClientError, match="HOST_MISSING"):
         cluster.target("", None, {})
+
+
+@pytest.mark.parametrize(
+    "host", ["10.0.0.1:6443", "http://10.0.0.1:6443", "api.example", "ftp://a", "http://127.0.0.1.example"]
+)
+def test_a_token_goes_to_no_host_in_plain_text(host: str) -> None:
+    """To the Kubernetes client a host without a scheme is one without TLS: it is refused, with what to write."""
+    with pytest.raises(ClientError, match="https://") as refused:
+        kubevend.kubernetes.plug_in(Configuration(host=host), cast("Any", None))
+    assert refused.value.reason == "HOST_INSECURE"
+
+
+@pytest.mark.parametrize(
+    "host", ["https://10.0.0.1:6443", "http://127.0.0.1:8001", "http://localhost", "http://[::1]:1"]
+)
+def test_a_token_goes_by_tls_or_stays_here(host: str) -> None:
+    """A host with TLS is good, and so is one on this machine."""
+    cluster.check_host(host)
+
+
+def test_plain_text_goes_to_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """http_proxy, which gRPC asks for loopback addresses as well, does not get what goes without TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as proxy, socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.setenv("no_proxy", "")
+        settings = Settings(address=f"127.0.0.1:{server.getsockname()[1]}", insecure=True)
+        with ThreadPoolExecutor() as pool, Client(settings) as client:
+            calling = pool.submit(client.issue, "ci", timeout=5)
+            found, _, _ = select.select([proxy, server], [], [], 30)
+            server.close()  # which ends the call
+            proxy.close()
+            assert isinstance(calling.exception(), KubevendError)
+    assert found == [server]
 
 
 def test_a_token_replaces_what_a_configuration_had() -> None:

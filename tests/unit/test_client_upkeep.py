@@ -265,6 +265,16 @@ def test_a_notice_of_refusal_is_told_once(supplied: World) -> None:
     assert supplied.upkeep.refusal is not None
 
 
+def test_a_refusal_after_an_outage_is_told(supplied: World) -> None:
+    """Who gets no further token hears of it where no notice came, too: the role may have gone in an outage."""
+    supplied.end()
+    supplied.time += supplied.upkeep.pause
+    supplied.open()
+    (told,) = supplied.end("NOT_FOUND", "ROLE_NOT_FOUND")
+    assert isinstance(told, Refused)
+    assert supplied.current() == "one"
+
+
 def test_a_notice_of_a_temporary_failure_is_no_refusal(supplied: World) -> None:
     """A stream that ends because the cluster failed for long tells nobody that tokens are refused."""
     supplied.notice("KUBERNETES_UNREACHABLE")

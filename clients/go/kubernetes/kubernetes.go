@@ -7,8 +7,11 @@ package kubernetes
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 
 	"k8s.io/client-go/rest"
 
@@ -26,20 +29,41 @@ func RESTConfig(source *kubevend.TokenSource, host, caFile string) *rest.Config 
 //
 // A request that is answered with 401 is made once more with another token, if what it sends can be sent again. Where the source
 // has no token, a request waits for one until its context ends, and for [kubevend.DefaultTimeout] at most.
+//
+// The token goes to the API server alone, and by TLS unless that is on this machine: where a redirect leads elsewhere, as a
+// workload behind the API server's proxy can make it, it is not shown.
 func Wrap(config *rest.Config, source *kubevend.TokenSource) *rest.Config {
 	wrapped := rest.AnonymousClientConfig(config)
 	wrapped.Transport, wrapped.WrapTransport = config.Transport, config.WrapTransport
-	wrapped.Wrap(func(next http.RoundTripper) http.RoundTripper { return &roundTripper{source, next} })
+	server, _, err := rest.DefaultServerUrlFor(wrapped)
+	if err == nil {
+		err = checkServer(server)
+	}
+	wrapped.Wrap(func(next http.RoundTripper) http.RoundTripper { return &roundTripper{source, next, server, err} })
 	return wrapped
+}
+
+// checkServer refuses a server to which the token would go in plain text. A host without a scheme is one to client-go.
+func checkServer(server *url.URL) error {
+	ip := net.ParseIP(server.Hostname())
+	if server.Scheme == "https" || server.Hostname() == "localhost" || ip != nil && ip.IsLoopback() {
+		return nil
+	}
+	return fmt.Errorf("a token goes to %s by TLS alone: give the host as https://%s", server.Host, server.Host)
 }
 
 type roundTripper struct {
 	source *kubevend.TokenSource
 	next   http.RoundTripper
+	server *url.URL
+	err    error // why the token goes nowhere
 }
 
 // RoundTrip implements [http.RoundTripper].
 func (r *roundTripper) RoundTrip(request *http.Request) (*http.Response, error) {
+	if r.err == nil && (request.URL.Scheme != r.server.Scheme || request.URL.Host != r.server.Host) {
+		return r.next.RoundTrip(request)
+	}
 	token, err := r.token(request.Context())
 	if err != nil {
 		if request.Body != nil {
@@ -74,6 +98,9 @@ func (r *roundTripper) again(request *http.Request, refused *http.Response) (*ht
 func (r *roundTripper) WrappedRoundTripper() http.RoundTripper { return r.next }
 
 func (r *roundTripper) token(ctx context.Context) (*kubevend.Token, error) {
+	if r.err != nil {
+		return nil, r.err
+	}
 	within, cancel := context.WithTimeout(ctx, kubevend.DefaultTimeout)
 	defer cancel()
 	return r.source.Token(within)

@@ -206,3 +206,41 @@ func (c *closing) Close() error {
 	c.closed = true
 	return nil
 }
+
+// A redirect to another server, as a workload behind the API server's proxy can answer with, does not take the token along.
+func TestARedirectDoesNotTakeTheTokenAlong(t *testing.T) {
+	s := setUp(t)
+	s.give("one")
+	shown := make(chan string, 1)
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(answer http.ResponseWriter, request *http.Request) {
+		shown <- request.Header.Get("Authorization")
+		answer.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer elsewhere.Close()
+	api := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect))
+	defer api.Close()
+
+	if status := s.sends(kubernetes.RESTConfig(s.source, api.URL, ""), nil); status != http.StatusUnauthorized {
+		t.Fatal(status)
+	}
+	if token := <-shown; token != "" {
+		t.Fatalf("%q was shown", token)
+	}
+	if token, err := s.source.Token(context.Background()); err != nil || token.Value() != "one" {
+		t.Fatal("the refusal of somebody else counted", token, err)
+	}
+}
+
+// To client-go a host without a scheme is one without TLS: the token does not go there.
+func TestATokenGoesToNoHostInPlainText(t *testing.T) {
+	s := setUp(t)
+	for _, host := range []string{"10.0.0.1:6443", "http://10.0.0.1:6443"} {
+		client, err := rest.HTTPClientFor(kubernetes.RESTConfig(s.source, host, ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = client.Get("http://10.0.0.1:6443/version"); err == nil || !strings.Contains(err.Error(), "give the host as https://10.0.0.1:6443") {
+			t.Fatal(err)
+		}
+	}
+}

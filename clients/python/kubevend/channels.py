@@ -52,7 +52,11 @@ OPTIONS: list[tuple[str, str | int]] = [
     # Else clients of one process that are alike would share a connection, and its credentials with it.
     ("grpc.use_local_subchannel_pool", 1),
 ]
-"""What every channel is made with. See https://github.com/grpc/grpc/blob/master/include/grpc/impl/channel_arg_names.h."""
+
+"""What channels are made with. See https://github.com/grpc/grpc/blob/master/include/grpc/impl/channel_arg_names.h."""
+
+PLAIN_OPTIONS = [*OPTIONS, ("grpc.enable_http_proxy", 0)]
+"""Those without TLS besides so that what they send stays on this machine: gRPC asks http_proxy for loopback, too."""
 
 Channel = TypeVar("Channel")
 Method = TypeVar("Method")

@@ -10,7 +10,7 @@ from typing import Any, Generic, NoReturn, Self, TypeVar, cast
 import grpc
 from google.protobuf.message import Message
 
-from kubevend.channels import CALL_SECONDS, OPTIONS, Lines, error_of
+from kubevend.channels import CALL_SECONDS, OPTIONS, PLAIN_OPTIONS, Lines, error_of
 from kubevend.connection import Settings
 from kubevend.tokens import Token, issue_request, new_request_id
 from kubevend.v1 import (
@@ -120,7 +120,7 @@ class Client:
 
 def _connect(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
     if credentials is None:
-        return grpc.insecure_channel(address, OPTIONS)
+        return grpc.insecure_channel(address, PLAIN_OPTIONS)
     return grpc.secure_channel(address, credentials, OPTIONS)
 
 

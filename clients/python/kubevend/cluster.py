@@ -6,7 +6,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from kubevend.connection import is_local
 from kubevend.errors import ClientError
 
 KEY = "BearerToken"
@@ -15,7 +17,7 @@ KEY = "BearerToken"
 _CA_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
 _HEADER = "authorization"
 _PREFIX = "Bearer "
-_UNAUTHORIZED = 401
+UNAUTHORIZED = 401
 
 
 def target(host: str, ca_file: Path | str | None, environ: Mapping[str, str] = os.environ) -> tuple[str, str | None]:
@@ -33,6 +35,23 @@ def target(host: str, ca_file: Path | str | None, environ: Mapping[str, str] = o
         )
     name = f"[{found}]" if ":" in found else found
     return f"https://{name}:{port}", str(ca_file or _CA_FILE)
+
+
+def check_host(host: str) -> None:
+    """Refuse an API server to which tokens would go in plain text, unless that is on this machine.
+
+    To the Kubernetes client a host without a scheme is one.
+
+    Raises:
+        ClientError: so it is (HOST_INSECURE).
+    """
+    url = urlsplit(host if "://" in host else f"//{host}")
+    if url.scheme != "https" and not (url.scheme == "http" and is_local(f"{url.hostname}:0")):
+        raise ClientError(
+            f"A token goes to an API server by TLS alone, and {host} is not https: give it as "
+            f"https://{url.netloc or '10.0.0.1:6443'}.",
+            reason="HOST_INSECURE",
+        )
 
 
 def forget_credentials(configuration: Any) -> None:
@@ -59,4 +78,4 @@ def shows(headers: Mapping[str, str] | None, token: str) -> dict[str, str]:
 
 def may_be_sent_again(status: int, body: object) -> bool:
     """Whether a request was refused for its token, and can be made with another one: its body is no stream."""
-    return status == _UNAUTHORIZED and (body is None or isinstance(body, (str, bytes, dict, list)))
+    return status == UNAUTHORIZED and (body is None or isinstance(body, (str, bytes, dict, list)))

@@ -92,7 +92,7 @@ class Upkeep:
         self._open = False  # a stream is
         self._answered = False  # it has brought a token
         self._id_refused = False  # the request id of late
-        self._noticed = False  # it has said that there will be no further one, and nobody has been told
+        self._warned = False  # listeners, since the last token, that there will be no other
         self.error: KubevendError | None = None
         self._told: KubevendError | None = None
 
@@ -149,8 +149,7 @@ class Upkeep:
             return self._renewed(answer)
         if answer.notice.reason == "LEASE_REVOKED":
             return self._revoked(answer.notice.lease, answer.notice.message)
-        self._noticed = True
-        return []
+        return []  # of any other notice the end of the stream says the same, and more
 
     def ended(self, error: KubevendError | None) -> list[Told]:
         """Take it that the stream has ended, and how."""
@@ -165,10 +164,10 @@ class Upkeep:
         least = error.retry_after.total_seconds() if error.retry_after else 0.0
         bounds = _REFUSED_SECONDS if self.refusal else _TEMPORARY_SECONDS
         self._due = self._clock() + max(least, 0.0 if at_once else self._failures.next(*bounds))
-        if self._noticed and self.refusal:
-            self._noticed = False
-            return [Refused(error)]
-        return []
+        if self._warned or not self.refusal or not self.current():
+            return []
+        self._warned = True
+        return [Refused(error)]
 
     def invalidate(self, token: str) -> bool:
         """Take it that somebody was refused with a token: whether it was the current one, which is then dropped."""
@@ -183,7 +182,7 @@ class Upkeep:
         life = token.granted_ttl.total_seconds()
         self._held = _Held(token, now, now + life - min(_MARGIN_SECONDS, _MARGIN * life))
         self._due = now + max(_LATEST * life, _life_before_next(answer))
-        self._answered, self._noticed, self._id_refused, self.error = True, False, False, None
+        self._answered, self._warned, self._id_refused, self.error = True, False, False, None
         self._failures.reset()
         return [Renewed(token)]
 

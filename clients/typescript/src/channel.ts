@@ -40,6 +40,9 @@ const OPTIONS: ClientOptions = {
   "grpc.use_local_subchannel_pool": 1,
 };
 
+// What is sent in plain text stays on this machine: gRPC asks `http_proxy` for loopback addresses, too.
+const PLAIN_OPTIONS: ClientOptions = { "grpc.enable_http_proxy": 0 };
+
 /**
  * The connection to kubevend, by the credentials that the files hold now.
  *
@@ -90,6 +93,11 @@ export class Channel {
   metadata(): Metadata {
     const metadata = new Metadata();
     const token = this.#token?.read().toString().trim();
+    if (token !== undefined && !/^[\x21-\x7e]+$/.test(token)) {
+      // gRPC would refuse it, too, with words that have all of it in them.
+      const hint = "write the token alone into it, or name another file in KUBEVEND_TOKEN_FILE (tokenFile)";
+      throw clientError("FILE_UNREADABLE", `The token file holds no token, or more than one: ${hint}.`);
+    }
     if (token !== undefined) metadata.set("authorization", `Bearer ${token}`);
     return metadata;
   }
@@ -118,7 +126,8 @@ export class Channel {
     const [ca, key, cert] = contents;
     try {
       const secure = this.#plaintext ? credentials.createInsecure() : credentials.createSsl(ca, key, cert);
-      const next = new GrpcClient(this.#address, secure, OPTIONS);
+      const options = this.#plaintext ? { ...OPTIONS, ...PLAIN_OPTIONS } : OPTIONS;
+      const next = new GrpcClient(this.#address, secure, options);
       if (before !== undefined) this.#retire(before);
       this.#client = next;
       this.#shown = contents;

@@ -1,21 +1,24 @@
 import { EventEmitter } from "node:events";
 
+import { type Timestamp, timestampMs } from "@bufbuild/protobuf/wkt";
+
 import { pauseAfterRefusalMs, pauseMs } from "./backoff.js";
 import type { Clock } from "./clock.js";
 import { clientError, KubevendError } from "./errors.js";
-import type { IssueTokenRequest, StreamNotice, StreamTokensResponse } from "./gen/kubevend/v1/issue_service_pb.js";
+import type { IssueTokenRequest, StreamTokensResponse } from "./gen/kubevend/v1/issue_service_pb.js";
 import { issueRequest, type TokenRequest } from "./request.js";
 import { Token } from "./token.js";
 import { Waiters } from "./waiters.js";
 
 const TIMEOUT_MS = 10_000;
 const FIRST_ANSWER_MS = 30_000;
-// A token that is refused so soon after it came speaks for a fault that another token does not cure.
-const HASTY_MS = 60_000;
-const LEAST_PATIENCE_MS = 5_000;
-const OVERDUE = "TOKEN_OVERDUE";
-const PASSING: ReadonlySet<string> = new Set([OVERDUE, "SERVER_STOPPING", "LEASE_REVOKED"]);
-const REOPEN = Symbol("the token was invalidated");
+// A token that is given up so soon after it came makes its successor wait, the longer the more often that happens.
+const SOON_MS = 60_000;
+const SILENT = "STREAM_SILENT";
+const REVOKED = "LEASE_REVOKED";
+const PASSING: ReadonlySet<string> = new Set([SILENT, "SERVER_STOPPING"]);
+const OF_REQUEST_IDS: ReadonlySet<string> = new Set(["ALREADY_EXISTS", "FAILED_PRECONDITION", "INVALID_ARGUMENT"]);
+const REOPEN = Symbol("the token was given up");
 
 /** What a source tells its listeners. An error of a listener becomes a warning of the process, and does no other harm. */
 export interface TokenSourceEvents {
@@ -86,8 +89,8 @@ export class TokenSource extends EventEmitter<TokenSourceEvents> {
   #renamed = false;
   /** Streams since the last token that brought none. */
   #failures = 0;
-  /** Tokens in a row that were invalidated soon after they came. */
-  #hasty = 0;
+  /** Tokens in a row that were given up soon after they came. */
+  #drops = 0;
   /** Whether listeners have been told, since the last token, that there will be no other. */
   #told = false;
 
@@ -130,8 +133,7 @@ export class TokenSource extends EventEmitter<TokenSourceEvents> {
     const value = typeof token === "string" ? token : token.value;
     const held = this.#held;
     if (held?.token.value !== value || this.#closed) return;
-    this.#hasty = this.#parts.clock.now() - held.arrived < HASTY_MS ? this.#hasty + 1 : 0;
-    this.#drop();
+    this.#drop(held);
     this.#opening?.abort(REOPEN);
     this.#wake?.();
   }
@@ -176,7 +178,8 @@ export class TokenSource extends EventEmitter<TokenSourceEvents> {
         opening.signal.throwIfAborted();
         this.#take(reply);
       }
-      return new KubevendError("UNAVAILABLE", "The server ended the stream of tokens without a reason.");
+      const message = "The server ended the stream of tokens without a reason.";
+      return new KubevendError("UNAVAILABLE", message, { reason: "STREAM_ENDED" });
     } catch (error) {
       return error;
     } finally {
@@ -185,13 +188,15 @@ export class TokenSource extends EventEmitter<TokenSourceEvents> {
     }
   }
 
-  #take({ event }: StreamTokensResponse): void {
-    if (event.case === "token") this.#hold(new Token(event.value));
+  #take({ event, nextTokenTime }: StreamTokensResponse): void {
+    if (event.case === "token") this.#hold(new Token(event.value), nextTokenTime);
     // Of any other notice the stream's end says the same, and more.
-    else if (event.case === "notice" && event.value.reason === "LEASE_REVOKED") this.#revoke(event.value);
+    else if (event.case === "notice" && event.value.reason === REVOKED) {
+      this.#revoke(event.value.lease, event.value.message);
+    }
   }
 
-  #hold(token: Token): void {
+  #hold(token: Token, next: Timestamp | undefined): void {
     const arrived = this.#parts.clock.now();
     const life = token.grantedTtlSeconds * 1000;
     this.#held = { token, arrived, until: arrived + life - Math.min(10_000, life / 10) };
@@ -201,7 +206,7 @@ export class TokenSource extends EventEmitter<TokenSourceEvents> {
     this.#refusal = undefined;
     this.#renamed = false;
     this.#failures = 0;
-    this.#watch(Math.max(0.85 * life, LEAST_PATIENCE_MS));
+    this.#watch(Math.max(0.85 * life, lifeBeforeNextMs(token, next)));
     this.#waiters.serve(token);
   }
 
@@ -211,20 +216,33 @@ export class TokenSource extends EventEmitter<TokenSourceEvents> {
   }
 
   /** No longer hand out the token, nor ask for its lease again. */
-  #drop(): void {
+  #drop(held: Held): void {
+    const soon = this.#parts.clock.now() - held.arrived <= SOON_MS;
+    this.#drops = soon ? this.#drops + 1 : 1;
     this.#held = undefined;
+    this.#last = undefined;
+    this.#refusal = undefined;
     this.#requestId = this.#parts.uuid();
   }
 
-  #revoke({ lease, message }: StreamNotice): void {
-    this.#drop();
+  #revoke(lease: string, message: string): void {
+    const held = this.#held;
+    if (held?.token.lease === lease) {
+      this.#drop(held);
+      this.#watch(FIRST_ANSWER_MS); // the stream ends now
+    }
     this.#tell("revoked", lease, message);
   }
 
   /** What follows from the end of a stream: for how many milliseconds to pause. */
   #heed(end: unknown): number {
-    if (end === REOPEN) return this.#hasty > 1 ? pauseMs(this.#hasty - 2, this.#parts.random) : 0;
+    if (end === REOPEN) return this.#pauseAfterDrop();
     const error = asKubevendError(end);
+    if (error.reason === REVOKED) {
+      const held = this.#held;
+      if (held !== undefined) this.#revoke(held.token.lease, error.message); // its notice did not arrive
+      return this.#pauseAfterDrop();
+    }
     this.#last = error;
     this.#refusal = undefined;
     if (this.#opensAtOnce(error)) return 0;
@@ -234,13 +252,17 @@ export class TokenSource extends EventEmitter<TokenSourceEvents> {
     return Math.max(pause(failuresBefore, this.#parts.random), error.retryAfterMs ?? 0);
   }
 
+  #pauseAfterDrop(): number {
+    return this.#drops > 1 ? pauseMs(this.#drops - 2, this.#parts.random) : 0;
+  }
+
   /**
    * Whether the next stream is opened at once: where the request id was of no more use, and another one may be; or where a
-   * stream that brought a token ends because the server stops, the lease was ended, the next token did not come, or the caller's
-   * own credential expired (its file may hold another one by now).
+   * stream that brought a token ends because the server stops, the next token did not come, or the caller's own credential
+   * expired (its file may hold another one by now).
    */
   #opensAtOnce({ code, reason }: KubevendError): boolean {
-    if (reason.startsWith("REQUEST_ID_")) {
+    if (OF_REQUEST_IDS.has(code) && reason.startsWith("REQUEST_ID_")) {
       this.#requestId = this.#parts.uuid();
       const first = !this.#renamed;
       this.#renamed = true;
@@ -273,14 +295,14 @@ export class TokenSource extends EventEmitter<TokenSourceEvents> {
   #watch(ms: number): void {
     this.#unwatch();
     const stream = this.#opening;
-    const message = "No token came on the stream when one was due.";
-    const error = new KubevendError("DEADLINE_EXCEEDED", message, { reason: OVERDUE });
+    const message = "The stream of tokens brought nothing in time, and was opened anew.";
+    const error = new KubevendError("UNAVAILABLE", message, { reason: SILENT });
     this.#unwatch = this.#parts.clock.after(ms, () => stream?.abort(error), false);
   }
 
   #late(): Error {
     const message = "No token came in time. Wait for longer, or look whether kubevend answers.";
-    return this.#last ?? new KubevendError("DEADLINE_EXCEEDED", message);
+    return this.#last ?? new KubevendError("DEADLINE_EXCEEDED", message, { reason: "NO_TOKEN_IN_TIME" });
   }
 
   #tell<E extends keyof TokenSourceEvents>(event: E, ...told: TokenSourceEvents[E]): void {
@@ -294,6 +316,16 @@ export class TokenSource extends EventEmitter<TokenSourceEvents> {
       });
     }
   }
+}
+
+/**
+ * When in a token's life its successor is overdue, where the server means to send it late: after half of what is left by then. All
+ * three times are the server's.
+ */
+function lifeBeforeNextMs(token: Token, next: Timestamp | undefined): number {
+  if (next === undefined) return 0;
+  const left = token.expiration.getTime() - timestampMs(next);
+  return token.grantedTtlSeconds * 1000 - Math.max(0, left) / 2;
 }
 
 function asKubevendError(error: unknown): KubevendError {

@@ -175,11 +175,49 @@ describe("a source of tokens", () => {
     await begin();
     await server.stream.end("UNAVAILABLE");
     await clock.pass(0.5);
-    await server.stream.end("FAILED_PRECONDITION", "REQUEST_ID_LEASE_ENDS");
+    await server.stream.end("FAILED_PRECONDITION", "REQUEST_ID_LEASE_ENDED");
     assert.equal(server.streams.length, 3);
     assert.equal(server.stream.issue.requestId, "id-2");
-    await server.stream.end("FAILED_PRECONDITION", "REQUEST_ID_LEASE_ENDS");
+    await server.stream.end("FAILED_PRECONDITION", "REQUEST_ID_LEASE_ENDED");
     assert.equal(server.streams.length, 3);
+  });
+
+  it("keeps a request id that somebody else is still at", async () => {
+    await begin();
+    await server.stream.end("UNAVAILABLE");
+    await clock.pass(0.5);
+    await server.stream.end("ABORTED", "REQUEST_ID_IN_PROGRESS");
+    await clock.pass(1);
+    assert.equal(server.streams.length, 3);
+    assert.equal(server.stream.issue.requestId, "id-1");
+  });
+
+  it("drops a token whose lease was ended where only the stream's end says so", async () => {
+    await begin();
+    await server.stream.end("ABORTED", "LEASE_REVOKED");
+    assert.deepEqual(told, [["revoked", "leases/first", "ABORTED LEASE_REVOKED"]]);
+    assert.equal(server.streams.length, 2);
+    assert.equal(server.stream.issue.requestId, "id-2");
+  });
+
+  it("slows down where the lease of each new token is ended", async () => {
+    await begin();
+    for (const pause of [0, 0.5, 1, 2]) {
+      const { lease } = await source.token();
+      await server.stream.send(noticeReply("LEASE_REVOKED", lease));
+      await server.stream.end("ABORTED", "LEASE_REVOKED");
+      if (pause > 0) assert.equal(clock.next, pause * 1000);
+      await clock.pass(pause);
+      await server.stream.send(tokenReply(`after ${pause}`));
+    }
+  });
+
+  it("waits for a token that the server means to send late", async () => {
+    const waiting = source.token();
+    await settled();
+    await server.stream.send(tokenReply("first", 600, "leases/first", 540));
+    await waiting;
+    assert.equal(clock.next, 570_000);
   });
 
   it("fetches another token by another request id where one was invalidated, and not for one that it no longer has", async () => {

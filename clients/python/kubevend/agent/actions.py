@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,9 @@ from kubevend.agent.config import Output, RunCommand, SendSignal
 from kubevend.agent.log import Log
 from kubevend.agent.processes import Processes
 from kubevend.upkeep import now
+
+_LONGEST_ID = 32
+"""Bytes of a file with a process id."""
 
 
 @dataclass
@@ -95,7 +100,7 @@ class Action:
 
     def _signal_file(self, number: signal.Signals, pid_file: Path) -> None:
         try:
-            os.kill(_process_id(pid_file.read_text()), number)
+            os.kill(_process_id(_read_start(pid_file)), number)
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "it holds no process id"
             self._failed(f"the process of {pid_file} did not get {number.name}: {why}")
@@ -109,6 +114,21 @@ class Action:
     def _failed(self, why: str) -> None:
         self.counts.failed += 1
         self._log.error("change_not_told", output=self._output.name, why=why)
+
+
+def _read_start(file: Path) -> str:
+    """What a small file holds. Whoever may write it may as well have put a link or a pipe there, which are not read.
+
+    Raises:
+        OSError: it cannot be read, or is no file.
+    """
+    handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        return os.read(handle, _LONGEST_ID).decode(errors="replace")
+    finally:
+        os.close(handle)
 
 
 def _process_id(text: str) -> int:

@@ -111,7 +111,9 @@ def holds(target: Target, content: bytes) -> bool:
         with _opened(str(target.file)) as handle:
             found = os.fstat(handle)
             same = stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) == target.mode
-            same = same and target.owner in (None, found.st_uid) and target.group in (None, found.st_gid)
+            # A file of another user's can be what is wanted now and something else later.
+            same = same and found.st_uid == (os.geteuid() if target.owner is None else target.owner)
+            same = same and found.st_nlink == 1 and target.group in (None, found.st_gid)
             same = same and found.st_size == len(content)
             return same and os.read(handle, len(content) + 1) == content
     except OSError:
@@ -184,9 +186,9 @@ def _open_folder(file: Path) -> int:
     if fault := _fault_of(found):
         os.close(handle)
         raise PlacingError(
-            f"{file} is not written: {folder} {fault}, who could put another file in its place. Name a folder of "
-            f"its own, as {folder}/kubevend/{file.name}, which the agent makes, or take that right away "
-            f"(chmod go-w {folder})."
+            f"{file} is not written: {folder} {fault}, who could put another file in its place. Take that right away "
+            f"(chmod go-w {folder}); where nobody else writes there, as in a pod's volume that the others mount read "
+            f"only, name a folder of its own, as {folder}/kubevend/{file.name}, which the agent makes."
         )
     return handle
 

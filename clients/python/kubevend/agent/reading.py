@@ -152,8 +152,8 @@ def _cluster(section: Section) -> Cluster:
         section.fault("", "has server and in_cluster, which is the pod's own: one of them says where the cluster is")
     if authority and not (found.server or found.in_cluster):
         section.fault("certificate_authority", "goes with server or in_cluster")
-    if found.server and not re.match(r"https?://.", found.server):
-        section.fault("server", f"is {found.server!r}, and must be a URL, as https://10.0.0.1:6443")
+    if found.server and not re.match(r"https://.", found.server):
+        section.fault("server", f"is {found.server!r}, and must be an https URL, as https://10.0.0.1:6443")
     section.end()
     return found
 

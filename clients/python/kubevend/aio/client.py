@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from kubevend.channels import CALL_SECONDS, OPTIONS, Lines, error_of
+from kubevend.channels import CALL_SECONDS, OPTIONS, PLAIN_OPTIONS, Lines, error_of
 from kubevend.connection import Settings
 from kubevend.tokens import Token, issue_request, new_request_id
 from kubevend.v1 import (
@@ -116,7 +116,7 @@ class Client:
 
 def _connect(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
     if credentials is None:
-        return grpc.aio.insecure_channel(address, OPTIONS)
+        return grpc.aio.insecure_channel(address, PLAIN_OPTIONS)
     return grpc.aio.secure_channel(address, credentials, OPTIONS)
 
 

@@ -20,7 +20,8 @@ def api_client(source: TokenSource, host: str = "", ca_file: Path | str | None =
     """A Kubernetes client that asks a source for the token of each request: as `kubevend.kubernetes.api_client`.
 
     Raises:
-        ClientError: no host is given, and this is no pod (HOST_MISSING).
+        ClientError: no host is given, and this is no pod (HOST_MISSING); tokens would go to it in plain text
+            (HOST_INSECURE).
     """
     configuration = k8s.Configuration()
     configuration.host, configuration.ssl_ca_cert = cluster.target(host, ca_file)
@@ -36,6 +37,7 @@ def plug_in(configuration: k8s.Configuration, source: TokenSource) -> None:
     async def refresh(current: Any) -> None:
         cluster.set_token(current, (await source.token()).token)
 
+    cluster.check_host(configuration.host)
     cluster.forget_credentials(configuration)
     configuration.refresh_api_key_hook = refresh  # type: ignore[assignment]  # typed as None
 
@@ -55,8 +57,9 @@ class ApiClient(k8s.ApiClient):
         """Make a request: again, with another token, where it is refused for its token."""
         answer = await super().call_api(method, url, header_params, body, *others, **named)
         token = cluster.shown(header_params)
-        if token and cluster.may_be_sent_again(answer.status, body):
+        if token and answer.status == cluster.UNAUTHORIZED:
             self._source.invalidate(token)
+        if token and cluster.may_be_sent_again(answer.status, body):
             await answer.read()  # so that its connection is free
             headers = cluster.shows(header_params, (await self._source.token()).token)
             answer = await super().call_api(method, url, headers, body, *others, **named)

@@ -10,6 +10,7 @@ import click
 
 from kubevend.cli import kubeconfig_file
 from kubevend.client import Client
+from kubevend.cluster import check_host
 from kubevend.connection import Settings
 from kubevend.errors import Denied, KubevendError, NotFound
 from kubevend.v1 import config_service_pb2, role_service_pb2
@@ -34,6 +35,7 @@ def find(settings: Settings, role: str) -> dict[str, Any]:
             f"Nothing says where the cluster of {role} is: {why}, and {', '.join(map(str, paths))} has no current "
             "context. Give --server and --certificate-authority."
         )
+    check_host(str(kept.get("server")))
     click.echo(f"The cluster is that of your current context, {kept.get('server')}: {why}.", err=True)
     return kept
 

@@ -14,6 +14,7 @@ import click
 from kubevend.cli.issue import token_options
 from kubevend.cli.names import ROLE
 from kubevend.cli.where import connection_options, take_settings
+from kubevend.cluster import check_host
 from kubevend.connection import VARIABLES, Settings
 
 
@@ -55,6 +56,7 @@ def kubeconfig(
     context = given.get("context_name")
     settings = take_settings(given)
     if server:
+        check_host(server)
         cluster = kubeconfig_file.cluster(server, authority.read_bytes() if authority else b"")
     elif authority:
         raise click.UsageError("--certificate-authority goes with --server.")

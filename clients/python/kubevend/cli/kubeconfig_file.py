@@ -13,6 +13,7 @@ import click
 import yaml
 
 _LISTS = ("clusters", "users", "contexts")
+_OF_A_CLUSTER = ("server", "certificate-authority", "certificate-authority-data", "tls-server-name", "proxy-url")
 
 
 @dataclass(frozen=True)
@@ -107,5 +108,7 @@ def current_cluster(paths: list[Path]) -> dict[str, Any] | None:
 
 
 def _absolute(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What of an entry says where the cluster is, and who vouches for it: not that nobody has to."""
+    kept = {name: entry[name] for name in _OF_A_CLUSTER if name in entry}
     authority = entry.get("certificate-authority")
-    return {**entry, "certificate-authority": str((folder / authority).absolute())} if authority else dict(entry)
+    return {**kept, "certificate-authority": str((folder / authority).absolute())} if authority else kept

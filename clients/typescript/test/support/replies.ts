@@ -5,9 +5,16 @@ import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { durationOf } from "../../src/durations.js";
 import { IssueTokenResponseSchema, type StreamTokensResponse, StreamTokensResponseSchema } from "../../src/v1.js";
 
-/** A token that lives for so many seconds; `value` is none that a cluster would take. */
-export function tokenReply(value: string, ttlSeconds = 600, lease = `leases/${value}`): StreamTokensResponse {
-  const expiration = timestampFromMs(Date.parse("2026-11-24T02:51:02Z"));
+/** A token that lives for so many seconds, and the next of which comes after `nextSeconds`; `value` is none that a cluster would take. */
+export function tokenReply(
+  value: string,
+  ttlSeconds = 600,
+  lease = `leases/${value}`,
+  nextSeconds = (ttlSeconds * 2) / 3,
+): StreamTokensResponse {
+  const end = Date.parse("2026-11-24T02:51:02Z");
+  const expiration = timestampFromMs(end);
+  const nextTokenTime = timestampFromMs(end - (ttlSeconds - nextSeconds) * 1000);
   const token = create(IssueTokenResponseSchema, {
     token: value,
     expiration,
@@ -19,7 +26,7 @@ export function tokenReply(value: string, ttlSeconds = 600, lease = `leases/${va
     lease,
     jti: `jti-${value}`,
   });
-  return create(StreamTokensResponseSchema, { event: { case: "token", value: token } });
+  return create(StreamTokensResponseSchema, { event: { case: "token", value: token }, nextTokenTime });
 }
 
 /** Why a stream ends. */
