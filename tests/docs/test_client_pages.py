@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,16 @@ def test_java(here: Path) -> None:
         assert_shown(block, printed)
     assert [block.line for block in blocks if not block.runs] == []
     assert len(blocks) == 3
+    assert java_readme(here, clean) == "system:serviceaccount:kubevend-quickstart:demo\n"
+
+
+def java_readme(here: Path, environment: Mapping[str, str]) -> str:
+    """What the program in the Java library's README prints, with the dependencies that the page has fetched."""
+    (program,) = re.findall(r"^```java\n(.*?)^```$", (java.LIBRARY / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    folder = here / ".dev" / "java"
+    (folder / "Quickstart.java").write_text(program)
+    start = '. .dev/env; cd .dev/java; exec java -cp "$(cat classpath)" Quickstart.java 2>log'
+    return subprocess.check_output(["bash", "-euc", start], cwd=here, env=environment, text=True)
 
 
 def own_environment(folder: Path) -> dict[str, str]:

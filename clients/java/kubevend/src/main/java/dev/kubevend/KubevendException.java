@@ -93,13 +93,22 @@ public final class KubevendException extends RuntimeException {
             }
         }
         Status status = Status.fromThrowable(error);
-        String message = status.getDescription() == null ? status.getCode().name() : status.getDescription();
-        Details details = Details.of(status.getCode(), "", message);
+        Details details = Details.of(status.getCode(), "", described(status));
         com.google.rpc.Status whole = StatusProto.fromThrowable(error);
         if (whole != null) {
             whole.getDetailsList().forEach(details::read);
         }
         return new KubevendException(details, error);
+    }
+
+    /** gRPC's own word for what failed below it is "io exception"; what it was is in the innermost cause. */
+    private static String described(Status status) {
+        String said = status.getDescription() == null ? status.getCode().name() : status.getDescription();
+        Throwable innermost = status.getCause();
+        while (innermost != null && innermost.getCause() != null) {
+            innermost = innermost.getCause();
+        }
+        return innermost == null ? said : said.lines().findFirst().orElse("") + ": " + innermost.getMessage();
     }
 
     /**

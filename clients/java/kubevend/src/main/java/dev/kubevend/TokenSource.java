@@ -129,14 +129,13 @@ public final class TokenSource implements AutoCloseable {
         lock.lock();
         try {
             closed = true;
-            planned.run();
-            abandon();
             changed.signalAll();
+            timers.stop();
+            listeners.stop();
+            abandon();
         } finally {
             lock.unlock();
         }
-        timers.stop();
-        listeners.stop();
     }
 
     @Override

@@ -20,6 +20,7 @@ final class Transport implements Connection.Dialer {
     static final String USER_AGENT = "kubevend-java/0.1.0";
 
     private static final String CA = "KUBEVEND_CA_FILE (caFile)";
+    private static final String PAIR = "The client certificate or its key (PEM, the key as PKCS #8)";
     private static final String CERTIFICATE =
             "KUBEVEND_CLIENT_CERT_FILE and KUBEVEND_CLIENT_KEY_FILE (clientCertificate)";
 
@@ -62,9 +63,8 @@ final class Transport implements Connection.Dialer {
                     .keepAliveTimeout(10, TimeUnit.SECONDS)
                     .build();
         } catch (IllegalArgumentException unusable) {
-            // gRPC looks at certificate and key only here. The CA has been looked at.
-            throw KubevendException.unreadable(
-                    "The client certificate or its key (PEM, the key as PKCS #8)", CERTIFICATE, unusable);
+            // A certificate that gRPC does not take, though it is one. The CA has been looked at.
+            throw KubevendException.unreadable(PAIR, CERTIFICATE, unusable);
         }
     }
 
@@ -91,11 +91,10 @@ final class Transport implements Connection.Dialer {
 
     private static void identify(TlsChannelCredentials.Builder tls, Path certificate, Path key) {
         try {
-            tls.keyManager(
-                    new ByteArrayInputStream(Files.readAllBytes(certificate)),
-                    new ByteArrayInputStream(Files.readAllBytes(key)));
+            ClientIdentity identity = ClientIdentity.read(certificate, key);
+            tls.keyManager(identity.certificates(), identity.key());
         } catch (IOException unusable) {
-            throw KubevendException.unreadable("The client certificate", CERTIFICATE, unusable);
+            throw KubevendException.unreadable(PAIR, CERTIFICATE, unusable);
         }
     }
 }

@@ -543,9 +543,7 @@ class TokenSourceTest {
             }
         });
         assertThrows(KubevendException.class, () -> real.token(Duration.ZERO));
-        while (server.streams.isEmpty()) {
-            Thread.onSpinWait();
-        }
+        awaitStream();
         server.token("first", "leases/1");
         server.token("second", "leases/2");
 
@@ -560,11 +558,18 @@ class TokenSourceTest {
     void nothingOfARealSourceIsLeftBehind() throws InterruptedException {
         TokenSource real = client.tokenSource(TokenRequest.ofRole("ci"));
         assertThrows(KubevendException.class, () -> real.token(Duration.ZERO));
+        awaitStream();
         assertFalse(threads().isEmpty());
         real.close();
 
         assertNothingIsLeft();
         real.close();
+    }
+
+    private void awaitStream() {
+        while (server.streams.isEmpty()) {
+            Thread.onSpinWait();
+        }
     }
 
     private static List<Thread> threads() {

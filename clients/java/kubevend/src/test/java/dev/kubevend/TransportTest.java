@@ -173,6 +173,15 @@ class TransportTest {
     }
 
     @Test
+    void whyNobodyCanBeReachedIsTold() {
+        server.shutdownNow();
+
+        KubevendException unreachable = refusal();
+        assertEquals(Status.Code.UNAVAILABLE, unreachable.code());
+        assertTrue(unreachable.getMessage().contains("Connection refused"), unreachable.getMessage());
+    }
+
+    @Test
     void anErrorHasAllThatTheServerSays() {
         failures.add(StatusProto.toStatusRuntimeException(com.google.rpc.Status.newBuilder()
                 .setCode(Status.Code.INVALID_ARGUMENT.value())
