@@ -173,7 +173,8 @@ lock: ## resolve the dependencies again into requirements.lock
 	  --no-emit-package kubevend --group dev pyproject.toml -o requirements.lock
 
 clean: ## remove what `make` made in this folder
-	rm -rf .venv .dev .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .dev .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis bench*.json tools/buf/node_modules
+	rm -rf $(TYPESCRIPT)/node_modules $(TYPESCRIPT)/build $(TYPESCRIPT)/dist $(GO_LIBRARY)/.build $(JAVA)/target $(JAVA)/*/target
 
 .venv/.installed: requirements.lock pyproject.toml clients/python/pyproject.toml
 	@echo "Installing the Python dependencies into .venv (about a minute the first time)"
