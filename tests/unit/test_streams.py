@@ -53,13 +53,15 @@ class BusyContext(FakeContext):
 class Opened:
     """A stream that was opened in a world."""
 
-    def __init__(self, world: World, context: FakeContext | None = None, opener: Opener | None = None) -> None:
-        """Open it."""
+    def __init__(
+        self, world: World, context: FakeContext | None = None, opener: Opener | None = None, unknown: bytes = b""
+    ) -> None:
+        """Open it, with fields in the request that there are not."""
         self.context = context or FakeContext({"authorization": f"Bearer {ADMIN_TOKEN}"}, "ipv4:10.0.0.7:51234")
         service = next(each for each in world.services if "StreamTokens" in each.openers())
         behave = stream_behavior(STREAM, opener or service.openers()["StreamTokens"], world.interceptors, world.streams)
         shown = cast("aio.ServicerContext[bytes, bytes]", self.context)
-        self.task = asyncio.ensure_future(behave(sending(REQUEST.SerializeToString()), shown))
+        self.task = asyncio.ensure_future(behave(sending(REQUEST.SerializeToString() + unknown), shown))
 
     async def next(self) -> issue_service_pb2.StreamTokensResponse:
         """Its next answer.
@@ -113,6 +115,18 @@ async def test_a_caller_that_leaves_an_idle_stream_leaves_nothing(held: World) -
     await stream.leave()
 
     assert (len(held.streams), held.feed.is_followed, outcomes(held)) == (0, False, ["OUTCOME_SUCCEEDED"])
+
+
+async def test_what_a_request_has_beyond_its_fields_is_not_kept(held: World) -> None:
+    """A stream may be open for weeks, and its caller chooses how large a request is."""
+    unknown = b"\xfa\x7f\xa0\x8d\x06" + bytes(100_000)  # field 2047, of 100,000 bytes
+    stream = Opened(held, unknown=unknown)
+    await stream.next()
+    (kept,) = held.streams.all()
+
+    assert kept.first.payload == REQUEST.SerializeToString()
+    assert kept.first.request == REQUEST
+    await stream.leave()
 
 
 async def test_a_caller_that_leaves_before_it_has_read_leaves_nothing(held: World) -> None:
