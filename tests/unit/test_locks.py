@@ -1,4 +1,4 @@
-"""What pins dependencies names them by version and hash, and no place to get them from: that is the machine's to say."""
+"""What pins dependencies names them by version and hash, and no place to get them from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PINNING = [
 
 @pytest.mark.parametrize("file", PINNING, ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_address_is_named(file: Path) -> None:
-    """npm writes `resolved` and `funding` into its lock: both are to be taken out again."""
+    """There is no address in it; npm writes `resolved` and `funding` into its lock, which are to be taken out."""
     content = file.read_text().replace(_NAMESPACE, "")
 
     assert re.findall(r"\w+://[^\s\"<]+|--(?:extra-)?index-url", content) == []
