@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import functools
-import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import pytest
-
 from tests.support import golang, java, typescript
+from tests.support.programs import lacking, need
 
 CLIENTS = Path(__file__).parents[2] / "clients"
 
 
 def missing(language: str) -> str:
     """What a language's driver needs that is not installed, in words; empty where nothing is missing."""
-    absent = [program for program in _LANGUAGES[language][0] if shutil.which(program) is None]
-    return f"{', '.join(absent)} is not installed, so the {language} library is not tried" if absent else ""
+    return lacking(_LANGUAGES[language][0], language)
 
 
 @functools.cache
@@ -28,9 +24,9 @@ def command(language: str) -> Sequence[str]:
 
     Where what the language needs is not installed the test is skipped, and fails where CI is set, which has it all.
     """
-    if lack := missing(language):
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(lack)
-    return _LANGUAGES[language][1]()
+    programs, build = _LANGUAGES[language]
+    need(programs, language)
+    return build()
 
 
 def _python() -> Sequence[str]:
@@ -56,13 +52,13 @@ def _typescript() -> Sequence[str]:
     return ["node", str(typescript.build_library() / "conformance" / "driver.js")]
 
 
-_Build = tuple[Sequence[str], Callable[[], Sequence[str]]]
+_Build = tuple[tuple[str, ...], Callable[[], Sequence[str]]]
 
 _LANGUAGES: Mapping[str, _Build] = {
     "python": ((), _python),
     "python-aio": ((), _python_aio),
     "go": ((), _go),
-    "typescript": (("node", "npm"), _typescript),
-    "java": (("java", "javac", "mvn"), _java),
+    "typescript": (typescript.PROGRAMS, _typescript),
+    "java": (java.PROGRAMS, _java),
 }
 LANGUAGES = tuple(_LANGUAGES)

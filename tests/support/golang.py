@@ -6,10 +6,10 @@ import fcntl
 import functools
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 from devcluster.golang import MINIMUM, environment, find_go
+from tests.support.programs import run
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "clients" / "go"
@@ -38,19 +38,8 @@ def go(*arguments: str, folder: Path, race: bool = False) -> str:
     Raises:
         AssertionError: it failed; with what it printed.
     """
-    found = find_go(MINIMUM)
-    done = subprocess.run(
-        [found.path, *arguments],
-        cwd=folder,
-        env=environment() | ({"CGO_ENABLED": "1"} if race else {}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"go {' '.join(arguments)} failed:\n{done.stdout[-20000:]}"
-    return done.stdout
+    cgo = {"CGO_ENABLED": "1"} if race else {}
+    return run(find_go(MINIMUM).path, *arguments, folder=folder, environment=environment() | cgo)
 
 
 def can_find_races() -> bool:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-from tests.support.typescript import run
+from tests.support.programs import need, run
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "clients" / "java"
+PROGRAMS = ("java", "javac", "mvn")
 
 
 @functools.cache
@@ -24,11 +21,7 @@ def build_library() -> Path:
 
     Where a JDK or Maven is not installed the test is skipped; it fails where CI is set, which has them.
     """
-    if missing := [program for program in ("java", "javac", "mvn") if shutil.which(program) is None]:
-        message = f"the Java library is not tried: {', '.join(missing)} is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+    need(PROGRAMS, "Java")
     with holding_library():
         run("make", "--no-print-directory", "java", folder=ROOT)
     return LIBRARY / "conformance" / "target"

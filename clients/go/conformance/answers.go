@@ -43,7 +43,7 @@ func described(err error) answer {
 	if answered := apierrors.APIStatus(nil); errors.As(err, &answered) {
 		return answer{"code": fmt.Sprintf("HTTP_%d", answered.Status().Code), "reason": "", "message": err.Error()}
 	}
-	return answer{"code": "CLIENT", "reason": fmt.Sprintf("%T", err), "message": err.Error()}
+	return answer{"code": "DEFECT", "reason": fmt.Sprintf("%T", err), "message": err.Error()}
 }
 
 func codeOf(refused *kubevend.Error) string {

@@ -19,7 +19,7 @@ export function describeError(error: unknown): object {
     const { code, reason, message, metadata, violations, requestId } = error;
     return { code, reason, message, metadata, violations: violations.map(({ field }) => field), request_id: requestId };
   }
-  const code = error instanceof ApiException ? `HTTP_${error.code}` : "CLIENT";
+  const code = error instanceof ApiException ? `HTTP_${error.code}` : "DEFECT";
   const [name, message] = error instanceof Error ? [error.name, error.message] : ["", String(error)];
   return { code, reason: name, message, metadata: {}, violations: [] };
 }

@@ -12,7 +12,7 @@ from kubevend.agent.clusters import Place
 from kubevend.agent.config import Output, files_of
 from kubevend.agent.contents import render
 from kubevend.agent.log import Log
-from kubevend.agent.placing import Placed, PlacingError, Target, clear_leftovers, holds, remove
+from kubevend.agent.placing import Placed, PlacingError, Target, clear_leftovers, commit_all, holds, remove
 from kubevend.errors import KubevendError
 from kubevend.tokens import Token
 from kubevend.upkeep import PERMANENT, now
@@ -192,13 +192,7 @@ def place_all(output: Output, contents: dict[Path, bytes]) -> list[Path]:
         PlacingError: one cannot be written.
     """
     new = stage(output, contents)
-    for place, file in enumerate(new.values()):
-        try:
-            file.commit()
-        except PlacingError:
-            for later in [*new.values()][place + 1 :]:
-                later.discard()
-            raise
+    commit_all([*new.values()])
     return [*new]
 
 

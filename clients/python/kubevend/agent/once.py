@@ -16,7 +16,7 @@ from kubevend.agent.config import Config, Output, Request, files_of
 from kubevend.agent.contents import render
 from kubevend.agent.keeping import stage
 from kubevend.agent.log import Log
-from kubevend.agent.placing import Placed, PlacingError, clear_leftovers
+from kubevend.agent.placing import Placed, PlacingError, clear_leftovers, commit_all
 from kubevend.agent.processes import Processes
 from kubevend.agent.supply import revoke, tell_failure
 from kubevend.agent.wakeups import Wakeups
@@ -69,9 +69,8 @@ class Once:
             if output.request not in self._tokens:
                 self._tokens[output.request] = self._issue(client, output.request)
         staged = self._stage([(output, self._render(client, output)) for output in self._config.outputs])
+        commit_all([file for _, files in staged for file in files.values()])
         for output, files in staged:
-            for new in files.values():
-                new.commit()
             token = self._tokens[output.request]
             self._log.info(
                 "written",

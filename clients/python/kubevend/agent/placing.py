@@ -12,7 +12,7 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +103,21 @@ class Placed:
     def _close(self) -> None:
         os.close(self._handle)
         os.close(self._folder)
+
+
+def commit_all(files: Sequence[Placed]) -> None:
+    """Put contents in their files' places, one after another; where one cannot be, those after it are discarded.
+
+    Raises:
+        PlacingError: so it is. The files before it have been replaced.
+    """
+    for place, file in enumerate(files):
+        try:
+            file.commit()
+        except PlacingError:
+            for later in files[place + 1 :]:
+                later.discard()
+            raise
 
 
 def holds(target: Target, content: bytes) -> bool:

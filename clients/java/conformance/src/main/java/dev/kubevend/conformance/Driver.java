@@ -158,7 +158,7 @@ public final class Driver {
         } catch (Exception failure) {
             answer.put(
                     "error",
-                    Map.of("code", "CLIENT", "reason", failure.getClass().getSimpleName(), "message", "" + failure));
+                    Map.of("code", "DEFECT", "reason", failure.getClass().getSimpleName(), "message", "" + failure));
         }
         synchronized (System.out) {
             System.out.println(JSON.writeValueAsString(answer));
