@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -13,6 +15,8 @@ from kubevend.agent import metrics
 from kubevend.agent.keeping import Keeper
 from kubevend.agent.log import Log
 from kubevend.upkeep import now
+
+_log = logging.getLogger(__name__)
 
 _STUCK_SECONDS = 60.0
 """When the main thread has not turned for so long, the agent is not alive."""
@@ -125,6 +129,8 @@ def _server(host: str, port: int, answers: _Answers) -> ThreadingHTTPServer:
                 free.release()
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """Who goes away in the middle is no event."""
+            """Who goes away in the middle is no event; all else is a defect."""
+            if not isinstance(sys.exception(), OSError):
+                _log.exception("An answer about health failed.")
 
     return Server((host, port), Handler)
