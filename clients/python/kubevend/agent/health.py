@@ -128,7 +128,7 @@ def _server(host: str, port: int, answers: _Answers) -> ThreadingHTTPServer:
             finally:
                 free.release()
 
-        def handle_error(self, request: Any, client_address: Any) -> None:
+        def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - its parameters there
             """Who goes away in the middle is no event; all else is a defect."""
             if not isinstance(sys.exception(), OSError):
                 _log.exception("An answer about health failed.")
