@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ class Play:
     cluster: HoldingProxy
     token_file: Path
     known: dict[str, Any] = field(default_factory=dict)
-    _begun: dict[str, Future[Answer]] = field(default_factory=dict)
 
     def play(self, case: Case) -> None:
         """Take all steps of a case.
@@ -59,7 +57,7 @@ class Play:
 
     def _take(self, step: Mapping[str, Any]) -> None:
         ((kind, take),) = [(kind, take) for kind, take in self._kinds().items() if kind in step]
-        unknown = step.keys() - {kind, "expect", "save", "as"}
+        unknown = step.keys() - {kind, "expect", "save"}
         if unknown:
             raise ValueError(f"A step with {kind!r} has {', '.join(sorted(unknown))}.")
         answer = take(step)
@@ -70,8 +68,6 @@ class Play:
         return {
             "do": lambda step: _held(self.driver.ask(self._command(step["do"])), self._expected(step)),
             "until": self._until,
-            "begin": self._begin,
-            "finish": lambda step: _held(self._begun.pop(step["finish"]).result(90), self._expected(step)),
             "server": lambda step: self._serve(step["server"]),
             "admin": lambda step: self._administer(resolve(step["admin"], self.known)),
             "cluster": lambda step: self._trouble(step["cluster"]),
@@ -98,9 +94,6 @@ class Play:
                 return answer
             assert time.monotonic() < end, f"in vain for {_PATIENCE_SECONDS:g} s: {faults}"
             time.sleep(0.05)
-
-    def _begin(self, step: Mapping[str, Any]) -> None:
-        self._begun[step["as"]] = self.driver.begin(self._command(step["begin"]))
 
     def _serve(self, what: str) -> None:
         if what == "stop":
@@ -133,10 +126,8 @@ class Play:
             admin.call(admin.leases.RevokeLease, lease_service_pb2.RevokeLeaseRequest(name=operand))
         elif verb == "delete_role":
             admin.call(admin.roles.DeleteRole, role_service_pb2.DeleteRoleRequest(name=f"roles/{operand}"))
-        elif verb == "policies":
-            (self.vending.server.folder / "policies" / "policies.cedar").write_text(operand)
         else:
-            raise ValueError(f"admin: {verb!r} is none of revoke, delete_role, policies.")
+            raise ValueError(f"admin: {verb!r} is none of revoke, delete_role.")
 
     def _count_events(self, step: Mapping[str, Any]) -> None:
         """Count the audit events whose fields are as given, until there are as many as expected: some come late."""
